@@ -96,7 +96,10 @@ def table(loops: Mapping[str, Figures]) -> Iterator[str]:
                 f" {figure['added_ns']:,.0f} | {figure['ratio']:.1f} |" for figure in found
             )
             label = row if name == OURS else ""
-            yield f"| {label} | {name} |{cells} {max(figure['cyclic_objects'] for figure in found):.2f} |"
+            yield (
+                f"| {label} | {name} |{cells}"
+                f" {max(figure['cyclic_objects'] for figure in found):.2f} |"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -205,7 +205,10 @@ def table(figures: dict[str, dict[str, float]]) -> Iterator[str]:
     yield "| signals | ms | µs an entry | ratio |"
     yield "|---:|---:|---:|---:|"
     for size, figure in figures.items():
-        yield f"| {int(size):,} | {figure['ms']:.1f} | {figure['us_per_entry']:.1f} | {figure['ratio']:.2f} |"
+        yield (
+            f"| {int(size):,} | {figure['ms']:.1f} | {figure['us_per_entry']:.1f} |"
+            f" {figure['ratio']:.2f} |"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -225,8 +228,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = asyncio.run(_rules(options.rounds))
     print("\n".join(table(figures)))  # noqa: T201 - its job
     print(  # noqa: T201 - its job
-        f"\n{_READ:,} entries, read and rendered ({read['body_kib']} KiB): {read['rebuild_ms']} ms to rebuild "
-        f"and render, {read['cpu_ms']} ms of CPU with the reading, {read['wall_ms']} ms with PostgreSQL; the goal is {GOAL_MS}."
+        f"\n{_READ:,} entries, read and rendered ({read['body_kib']} KiB): {read['rebuild_ms']} ms"
+        f" to rebuild and render, {read['cpu_ms']} ms of CPU with the reading, {read['wall_ms']} ms"
+        f" with PostgreSQL; the goal is {GOAL_MS}."
     )
     options.json.parent.mkdir(exist_ok=True)
     options.json.write_text(json.dumps({"rules": figures, "read": read}, indent=2) + "\n")

@@ -86,9 +86,11 @@ def mutants_of(tree: ast.Module) -> list[Mutant]:
         Mutant(
             number,
             site.function,
-            site.node.lineno
-            if isinstance(site.node, ast.stmt | ast.expr)
-            else site.statement.lineno,
+            (
+                site.node.lineno
+                if isinstance(site.node, ast.stmt | ast.expr)
+                else site.statement.lineno
+            ),
             _lines(site),
             ast.unparse(site.node),
             ast.unparse(site.instead),

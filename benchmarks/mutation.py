@@ -214,7 +214,8 @@ class Breaker:
             for count, (module, mutant) in enumerate(work):
                 if time.monotonic() > ends:
                     print(  # noqa: T201
-                        f"stopped after {self._options.minutes:g} minutes: {len(work) - count} are left"
+                        f"stopped after {self._options.minutes:g} minutes: {len(work) - count} are"
+                        " left"
                     )
                     break
                 result = self._judge(module, trees[module], mutant, budget)

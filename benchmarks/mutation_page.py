@@ -44,7 +44,10 @@ def table(
 
     How many mutants it has, how many were tried, and what came of them.
     """
-    yield "| module | mutants | tried | killed | timeout | survived | not covered | equivalent | score |"
+    yield (
+        "| module | mutants | tried | killed | timeout | survived | not covered | equivalent |"
+        " score |"
+    )
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     for module in [*sorted({str(it["module"]) for it in results}), "all"]:
         rows = [it for it in counted(results) if module in {it["module"], "all"}]

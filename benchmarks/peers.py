@@ -26,7 +26,10 @@ from slowapi.middleware import SlowAPIASGIMiddleware, SlowAPIMiddleware
 from slowapi.util import get_remote_address
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint  # noqa: TID251 - peers use it
+from starlette.middleware.base import (  # noqa: TID251 - peers use it
+    BaseHTTPMiddleware,
+    RequestResponseEndpoint,
+)
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette_exporter import PrometheusMiddleware

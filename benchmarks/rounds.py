@@ -28,7 +28,8 @@ def marked(
     share = (cpu() - used) / (wall() - began)
     if share < _OWNED:
         print(  # noqa: T201 - its job
-            f"INVALID: this process had {share:.2f} of a core, not {_OWNED}. Measure on a quiet machine."
+            f"INVALID: this process had {share:.2f} of a core, not {_OWNED}. Measure on a quiet"
+            " machine."
         )
 
 

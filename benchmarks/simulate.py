@@ -516,7 +516,10 @@ def _both(job: tuple[Cell, int]) -> Row:
 def table(rows: Sequence[Row]) -> str:
     """Return the Markdown of many cells: means and misses for each service, capacity and load."""
     lines = [
-        "| service | capacity | load | cells | from 5 s | from 15 s | bare from 5 s | worst refusal | refused | misses |",
+        (
+            "| service | capacity | load | cells | from 5 s | from 15 s | bare from 5 s | worst"
+            " refusal | refused | misses |"
+        ),
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     groups: dict[tuple[str, int, float], list[Row]] = {}
@@ -527,10 +530,10 @@ def table(rows: Sequence[Row]) -> str:
             f"{row.cell.callers} {row.cell.shape} {row.misses()}" for row in these if row.misses()
         ]
         lines.append(
-            f"| {service} | {capacity} | {load:g}x | {len(these)} | {_mean(r.ours.early for r in these):.0%} "
-            f"| {_mean(r.ours.late for r in these):.0%} | {_mean(r.bare.early for r in these):.0%} "
-            f"| {max(r.ours.refusal for r in these):.2f} s | {_mean(r.ours.refused for r in these):.1%} "
-            f"| {', '.join(missed) or '-'} |"
+            f"| {service} | {capacity} | {load:g}x | {len(these)} |"
+            f" {_mean(r.ours.early for r in these):.0%} | {_mean(r.ours.late for r in these):.0%} |"
+            f" {_mean(r.bare.early for r in these):.0%} | {max(r.ours.refusal for r in these):.2f}"
+            f" s | {_mean(r.ours.refused for r in these):.1%} | {', '.join(missed) or '-'} |"
         )
     missed_by = {letter: sum(letter in row.misses() for row in rows) for letter in "ELRBS0"}
     said = ", ".join(f"{letter} {count}" for letter, count in missed_by.items())

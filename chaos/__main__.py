@@ -100,12 +100,14 @@ def _durability(options: argparse.Namespace, folder: Path, template: Path) -> Du
     findings = found.findings
     wrong = ", ".join(f"{name} {len(texts)}" for name, texts in findings.wrong.items())
     _say(
-        f"durability: {found.verdict}; {findings.acknowledged} acknowledged, {wrong}; {found.seconds:.0f} s"
+        f"durability: {found.verdict}; {findings.acknowledged} acknowledged, {wrong};"
+        f" {found.seconds:.0f} s"
     )
     told = found.statements.findings
     wrong = ", ".join(f"{name} {len(texts)}" for name, texts in told.wrong.items())
     _say(
-        f"single statements: {told.verdict}; {told.acknowledged} acknowledged, {told.unknown} unknown, {wrong}"
+        f"single statements: {told.verdict}; {told.acknowledged} acknowledged, {told.unknown}"
+        f" unknown, {wrong}"
     )
     for problem in found.problems:
         _say(f"  {problem}")

@@ -201,28 +201,50 @@ def main(words: Sequence[str]) -> int:
 
 def _report(rows: Sequence[Row], by: float) -> str:
     lines = [
-        f"| `{row.build}`: {_ABOUT[row.build]} | {_verdict(row)} | {row.by if row.build != 'good' else ''} | {row.weight} % "
-        f"| {row.seconds:.0f} s ({row.seconds * by / 60:.0f} min) | {sum(row.answers.values())} | {_kinds(row.answers)} "
-        f"| {_kinds(row.after)} | {'yes' if row.is_held else '**no**'} |"
+        f"| `{row.build}`: {_ABOUT[row.build]} | {_verdict(row)} |"
+        f" {row.by if row.build != 'good' else ''} | {row.weight} % | {row.seconds:.0f} s"
+        f" ({row.seconds * by / 60:.0f} min) | {sum(row.answers.values())} | {_kinds(row.answers)}"
+        f" | {_kinds(row.after)} | {'yes' if row.is_held else '**no**'} |"
         for row in rows
     ]
     return "\n".join(
         (
             "# Canary",
             "",
-            "Written by `make canary-drill`. Five builds of PostFacta are rolled out beside a stable one by the overlay `canary`:",
-            "its steps, queries, conditions, limits and intervals are read from `deploy/k8s/overlays/canary` and executed on a real",
+            (
+                "Written by `make canary-drill`. Five builds of PostFacta are rolled out beside a"
+                " stable one by the overlay `canary`:"
+            ),
+            (
+                "its steps, queries, conditions, limits and intervals are read from"
+                " `deploy/k8s/overlays/canary` and executed on a real"
+            ),
             "Prometheus, while the shipped HAProxy weighs the requests of users, in an open loop.",
             "",
-            f"**Every wait, and every window of a query, is divided by {by:g}**; nothing else is changed, but `leastconn`, which sends a",
-            f"light canary nothing, is `roundrobin`. {_RATE:g} requests a second, one stable instance and one canary.",
+            (
+                f"**Every wait, and every window of a query, is divided by {by:g}**; nothing else"
+                " is changed, but `leastconn`, which sends a"
+            ),
+            (
+                f"light canary nothing, is `roundrobin`. {_RATE:g} requests a second, one stable"
+                " instance and one canary."
+            ),
             "",
-            "| build | what became of it | decided by | last weight | until the verdict (as shipped) | requests of users | failed | failed after it | held |",
+            (
+                "| build | what became of it | decided by | last weight | until the verdict (as"
+                " shipped) | requests of users | failed | failed after it | held |"
+            ),
             "|---|---|---|---:|---:|---:|---:|---:|---|",
             *lines,
             "",
-            "It holds if the good build alone is promoted, without a failed request; if while a bad one runs no larger share of users' requests",
-            "fails than its weight; and if none fails once it is aborted. A canary without data is aborted by `samples`.",
+            (
+                "It holds if the good build alone is promoted, without a failed request; if while a"
+                " bad one runs no larger share of users' requests"
+            ),
+            (
+                "fails than its weight; and if none fails once it is aborted. A canary without data"
+                " is aborted by `samples`."
+            ),
             "",
             "What Argo Rollouts does with the verdict was not run: there is no cluster here.",
             "",

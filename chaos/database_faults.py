@@ -300,14 +300,16 @@ def _row(result: Result) -> str:
         "yes" if not result.failures else "**no**: " + "; ".join(dict.fromkeys(result.failures[:3]))
     )
     return (
-        f"| {result.what} | {result.lasted:.0f} s | {result.first_write_after:.2f} s | {result.latest:+.2f} s "
-        f"| {fell} | {back} | {result.connections} | {result.stale_reads} | {served} | {verdict} |"
+        f"| {result.what} | {result.lasted:.0f} s | {result.first_write_after:.2f} s |"
+        f" {result.latest:+.2f} s | {fell} | {back} | {result.connections} | {result.stale_reads} |"
+        f" {served} | {verdict} |"
     )
 
 
 _HEAD = (
-    "| outage | lasted | first write after | latest answer against its deadline | unready after | ready again after"
-    " | connections | stale reads | answers | met |\n|---|---:|---:|---:|---:|---:|---:|---:|---|---|"
+    "| outage | lasted | first write after | latest answer against its deadline | unready after |"
+    " ready again after | connections | stale reads | answers | met"
+    " |\n|---|---:|---:|---:|---:|---:|---:|---:|---|---|"
 )
 
 

@@ -163,7 +163,10 @@ class _Writer:
 
 async def _run(dsn: str, path: str, *, writers: int, seed: int) -> None:
     options = PoolOptions(max_size=writers, statement_timeout=1.0)
-    relay, stop = _LossyRelay(dsn, random.Random(f"{seed}/relay")), anyio.Event()  # noqa: S311 - no secret
+    relay, stop = (
+        _LossyRelay(dsn, random.Random(f"{seed}/relay")),  # noqa: S311 - no secret
+        anyio.Event(),
+    )
     with open(path, "w", buffering=1, encoding="utf-8") as journal:  # noqa: PTH123, ASYNC230 - a line now and then
         async with Database(dsn, name="direct") as direct:
             await direct.wait_connected()

@@ -28,9 +28,9 @@ def as_html(verdict: str, durability: Durability | None, experiments: Sequence[E
 def _durability(found: Durability) -> list[str]:
     findings = found.findings
     what = (
-        f"Seed {found.options.seed}: {len(found.faults)} faults, {found.options.writers} clients that repeat each write "
-        f"with its key until they know its outcome, {found.seconds:.0f} s. At least {findings.minimum:,} acknowledged "
-        "writes are needed for a verdict."
+        f"Seed {found.options.seed}: {len(found.faults)} faults, {found.options.writers} clients"
+        f" that repeat each write with its key until they know its outcome, {found.seconds:.0f} s."
+        f" At least {findings.minimum:,} acknowledged writes are needed for a verdict."
     )
     figures = {
         "acknowledged writes": f"{findings.acknowledged:,}",
@@ -60,21 +60,29 @@ def _durability(found: Durability) -> list[str]:
                 ),
                 by_kind(found),
             ),
-            about="Healed: what was done is undone and the part runs. Answered: from then until every instance answers "
-            "a read. Silence: the longest time without any acknowledged write around such a fault.",
+            about=(
+                "Healed: what was done is undone and the part runs. Answered: from then until every"
+                " instance answers a read. Silence: the longest time without any acknowledged write"
+                " around such a fault."
+            ),
         ),
         section(
             "Unknown outcomes, explained",
             table(("fault: what the client saw first", "writes"), findings.explained.most_common()),
             table(("what became of it", "writes"), findings.resolved.most_common()),
-            about="Replayed: an earlier attempt had been done, and its answer was given again. Repeated: none had. "
-            "Read: the client looked.",
+            about=(
+                "Replayed: an earlier attempt had been done, and its answer was given again."
+                " Repeated: none had. Read: the client looked."
+            ),
         ),
         section(
             "Single statements",
             table(("write: answer", "writes"), found.statements.told.most_common()),
-            about=f"Statements alone and in transactions, half of them with a default Retry around, behind a network that "
-            f"kept {found.statements.lost_answers:,} answers from their writers.",
+            about=(
+                "Statements alone and in transactions, half of them with a default Retry around,"
+                f" behind a network that kept {found.statements.lost_answers:,} answers from their"
+                " writers."
+            ),
         ),
         section(
             "Answers to attempts", table(("write: answer", "attempts"), list(found.answers.items()))

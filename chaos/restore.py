@@ -346,7 +346,10 @@ def _lose(folder: Path, *, seconds: float) -> Wreck:
             time.sleep(seconds / 8)  # noqa: TID251 - written before the backup
             backup = Backup.take(stack.postgres.server, folder / "base")
             time.sleep(seconds / 2)  # noqa: TID251 - written between the backup and the point
-            point = (time.monotonic(), datetime.now(UTC))  # noqa: TID251 - as PostgreSQL tells the time
+            point = (
+                time.monotonic(),
+                datetime.now(UTC),  # noqa: TID251 - as PostgreSQL tells the time
+            )
             time.sleep(seconds * 3 / 8)  # noqa: TID251 - and after it
             stack.postgres.kill()
             lost = time.monotonic()
@@ -389,30 +392,58 @@ def main(words: Sequence[str]) -> int:
 def _report(rows: Sequence[Row], wreck: Wreck) -> str:
     size = sum(file.stat().st_size for file in wreck.backup.folder.rglob("*") if file.is_file())
     lines = [
-        f"| {row.what} | {row.missing if row.rpo is not None else ''} | {_seconds(row.rpo)} | {row.rto:.1f} s | {_met(row)} |"
+        f"| {row.what} | {row.missing if row.rpo is not None else ''} | {_seconds(row.rpo)} |"
+        f" {row.rto:.1f} s | {_met(row)} |"
         for row in rows
     ]
     return "\n".join(
         (
             "# Restore",
             "",
-            "Written by `make restore-drill`. Clients write, a base backup is made, the server is killed and its data are removed. Each",
-            "row is a restore into an empty server, from the base backup and the archive of the log; everything is then read back through",
-            "the service, compared with the answers to its clients, and `postfacta verify` builds what a post-mortem saw.",
+            (
+                "Written by `make restore-drill`. Clients write, a base backup is made, the server"
+                " is killed and its data are removed. Each"
+            ),
+            (
+                "row is a restore into an empty server, from the base backup and the archive of the"
+                " log; everything is then read back through"
+            ),
+            (
+                "the service, compared with the answers to its clients, and `postfacta verify`"
+                " builds what a post-mortem saw."
+            ),
             "",
-            f"**{len(wreck.journal.acknowledged_at)} writes were acknowledged** until the loss; the base backup has {size / 1e6:.0f} MB,",
+            (
+                f"**{len(wreck.journal.acknowledged_at)} writes were acknowledged** until the loss;"
+                f" the base backup has {size / 1e6:.0f} MB,"
+            ),
             f"the archive {len(wreck.archive.segments)} segments of 16 MB.",
             "",
             "| restore | missing | RPO | RTO | met |",
             "|---|---:|---:|---:|---|",
             *lines,
             "",
-            "* Missing: acknowledged writes that should be there, and are not. RPO: the time from the first of them to the loss.",
-            f"  `archive_timeout` is {ARCHIVE_TIMEOUT} s here, and bounds it; with 60 s, as [recommended](../how-to/restore.md), it is up to a minute.",
-            "* RTO: from an empty folder to a service that is ready, the check of the base backup included; it grows with the size of the data,",
-            "  and with the log since the base backup. Of what is broken: the time until it was refused, with the name of the broken file.",
+            (
+                "* Missing: acknowledged writes that should be there, and are not. RPO: the time"
+                " from the first of them to the loss."
+            ),
+            (
+                f"  `archive_timeout` is {ARCHIVE_TIMEOUT} s here, and bounds it; with 60 s, as"
+                " [recommended](../how-to/restore.md), it is up to a minute."
+            ),
+            (
+                "* RTO: from an empty folder to a service that is ready, the check of the base"
+                " backup included; it grows with the size of the data,"
+            ),
+            (
+                "  and with the log since the base backup. Of what is broken: the time until it was"
+                " refused, with the name of the broken file."
+            ),
             "",
-            f"Measured on {datetime.now(UTC):%Y-%m-%d}: {', '.join(f'{name} {text}' for name, text in machine().items())}.",  # noqa: TID251 - of a report
+            (
+                f"Measured on {datetime.now(UTC):%Y-%m-%d}:"  # noqa: TID251 - of a report
+                f" {', '.join(f'{name} {text}' for name, text in machine().items())}."
+            ),
             "",
         )
     )

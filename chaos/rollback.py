@@ -307,8 +307,9 @@ def main(words: Sequence[str]) -> int:
 
 def _report(rows: Sequence[Row], recorded: int, known: int, by: float) -> str:
     lines = [
-        f"| `{row.build}`: {BUILDS[row.build][2]} | {row.trigger or '**nothing**'} | {row.noticed:.0f} s | {row.seconds:.1f} s "
-        f"| {row.requests} | {row.own} | {row.lost} | {'passed' if row.smoked else '**failed**'} | {'yes' if row.is_held else '**no**'} |"
+        f"| `{row.build}`: {BUILDS[row.build][2]} | {row.trigger or '**nothing**'} |"
+        f" {row.noticed:.0f} s | {row.seconds:.1f} s | {row.requests} | {row.own} | {row.lost} |"
+        f" {'passed' if row.smoked else '**failed**'} | {'yes' if row.is_held else '**no**'} |"
         for row in rows
     ]
     requests = sum(row.requests for row in rows)
@@ -317,20 +318,47 @@ def _report(rows: Sequence[Row], recorded: int, known: int, by: float) -> str:
         (
             "# Rollback",
             "",
-            "Written by `make rollback-drill`: a bad build of PostFacta is deployed behind the shipped HAProxy, while users read",
-            f"({_RATE:g} requests a second in an open loop), and is undone without a person. Each of two instances is replaced as",
-            "Kubernetes does it: the new one is ready before it gets requests, and the old one drains.",
+            (
+                "Written by `make rollback-drill`: a bad build of PostFacta is deployed behind the"
+                " shipped HAProxy, while users read"
+            ),
+            (
+                f"({_RATE:g} requests a second in an open loop), and is undone without a person."
+                " Each of two instances is replaced as"
+            ),
+            (
+                "Kubernetes does it: the new one is ready before it gets requests, and the old one"
+                " drains."
+            ),
             "",
-            f"**{requests} requests, {lost} failed by a deployment or a rollback.** The goals: 0, and less than {_GOAL:g} s.",
+            (
+                f"**{requests} requests, {lost} failed by a deployment or a rollback.** The goals:"
+                f" 0, and less than {_GOAL:g} s."
+            ),
             "",
-            "| build | what triggered the rollback | after | time to roll back | requests | failed by the build | failed by the roll | smoke test | held |",
+            (
+                "| build | what triggered the rollback | after | time to roll back | requests |"
+                " failed by the build | failed by the roll | smoke test | held |"
+            ),
             "|---|---|---:|---:|---:|---:|---:|---|---|",
             *lines,
             "",
-            "The time to roll back is a real one: from the trigger until the former version serves alone, its instances started and the bad",
-            f"ones drained, and `postfacta smoke` has passed on each. The waits of alerts and of the analysis are divided by {by:g}, so *after* is no",
-            f"[detection time](detection-times.md); a build is given up if it is not ready within {_READY:g} s. The version to go back to is that of the",
-            f"[ledger](../how-to/deploy-and-roll-back.md#keep-a-ledger), which holds {recorded} entries; PostFacta knows {known} of them as signals. The database",
+            (
+                "The time to roll back is a real one: from the trigger until the former version"
+                " serves alone, its instances started and the bad"
+            ),
+            (
+                "ones drained, and `postfacta smoke` has passed on each. The waits of alerts and"
+                f" of the analysis are divided by {by:g}, so *after* is no"
+            ),
+            (
+                "[detection time](detection-times.md); a build is given up if it is not ready"
+                f" within {_READY:g} s. The version to go back to is that of the"
+            ),
+            (
+                f"[ledger](../how-to/deploy-and-roll-back.md#keep-a-ledger), which holds {recorded}"
+                f" entries; PostFacta knows {known} of them as signals. The database"
+            ),
             "is not rolled back.",
             "",
             "That Kubernetes and Argo Rollouts do the same was not run: there is no cluster here.",

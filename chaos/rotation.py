@@ -372,20 +372,35 @@ def _report(rows: Sequence[Row], answers: Counter[int]) -> str:
         (
             "# Rotation of secrets",
             "",
-            "Written by `make rotation-drill`, which replaces each secret of a running service as Kubernetes does, while",
+            (
+                "Written by `make rotation-drill`, which replaces each secret of a running service"
+                " as Kubernetes does, while"
+            ),
             f"{_CALLERS} callers read and write.",
             "",
             f"**{answers.total()} requests, {failed} failed.** The process was not restarted.",
             "",
-            "| secret | the new one is accepted within | the former one until the overlap ends | refused after it |",
+            (
+                "| secret | the new one is accepted within | the former one until the overlap ends"
+                " | refused after it |"
+            ),
             "|---|---|---|---|",
             *lines,
             "",
-            "PostgreSQL has one password for a role: there is no overlap, and requests go on with open connections. To the store of rate",
-            "limits, here a user of Valkey for each version, the service connects anew; each request was counted there. Files are read",
+            (
+                "PostgreSQL has one password for a role: there is no overlap, and requests go on"
+                " with open connections. To the store of rate"
+            ),
+            (
+                "limits, here a user of Valkey for each version, the service connects anew; each"
+                " request was counted there. Files are read"
+            ),
             "every 10 s, and at once on SIGHUP.",
             "",
-            f"Measured on {datetime.now(UTC):%Y-%m-%d}: {', '.join(f'{name} {text}' for name, text in machine().items())}.",  # noqa: TID251 - of a report
+            (
+                f"Measured on {datetime.now(UTC):%Y-%m-%d}:"  # noqa: TID251 - of a report
+                f" {', '.join(f'{name} {text}' for name, text in machine().items())}."
+            ),
             "",
         )
     )

@@ -357,28 +357,41 @@ def exit_code(rows: Sequence[Row]) -> int:
 
 def _report(rows: Sequence[Row]) -> str:
     lines = [
-        f"| {row.what} | {row.passed} | {'' if row.wanted is None else row.wanted} "
-        f"| {'' if row.seconds is None else f'{row.seconds:.1f} s'} | {row.others:.0%} | {row.verdict} |"
+        f"| {row.what} | {row.passed} | {'' if row.wanted is None else row.wanted} |"
+        f" {'' if row.seconds is None else f'{row.seconds:.1f} s'} | {row.others:.0%} |"
+        f" {row.verdict} |"
         for row in rows
     ]
     return "\n".join(
         (
             "# Limits that a fleet shares",
             "",
-            f"Written by `make fleet-drill`: {_INSTANCES} instances of the service share a limit of {LIMIT} requests an hour for an address, in a Valkey",
+            (
+                f"Written by `make fleet-drill`: {_INSTANCES} instances of the service share a"
+                f" limit of {LIMIT} requests an hour for an address, in a Valkey"
+            ),
             "with a replica and three Sentinels.",
             "",
             "| what | passed | limit | each by itself for | machine that others had | met |",
             "|---|---:|---:|---:|---:|---|",
             *lines,
             "",
-            f"* Goals: what passes is the limit, within {TOLERANCE:.0%}; after the loss of the primary the four count as one again within {GOAL:.0f} s.",
-            "* Where there is no limit, it had been used up: what passed is what each instance let pass by itself, at 20 requests a second.",
+            (
+                f"* Goals: what passes is the limit, within {TOLERANCE:.0%}; after the loss of the"
+                f" primary the four count as one again within {GOAL:.0f} s."
+            ),
+            (
+                "* Where there is no limit, it had been used up: what passed is what each instance"
+                " let pass by itself, at 20 requests a second."
+            ),
             "  The replica has the counts, so that nothing passes once it is the primary.",
             f"* Counts and times are judged where others had at most {_BUSY:.0%} of the machine.",
             "* No instance was restarted, and no request failed.",
             "",
-            f"Measured on {datetime.now(UTC):%Y-%m-%d}: {', '.join(f'{name} {text}' for name, text in machine().items())}.",  # noqa: TID251 - of a report
+            (
+                f"Measured on {datetime.now(UTC):%Y-%m-%d}:"  # noqa: TID251 - of a report
+                f" {', '.join(f'{name} {text}' for name, text in machine().items())}."
+            ),
             "",
         )
     )

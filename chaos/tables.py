@@ -103,7 +103,10 @@ def _tables(found: Durability) -> str:
     explained = findings.explained.most_common()
     return "\n".join(
         [
-            f"{measured()} Seed {found.options.seed}, {found.options.writers} clients, 2 instances.\n",
+            (
+                f"{measured()} Seed {found.options.seed}, {found.options.writers} clients, 2"
+                " instances.\n"
+            ),
             *_table(("", "measured"), summary),
             "",
             *_table(

@@ -239,9 +239,9 @@ def signal(entry: Entry, service: str) -> dict[str, Any]:
         "id": f"{service}:{entry.environment}:{entry.kind}:{entry.at}",
         "kind": "change",
         "occurred_at": entry.at,
-        "title": title
-        if entry.outcome == "succeeded"
-        else f"Failed: {title[0].lower()}{title[1:]}",
+        "title": (
+            title if entry.outcome == "succeeded" else f"Failed: {title[0].lower()}{title[1:]}"
+        ),
         "services": [service],
         "environment": entry.environment,
         "payload": {**said, "by": entry.by, "seconds": entry.seconds, "note": entry.note},
@@ -288,7 +288,10 @@ def main(words: Sequence[str]) -> int:
 
 def _record(given: argparse.Namespace, command: Sequence[str]) -> int:
     read(given.file)  # A damaged one is found before anything is deployed.
-    moment, began = datetime.now(UTC), time.monotonic()  # noqa: TID251 - a script of its own: it takes the machine's time
+    moment, began = (
+        datetime.now(UTC),  # noqa: TID251 - a script of its own: it takes the machine's time
+        time.monotonic(),
+    )
     code = 0
     outcome = str(given.outcome)
     seconds = float(given.seconds)

@@ -82,7 +82,10 @@ def _add_navigation(_app: Sphinx, docname: str, source: list[str]) -> None:
 def _add_entrance(app: Sphinx, error: Exception | None) -> None:
     """Let the folder open at the front page."""
     if error is None and app.builder.name == "html":
-        text = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=README.html">'
+        text = (
+            '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0;'
+            ' url=README.html">'
+        )
         (app.outdir / "index.html").write_text(f"{text}<title>{html_title}</title>\n")
 
 

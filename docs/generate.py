@@ -603,7 +603,8 @@ def _costs(_asked: str) -> str:
         }
         theirs = sorted((cost, name) for name, cost in costs.items() if not name.startswith(_OURS))
         rows.append(
-            f"| {words} | {costs[_OURS]:.1f} | {'; '.join(f'{name} {cost:,.1f}' for cost, name in theirs)} |"
+            f"| {words} | {costs[_OURS]:.1f} |"
+            f" {'; '.join(f'{name} {cost:,.1f}' for cost, name in theirs)} |"
         )
     return "\n".join(rows)
 
@@ -664,7 +665,8 @@ def _api(asked: str) -> str:
             answers = " ".join(status for status in operation["responses"] if status < "400")
             own = ", ".join(f"`{slug}`" for slug in dict.fromkeys(rule.problems))
             rows.append(
-                f"| {rule.method} | `{path}` | {_MAY[rule.access]} | {operation['summary']} | {answers} | {own} |"
+                f"| {rule.method} | `{path}` | {_MAY[rule.access]} | {operation['summary']} |"
+                f" {answers} | {own} |"
             )
     return "\n".join(rows)
 
@@ -684,8 +686,8 @@ def _checks(_: str) -> str:
             if entry.category == category:
                 gate = f"; gate of P{entry.gate}" if entry.gate is not None else ""
                 lines.append(
-                    f"| **{entry.id}** {entry.title} | {entry.does} | {entry.item} | {entry.weight:.2f}{gate} "
-                    f"| {entry.harden} · without: {entry.without} |"
+                    f"| **{entry.id}** {entry.title} | {entry.does} | {entry.item} |"
+                    f" {entry.weight:.2f}{gate} | {entry.harden} · without: {entry.without} |"
                 )
         lines.append("")
     return "\n".join(lines)

@@ -271,8 +271,9 @@ def page() -> str:
     ]  # fmt: skip
     for title, found in reports().items():
         lines.append(
-            f"| {title} | {grade_text(found)} | {found['grade']['points']:.0f} | {100 * found['grade']['measured']:.0f} % "
-            f"| {_gates(found)} | {found['seconds']:.0f} | {_waited(found)} % | {found['date']} |"
+            f"| {title} | {grade_text(found)} | {found['grade']['points']:.0f} |"
+            f" {100 * found['grade']['measured']:.0f} % | {_gates(found)} | {found['seconds']:.0f}"
+            f" | {_waited(found)} % | {found['date']} |"
         )
     kept = reports()
     lines += [
@@ -282,9 +283,18 @@ def page() -> str:
     ]
     lines += [
         "",
-        "Held down by: the gates that failed. Files are judged for PostFacta and the original; the other references are a program",
-        "without a project, so that their seven checks of files are declared, and their one for credentials where there is a",
-        "database. *With `harden`* is with `HardenOptions.from_env`, `Database`, `logs.configure` and a",
+        (
+            "Held down by: the gates that failed. Files are judged for PostFacta and the original;"
+            " the other references are a program"
+        ),
+        (
+            "without a project, so that their seven checks of files are declared, and their one for"
+            " credentials where there is a"
+        ),
+        (
+            "database. *With `harden`* is with `HardenOptions.from_env`, `Database`,"
+            " `logs.configure` and a"
+        ),
         "[provider of spans](traces.md#when-the-collector-is-away), and nothing else.",
         "",
     ]
@@ -301,10 +311,16 @@ def readme(text: str) -> str:
         f"| {title} | {grade_text(each)} | {each['grade']['points']:.0f} | {_gates(each)} |"
         for title, each in found.items()
     ]
-    state = f"{found['PostFacta']['machine']['processors']:.0f} cores, for which the tool waited {min(waited)} to {max(waited)} % of its time"
+    state = (
+        f"{found['PostFacta']['machine']['processors']:.0f} cores, for which the tool waited"
+        f" {min(waited)} to {max(waited)} % of its time"
+    )
     lines += [
         "",
-        f"`make assess` on {' and '.join(dates)}, on {state}: [all figures](docs/reference/assessment.md).",
+        (
+            f"`make assess` on {' and '.join(dates)}, on {state}: [all"
+            " figures](docs/reference/assessment.md)."
+        ),
     ]
     if any(each["grade"]["lowest"] != each["grade"]["highest"] for each in found.values()):
         lines += ["A range is what a busy machine could not decide."]
@@ -345,7 +361,8 @@ def main() -> int:
                 code = 2
                 continue
             sys.stdout.write(
-                f"{name}: {grade_text(found)}, {found['grade']['points']} points, {found['seconds']} s\n"
+                f"{name}: {grade_text(found)}, {found['grade']['points']} points,"
+                f" {found['seconds']} s\n"
             )
             sys.stdout.flush()
             if name == OURS:

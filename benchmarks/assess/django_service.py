@@ -1,4 +1,5 @@
 """An API on Django, in memory."""
+
 # Django is installed for the assessment alone: no type checker finds it.
 # mypy: ignore-errors
 # pyright: basic, reportMissingImports=false

@@ -146,7 +146,8 @@ class Original(BaseHTTPRequestHandler):
             self.wfile.write(body)
         took = 1000 * (perf_counter() - self.began)
         sys.stderr.write(
-            f'[GIN] | {status} | {took:.3f}ms | {self.client_address[0]} | {self.command} "{self.path}"\n'
+            f"[GIN] | {status} | {took:.3f}ms | {self.client_address[0]} | {self.command}"
+            f' "{self.path}"\n'
         )
 
 

@@ -63,7 +63,8 @@ def measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:
             empty = capacity(server, "nothing", chosen.seconds, rate=most * max(chosen.times))
             costs = {"capacity": most, "cost": found.cost, "refusal": empty.cost}
             sys.stderr.write(
-                f"{server} {handler}: capacity {most:.0f}/s, an empty answer {empty.cost * 1e6:.0f} us\n"
+                f"{server} {handler}: capacity {most:.0f}/s, an empty answer {empty.cost * 1e6:.0f}"
+                " us\n"
             )
             for variant in chosen.variants:
                 for times in chosen.times:

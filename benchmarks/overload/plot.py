@@ -51,7 +51,10 @@ def write(path: Path, panels: Sequence[Panel], *, columns: int = 2) -> None:
     width = columns * _WIDTH
     height = rows * _HEIGHT
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
+            ' font-family="sans-serif">'
+        ),
         "<style>text {font-size: 10px}</style>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
@@ -92,7 +95,10 @@ def _drawn(panel: Panel) -> list[str]:
     for number, (name, line) in enumerate(panel.lines.items()):
         if not line:
             continue
-        look = f'stroke="{_COLOURS[number % 5]}" stroke-dasharray="{_DASHES[number % 5]}" stroke-width="1.5"'
+        look = (
+            f'stroke="{_COLOURS[number % 5]}" stroke-dasharray="{_DASHES[number % 5]}"'
+            ' stroke-width="1.5"'
+        )
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
         parts.append(f'<polyline points="{path}" fill="none" {look}/>')
         x = _LEFT + number % 3 * 100

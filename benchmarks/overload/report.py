@@ -49,9 +49,10 @@ def ceiling(row: Row, times: float) -> float:
 def line(row: Row) -> str:
     """Return the outcome of a run in one line."""
     said = (
-        f"{row['server']:15}{row['handler']:5}{row['variant']:6}{row['times']:3}x  goodput {row['goodput']:6.0f}/s "
-        f"{_share(row)}  p99 served {_ms(row['p99_ok'])} refused {_ms(row['p99_refused'])}  sent {row['sent']} "
-        f"refused {row['refused']} late {row['late']} failed {row['failed']}  server's core {row['server_cpu']:.0%}"
+        f"{row['server']:15}{row['handler']:5}{row['variant']:6}{row['times']:3}x  goodput"
+        f" {row['goodput']:6.0f}/s {_share(row)}  p99 served {_ms(row['p99_ok'])} refused"
+        f" {_ms(row['p99_refused'])}  sent {row['sent']} refused {row['refused']} late"
+        f" {row['late']} failed {row['failed']}  server's core {row['server_cpu']:.0%}"
     )
     if critical := row.get("critical"):
         said += f"  critical served {critical['good']} of {critical['sent']}"
@@ -61,7 +62,10 @@ def line(row: Row) -> str:
 def table(rows: Sequence[Row]) -> str:
     """Make the Markdown of all runs."""
     lines = [
-        "| server | handler | variant | 1x | 2x | 5x | 10x | p99 served | p99 refused | no answer | possible at 10x |",
+        (
+            "| server | handler | variant | 1x | 2x | 5x | 10x | p99 served | p99 refused | no"
+            " answer | possible at 10x |"
+        ),
         "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     kinds = dict.fromkeys((row["server"], row["handler"], row["variant"]) for row in rows)
@@ -76,21 +80,28 @@ def table(rows: Sequence[Row]) -> str:
         waits = "- | - | - | -"
         if most:
             lost = most["failed"] / max(1, most["sent"])
-            waits = f"{_ms(most['p99_ok'])} | {_ms(most['p99_refused'])} | {lost:.0%} | {ceiling(most, 10):.1%}"
+            waits = (
+                f"{_ms(most['p99_ok'])} | {_ms(most['p99_refused'])} | {lost:.0%} |"
+                f" {ceiling(most, 10):.1%}"
+            )
         lines.append(f"| {server} | {handler} | {_NAMES[variant]} | {shares} | {waits} |")
     mixed = [row for row in rows if row["variant"] == "mix"]
     if mixed:
         lines += [
             "",
-            "| server | handler | critical served in time | lost | p99 served | sheddable served | goodput of both |",
+            (
+                "| server | handler | critical served in time | lost | p99 served | sheddable"
+                " served | goodput of both |"
+            ),
             "|---|---|---:|---:|---:|---:|---:|",
         ]
     for row in mixed:
         critical = row["critical"]
         lost = 1 - critical["good"] / max(1, critical["sent"])
         lines.append(
-            f"| {row['server']} | {row['handler']} | {critical['good']} of {critical['sent']} | {lost:.1%} "
-            f"| {_ms(critical['p99_ok'])} | {row['good']} of {row['sent']} | {_share(row)} |"
+            f"| {row['server']} | {row['handler']} | {critical['good']} of {critical['sent']} |"
+            f" {lost:.1%} | {_ms(critical['p99_ok'])} | {row['good']} of {row['sent']} |"
+            f" {_share(row)} |"
         )
     return "\n".join(lines)
 
@@ -131,7 +142,10 @@ def keep(rows: Sequence[Row]) -> None:
     )
     text = "\n".join(
         [
-            f"{when}, {python}. Capacity, requests a second: {said}. Answering with nothing, at 10 times that rate: {empty}.",
+            (
+                f"{when}, {python}. Capacity, requests a second: {said}. Answering with nothing, at"
+                f" 10 times that rate: {empty}."
+            ),
             "",
             table(rows),
             "",

@@ -123,8 +123,9 @@ def measure(cell: Cell, dsn: str) -> str:
         (s for s in range(5) if _good(after, s, s + 1) >= 0.85 * 0.6 * cell.capacity), None
     )
     return (
-        f"| {cell.title} | {cell.times:g}x | {cell.mode} | {reached / cell.capacity:.0%} | {early:.0%} | {late:.0%} | {slowest} "
-        f"| {refused} of {len(calm)} | {'more than 5 s' if recovery is None else f'{recovery} s'} |"
+        f"| {cell.title} | {cell.times:g}x | {cell.mode} | {reached / cell.capacity:.0%} |"
+        f" {early:.0%} | {late:.0%} | {slowest} | {refused} of {len(calm)} |"
+        f" {'more than 5 s' if recovery is None else f'{recovery} s'} |"
     )
 
 
@@ -134,7 +135,10 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="write the page")
     chosen = parser.parse_args()
     lines = [
-        "| service | load | variant | closed loop | from 5 s | from 15 s | refusal p99 | refused at 0.8x | recovered after |",
+        (
+            "| service | load | variant | closed loop | from 5 s | from 15 s | refusal p99 |"
+            " refused at 0.8x | recovered after |"
+        ),
         "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     with tempfile.TemporaryDirectory(prefix="postfacta-bench-") as name:

@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.markdown:
         put(options.markdown, options.section, as_markdown(told))
     _say(
-        f"{told.verdict}; noise {told.noise}; {told.took / 60:.0f} min; report: {options.out / 'report.html'}"
+        f"{told.verdict}; noise {told.noise}; {told.took / 60:.0f} min; report:"
+        f" {options.out / 'report.html'}"
     )
     return _CODES[told.verdict]
 
@@ -138,10 +139,14 @@ def _tell(result: Result) -> None:
         fired = (
             "never"
             if it.fired_after is None
-            else f"{it.fired_after:.1f} s, x{result.compression:g} = {it.fired_after * result.compression:.0f} s"
+            else (
+                f"{it.fired_after:.1f} s, x{result.compression:g} ="
+                f" {it.fired_after * result.compression:.0f} s"
+            )
         )
         _say(
-            f"  {it.alert}: fired after {fired}; sent after {it.told_after} s; resolved {it.resolved_after} s after the repair"
+            f"  {it.alert}: fired after {fired}; sent after {it.told_after} s; resolved"
+            f" {it.resolved_after} s after the repair"
         )
     if result.others:
         _say(f"  also: {', '.join(result.others)}")

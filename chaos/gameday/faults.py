@@ -244,7 +244,10 @@ def _old_schema(site: Site) -> AbstractContextManager[None]:
 def _unsafe_commits(site: Site) -> Generator[None]:
     """Make the database acknowledge what is not on disk yet, to every session that begins from now on."""
     setting = "alter role all {} synchronous_commit"
-    end_sessions = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name like 'postfacta%'"
+    end_sessions = (
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name like"
+        " 'postfacta%'"
+    )
     for statement in (f"{setting.format('set')} = off", end_sessions):
         site.database.ask(statement)
     try:

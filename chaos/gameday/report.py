@@ -126,9 +126,9 @@ def _seconds(value: float | None, by: float = 1.0) -> str:
 def as_markdown(told: Told) -> str:
     """Write the tables that a page of the documentation holds."""
     summary = (
-        f"{measured()} Verdict: **{told.verdict}**. Compression {told.compression}; the whole day took "
-        f"{told.took / 60:.0f} min. Calm time: {told.calm.seconds:.0f} s, {len(told.calm.noise)} alerts. "
-        f"Notifications: {told.notifications}; noise: {told.noise}."
+        f"{measured()} Verdict: **{told.verdict}**. Compression {told.compression}; the whole day"
+        f" took {told.took / 60:.0f} min. Calm time: {told.calm.seconds:.0f} s,"
+        f" {len(told.calm.noise)} alerts. Notifications: {told.notifications}; noise: {told.noise}."
     )
     lines = [
         summary,
@@ -164,9 +164,10 @@ def _failed(result: Result) -> str:
 def as_html(told: Told) -> str:
     """Render it as HTML."""
     lead = (
-        "Each fault was caused on real processes under users' load, while a real Prometheus and a real Alertmanager "
-        f"watched. Their windows, waits and intervals were {told.compression} times shorter than in production; what "
-        "the service itself waits for was not. So times multiplied back are the most that production can take."
+        "Each fault was caused on real processes under users' load, while a real Prometheus and a"
+        f" real Alertmanager watched. Their windows, waits and intervals were {told.compression}"
+        " times shorter than in production; what the service itself waits for was not. So times"
+        " multiplied back are the most that production can take."
     )
     passed = sum(it.verdict == "pass" for it in told.results)
     figures = {
@@ -212,7 +213,10 @@ def as_html(told: Told) -> str:
 
 def _calm(calm: Calm) -> str:
     verdict = badge("fail" if calm.reasons else "pass")
-    text = f"{calm.seconds:.0f} s without a fault: {len(calm.noise)} alerts, {calm.watchdog} signs of life."
+    text = (
+        f"{calm.seconds:.0f} s without a fault: {len(calm.noise)} alerts, {calm.watchdog} signs of"
+        " life."
+    )
     return f"<p>{verdict} {escape(text)} {escape('; '.join(calm.reasons))}</p>"
 
 
@@ -244,7 +248,10 @@ def _course(result: Result, told: Told) -> str:
     height = _TOP + _ROW * max(1, len(lanes)) + 24
     lasted = x(course.mended) - x(course.caused)
     parts = [
-        f'<rect class="band" x="{x(course.caused):.1f}" y="{_TOP}" height="{height - _TOP - 24}" width="{lasted:.1f}"/>'
+        (
+            f'<rect class="band" x="{x(course.caused):.1f}" y="{_TOP}" height="{height - _TOP - 24}"'
+            f' width="{lasted:.1f}"/>'
+        )
     ]
     for number, (name, episodes) in enumerate(sorted(lanes.items())):
         parts += _lane(name, episodes, _TOP + number * _ROW, x=x, last=course.ended)
@@ -260,8 +267,14 @@ def _course(result: Result, told: Told) -> str:
         parts.append(
             f'<text x="{x(moment):.1f}" y="{height - 6}" text-anchor="middle">{text}</text>'
         )
-    drawn = f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="alerts over time">{"".join(parts)}</svg>'
-    about = "Shaded: the fault lasted. Light: pending; dark: firing; dots: a notification was sent, also of the end."
+    drawn = (
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="alerts over'
+        f' time">{"".join(parts)}</svg>'
+    )
+    about = (
+        "Shaded: the fault lasted. Light: pending; dark: firing; dots: a notification was sent,"
+        " also of the end."
+    )
     return section(
         f"{result.name}: {result.what}", f"<p>{badge(result.verdict)}</p>", drawn, about=about
     )
@@ -276,7 +289,8 @@ def _lane(name: str, episodes: Sequence[Episode], top: int, *, x: _Scale, last: 
         end = one.ended if one.ended is not None else last
         turns = one.fired if one.fired is not None else end
         parts += [
-            f'<rect class="{kind}" x="{x(first):.1f}" y="{top + 6}" height="10" width="{max(x(until) - x(first), 1.0):.1f}"/>'
+            f'<rect class="{kind}" x="{x(first):.1f}" y="{top + 6}" height="10"'
+            f' width="{max(x(until) - x(first), 1.0):.1f}"/>'
             for kind, first, until in (("pending", one.seen, turns), ("firing", turns, end))
             if until > first
         ]

@@ -326,27 +326,48 @@ def _report(outcome: Outcome) -> str:
             gaps = sorted(failover.gap for failover in seen)
             met = "yes" if gaps[-1] <= kind.goal else "**no**"
             lines.append(
-                f"| {kind.what} | {len(seen)} | {gaps[len(gaps) // 2]:.1f} s | {gaps[-1]:.1f} s | {kind.goal:.0f} s | {met} |"
+                f"| {kind.what} | {len(seen)} | {gaps[len(gaps) // 2]:.1f} s | {gaps[-1]:.1f} s |"
+                f" {kind.goal:.0f} s | {met} |"
             )
     probed = ", ".join(f"{name} {number}" for name, number in sorted(outcome.probed.items()))
     return "\n".join(
         (
             "# Failover",
             "",
-            "Written by `make failover-drill`: three Patroni with a PostgreSQL each, three etcd and HAProxy, configured by `deploy/patroni`;",
-            "two instances of the service, which are never restarted; four clients that repeat each write until its outcome is known;",
+            (
+                "Written by `make failover-drill`: three Patroni with a PostgreSQL each, three etcd"
+                " and HAProxy, configured by `deploy/patroni`;"
+            ),
+            (
+                "two instances of the service, which are never restarted; four clients that repeat"
+                " each write until its outcome is known;"
+            ),
             "and a prober that writes to each PostgreSQL directly, ten times a second.",
             "",
             "| what | n | write gap, median | longest | goal | met |",
             "|---|---:|---:|---:|---:|---|",
             *lines,
             "",
-            f"* {outcome.acknowledged} writes of clients were acknowledged, {outcome.unknown} stayed unknown, {outcome.lost} were lost. The prober's: {probed}.",
-            f"* {'; '.join(outcome.flaws) if outcome.flaws else 'Nothing acknowledged was lost or doubled, and no two servers took writes at once.'}",
-            "* Just after etcd's return the other nodes still know it as it was, for up to the leader's lease: a switchover waits for them.",
-            "* The gap is the longest time without any acknowledgement, from the fault until the cluster is healthy again.",
+            (
+                f"* {outcome.acknowledged} writes of clients were acknowledged, {outcome.unknown}"
+                f" stayed unknown, {outcome.lost} were lost. The prober's: {probed}."
+            ),
+            (
+                f"* {'; '.join(outcome.flaws) if outcome.flaws else 'Nothing acknowledged was lost or doubled, and no two servers took writes at once.'}"
+            ),
+            (
+                "* Just after etcd's return the other nodes still know it as it was, for up to the"
+                " leader's lease: a switchover waits for them."
+            ),
+            (
+                "* The gap is the longest time without any acknowledgement, from the fault until"
+                " the cluster is healthy again."
+            ),
             "",
-            f"Measured on {datetime.now(UTC):%Y-%m-%d}: {', '.join(f'{name} {text}' for name, text in machine().items())}.",  # noqa: TID251 - of a report
+            (
+                f"Measured on {datetime.now(UTC):%Y-%m-%d}:"  # noqa: TID251 - of a report
+                f" {', '.join(f'{name} {text}' for name, text in machine().items())}."
+            ),
             "",
         )
     )

@@ -22,7 +22,10 @@ import asyncpg
 __all__ = ["Accepted", "Prober", "conflicts", "losses"]
 
 _TABLE = "create table if not exists chaos_primaries (number bigint not null)"
-_WRITE = "insert into chaos_primaries values ($1) returning substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+_WRITE = (
+    "insert into chaos_primaries values ($1) returning"
+    " substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+)
 _STORED = "select number, count(*) from chaos_primaries group by number"
 _PATIENCE = 2.0
 # The driver's own confusion, when a statement meets the parting words of a server, is one of them.
@@ -67,8 +70,9 @@ def conflicts(accepted: Iterable[Accepted]) -> list[str]:
         for later, begun in first.items():
             if later > timeline and write.sent > begun.answered:
                 found.append(
-                    f"{write.server} took a write on timeline {timeline}, sent {write.sent - begun.answered:.3f} s after "
-                    f"{begun.server} had taken one on timeline {later}"
+                    f"{write.server} took a write on timeline {timeline}, sent"
+                    f" {write.sent - begun.answered:.3f} s after {begun.server} had taken one on"
+                    f" timeline {later}"
                 )
     return list(dict.fromkeys(found))
 

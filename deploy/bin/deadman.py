@@ -37,7 +37,9 @@ _LABELS = {
 }
 _ANNOTATIONS = {
     "summary": "Alerting is dead",
-    "description": "The Watchdog's ping has stayed away: Prometheus, Alertmanager or the way between is down.",
+    "description": (
+        "The Watchdog's ping has stayed away: Prometheus, Alertmanager or the way between is down."
+    ),
     "runbook_url": "https://git.example.org/postfacta/src/main/docs/runbooks/Watchdog.md",
 }
 
@@ -130,7 +132,8 @@ def _deliver(url: str, status: str) -> bool:
     except OSError as error:
         # The reason alone: the address is a secret.
         sys.stderr.write(
-            f"deadman: the page was not delivered: {getattr(error, 'reason', type(error).__name__)}\n"
+            "deadman: the page was not delivered:"
+            f" {getattr(error, 'reason', type(error).__name__)}\n"
         )
         return False
 

@@ -158,7 +158,10 @@ class OnCall:
         for service in content["services"]:
             for name in service["receivers"]:
                 if name not in content["receivers"]:
-                    yield f"services.{service['name']} names the receiver '{name}', which is not there"
+                    yield (
+                        f"services.{service['name']} names the receiver '{name}', which is not"
+                        " there"
+                    )
         yield from self._wrong_escalation()
 
     def _wrong_escalation(self) -> Iterator[str]:

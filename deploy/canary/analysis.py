@@ -40,7 +40,8 @@ _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
 _NUMBER: Final = r"-?\d+(?:\.\d+)?"
 _CLAUSE: Final = re.compile(
     rf"(?P<nan>!?)isNaN\(result\[(?P<of>\d+)\]\)"
-    rf"|(?:(?P<length>len\(result\))|result\[(?P<at>\d+)\]) (?P<how>[<>=!]=|[<>]) (?P<number>{_NUMBER})"
+    r"|(?:(?P<length>len\(result\))|result\[(?P<at>\d+)\]) (?P<how>[<>=!]=|[<>])"
+    rf" (?P<number>{_NUMBER})"
 )
 
 

@@ -66,7 +66,9 @@ def _incidents() -> list[Panel]:
         ),
         Panel(
             title="Age of these numbers",
-            description="How long ago the database was asked. Old numbers mean that it is away or busy.",
+            description=(
+                "How long ago the database was asked. Old numbers mean that it is away or busy."
+            ),
             unit="s",
             queries=[Query(chosen("postfacta_business_metrics_age_seconds"), "{{instance}}")],
             steps=(Step("green"), Step("red", 600)),
@@ -103,8 +105,9 @@ def _durations() -> list[Panel]:
         Panel(
             title="Time to detect, acknowledge, mitigate, resolve",
             description=(
-                "Median and ninth decile over 30 days. Read them with the number of incidents that they rest on, "
-                "which stands beside. Below 5 incidents there is no median, below 10 no ninth decile."
+                "Median and ninth decile over 30 days. Read them with the number of incidents that"
+                " they rest on, which stands beside. Below 5 incidents there is no median, below 10"
+                " no ninth decile."
             ),
             unit="s",
             queries=[Query(_largest(f"{_DURATION}_seconds", "phase, stat"), "{{phase}} {{stat}}")],
@@ -112,7 +115,9 @@ def _durations() -> list[Panel]:
         ),
         Panel(
             title="Incidents that these rest on",
-            description="By phase and by how well its moments are known. Only `ok` is in the durations.",
+            description=(
+                "By phase and by how well its moments are known. Only `ok` is in the durations."
+            ),
             unit="short",
             queries=[Query(every, "{{phase}} {{status}}")],
             stacked=True,
@@ -120,7 +125,9 @@ def _durations() -> list[Panel]:
         ),
         Panel(
             title="Share that is known",
-            description="Incidents with known moments among all. What is missing is unknown, and not zero.",
+            description=(
+                "Incidents with known moments among all. What is missing is unknown, and not zero."
+            ),
             unit="percentunit",
             queries=[
                 Query(f"sum by (phase) ({known}) / (sum by (phase) ({every}) > 0)", "{{phase}}"),
@@ -138,8 +145,8 @@ def _signals() -> list[Panel]:
         Panel(
             title="Signals by what became of them",
             description=(
-                "Signals a second. Duplicates are resent ones, and no harm; conflicts contradict what is stored, and "
-                "rejected ones broke a rule: look at who sends them."
+                "Signals a second. Duplicates are resent ones, and no harm; conflicts contradict"
+                " what is stored, and rejected ones broke a rule: look at who sends them."
             ),
             unit="ops",
             queries=[Query(per_second(signals, by="result"), "{{result}}")],
@@ -154,7 +161,9 @@ def _signals() -> list[Panel]:
         ),
         Panel(
             title="Deployments",
-            description="Deployments that were reported in the time shown, by environment and outcome.",
+            description=(
+                "Deployments that were reported in the time shown, by environment and outcome."
+            ),
             unit="short",
             queries=[
                 Query(
@@ -167,8 +176,9 @@ def _signals() -> list[Panel]:
         Panel(
             title="Notifications that were cut short",
             description=(
-                "Notifications from which Alertmanager left alerts out, since they were more than `max_alerts`. Those "
-                "alerts are not kept here: group them otherwise, or allow more."
+                "Notifications from which Alertmanager left alerts out, since they were more than"
+                " `max_alerts`. Those alerts are not kept here: group them otherwise, or allow"
+                " more."
             ),
             unit="short",
             queries=[
@@ -187,20 +197,28 @@ def _access() -> list[Panel]:
     return [
         Panel(
             title="Sign-ins and tokens",
-            description="Attempts a second by outcome. Many `bad_credentials` indicate password guessing.",
+            description=(
+                "Attempts a second by outcome. Many `bad_credentials` indicate password guessing."
+            ),
             unit="ops",
             queries=[Query(per_second(_AUTH, by="mode, outcome"), "{{mode}} {{outcome}}")],
             stacked=True,
         ),
         Panel(
             title="Age of secrets",
-            description="How old the oldest secret of each kind is that is in use. Old ones are to be changed.",
+            description=(
+                "How old the oldest secret of each kind is that is in use. Old ones are to be"
+                " changed."
+            ),
             unit="s",
             queries=[Query(_largest("postfacta_secret_age_seconds", "secret"), "{{secret}}")],
         ),
         Panel(
             title="Schema",
-            description="Whether the database has the schema that each program needs. If not, a migration is missing.",
+            description=(
+                "Whether the database has the schema that each program needs. If not, a migration"
+                " is missing."
+            ),
             unit="none",
             queries=[Query(chosen("postfacta_schema_revision_mismatch"), "{{instance}}")],
             kind=Kind.STATES,

@@ -61,8 +61,8 @@ def _statements() -> list[Panel]:
         Panel(
             title="Time spent by statement",
             description=(
-                "Seconds of work a second that each kind of statement takes in all. The largest one is worth an index "
-                "first, whether slow or only frequent."
+                "Seconds of work a second that each kind of statement takes in all. The largest one"
+                " is worth an index first, whether slow or only frequent."
             ),
             unit="none",
             queries=[Query(per_second(f"{_STATEMENTS}_sum", by=_WHAT), _CALLED)],
@@ -71,9 +71,9 @@ def _statements() -> list[Panel]:
         Panel(
             title="Failures by SQLSTATE",
             description=(
-                "Statements a second that failed, by PostgreSQL's code; without a code they never got an answer. "
-                "57014 was cancelled for time, 40001 and 40P01 are conflicts that a repeat solves, 53300 is no "
-                "connection left."
+                "Statements a second that failed, by PostgreSQL's code; without a code they never"
+                " got an answer. 57014 was cancelled for time, 40001 and 40P01 are conflicts that a"
+                " repeat solves, 53300 is no connection left."
             ),
             unit="ops",
             queries=[
@@ -93,7 +93,10 @@ def _statements() -> list[Panel]:
         ),
         Panel(
             title="Mean by system",
-            description="What a statement takes on average. It moves with the slow ones, which P95 does not show.",
+            description=(
+                "What a statement takes on average. It moves with the slow ones, which P95 does not"
+                " show."
+            ),
             unit="s",
             queries=[Query(mean(_STATEMENTS, by="db_system_name"), "{{db_system_name}}")],
         ),
@@ -111,7 +114,10 @@ def _pool() -> list[Panel]:
         pool_panel(),
         Panel(
             title="Share of connections in use",
-            description="Connections in use among all there may be. Above 0.9 for long, callers begin to wait.",
+            description=(
+                "Connections in use among all there may be. Above 0.9 for long, callers begin to"
+                " wait."
+            ),
             unit="percentunit",
             queries=[Query(f"sum by ({_POOL}) ({used}) / sum by ({_POOL}) ({most})", _NAMED)],
             steps=(Step("green"), Step("red", 0.9)),
@@ -125,14 +131,19 @@ def _pool() -> list[Panel]:
         ),
         Panel(
             title="Failed waits",
-            description="Waits for a connection that took too long, as a share of all. Above 1 % the pool is too small, or statements too slow.",
+            description=(
+                "Waits for a connection that took too long, as a share of all. Above 1 % the pool"
+                " is too small, or statements too slow."
+            ),
             unit="percentunit",
             queries=[Query(share(vain, tries), "timed out")],
             steps=(Step("green"), Step("red", 0.01)),
         ),
         Panel(
             title="Time a connection is lent",
-            description="What 95 of 100 loans stay below. Long ones hold a connection without a statement.",
+            description=(
+                "What 95 of 100 loans stay below. Long ones hold a connection without a statement."
+            ),
             unit="s",
             queries=[
                 Query(faster_than(0.95, "db_client_connection_use_time_seconds", by=_POOL), _NAMED)
@@ -140,7 +151,10 @@ def _pool() -> list[Panel]:
         ),
         Panel(
             title="New connections",
-            description="Connections opened a second. Many of them mean a server that closes them, or a pool whose size varies.",
+            description=(
+                "Connections opened a second. Many of them mean a server that closes them, or a"
+                " pool whose size varies."
+            ),
             unit="ops",
             queries=[
                 Query(
@@ -167,8 +181,8 @@ def _server() -> list[Panel]:
         Panel(
             title="Sessions by state",
             description=(
-                "Sessions of all users, and the maximum. `idle in transaction` holds locks and keeps dead "
-                "rows alive."
+                "Sessions of all users, and the maximum. `idle in transaction` holds locks and"
+                " keeps dead rows alive."
             ),
             unit="short",
             queries=[
@@ -178,14 +192,19 @@ def _server() -> list[Panel]:
         ),
         Panel(
             title="Longest transaction",
-            description="The oldest transaction by state. Above two minutes, ask its owner and end it.",
+            description=(
+                "The oldest transaction by state. Above two minutes, ask its owner and end it."
+            ),
             unit="s",
             queries=[Query(f"max by (state) ({longest}{{{SERVER}}})", "{{state}}")],
             steps=(Step("green"), Step("red", 120)),
         ),
         Panel(
             title="Locks by mode",
-            description="Locks that are held or waited for. Many exclusive ones are a migration, or a queue.",
+            description=(
+                "Locks that are held or waited for. Many exclusive ones are a migration, or a"
+                " queue."
+            ),
             unit="short",
             queries=[Query(f"sum by (mode) (pg_locks_count{{{SERVER}}}) > 0", "{{mode}}")],
         ),
@@ -200,11 +219,15 @@ def _server() -> list[Panel]:
         ),
         Panel(
             title="Deadlocks",
-            description="Deadlocks a second, by database. Two statements take the same rows in another order.",
+            description=(
+                "Deadlocks a second, by database. Two statements take the same rows in another"
+                " order."
+            ),
             unit="ops",
             queries=[
                 Query(
-                    f"sum by (datname) (rate(pg_stat_database_deadlocks{{{SERVER}}}[$__rate_interval]))",
+                    "sum by (datname)"
+                    f" (rate(pg_stat_database_deadlocks{{{SERVER}}}[$__rate_interval]))",
                     "{{datname}}",
                 )
             ],
@@ -217,7 +240,10 @@ def _replication() -> list[Panel]:
     return [
         Panel(
             title="Replication lag",
-            description="How far a standby is behind. What is not there yet is lost if the primary dies now.",
+            description=(
+                "How far a standby is behind. What is not there yet is lost if the primary dies"
+                " now."
+            ),
             unit="s",
             queries=[Query(f"pg_replication_lag_seconds{{{SERVER}}}", "{{instance}}")],
             steps=(Step("green"), Step("red", 30)),

@@ -157,9 +157,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _board(service: Service, name: str, kind: _Kind) -> Board:
     own = [
-        Variable(name="service", label=one.label, query=one.query, default=service.name)
-        if one.name == "service"
-        else one
+        (
+            Variable(name="service", label=one.label, query=one.query, default=service.name)
+            if one.name == "service"
+            else one
+        )
         for one in kind.variables
     ]
     ours = service.name == OURS

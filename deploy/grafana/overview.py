@@ -51,8 +51,8 @@ def _promises() -> list[Panel]:
         Panel(
             title="Error budget left",
             description=(
-                "What is left of each objective's error budget in its period. Below half, releases slow down; below "
-                "zero, they stop: see the error-budget policy."
+                "What is left of each objective's error budget in its period. Below half, releases"
+                " slow down; below zero, they stop: see the error-budget policy."
             ),
             unit="percentunit",
             queries=[left],
@@ -63,8 +63,8 @@ def _promises() -> list[Panel]:
         Panel(
             title="Burn rate now",
             description=(
-                "How many times faster than planned each budget is used up: at 1 it lasts exactly for its period, at "
-                "14.4 a month's budget is gone in two days."
+                "How many times faster than planned each budget is used up: at 1 it lasts exactly"
+                " for its period, at 14.4 a month's budget is gone in two days."
             ),
             unit="none",
             queries=[burn],
@@ -74,7 +74,10 @@ def _promises() -> list[Panel]:
         ),
         Panel(
             title="Error budget left over time",
-            description="How each budget came to where it is. A steep fall is an incident, a slow one a defect.",
+            description=(
+                "How each budget came to where it is. A steep fall is an incident, a slow one a"
+                " defect."
+            ),
             unit="percentunit",
             queries=[left],
             bottom=None,
@@ -91,7 +94,10 @@ def _requests() -> list[Panel]:
     return [
         Panel(
             title="Requests by route",
-            description="Requests a second that ended, by route template. A sudden fall is as bad as failures.",
+            description=(
+                "Requests a second that ended, by route template. A sudden fall is as bad as"
+                " failures."
+            ),
             unit="reqps",
             queries=[Query(per_second(_COUNT, LIMITED, by="http_route"), "{{http_route}}")],
             stacked=True,
@@ -99,8 +105,8 @@ def _requests() -> list[Panel]:
         Panel(
             title="Failures by route and reason",
             description=(
-                "Requests a second that failed through our fault: crashes, 5xx, shed, out of time, cut off. Clients "
-                "that left (499) and their own mistakes (4xx) are no failures."
+                "Requests a second that failed through our fault: crashes, 5xx, shed, out of time,"
+                " cut off. Clients that left (499) and their own mistakes (4xx) are no failures."
             ),
             unit="reqps",
             queries=[
@@ -113,7 +119,9 @@ def _requests() -> list[Panel]:
         ),
         Panel(
             title="Share of failures",
-            description="Failed requests among all. It is 0 while none fails, and empty without requests.",
+            description=(
+                "Failed requests among all. It is 0 while none fails, and empty without requests."
+            ),
             unit="percentunit",
             queries=[Query(share(failed, asked), "failed")],
             steps=(Step("green"), Step("red", 0.005)),
@@ -138,7 +146,10 @@ def _requests() -> list[Panel]:
         ),
         Panel(
             title="Answers by status",
-            description="Requests a second by the status of their answer; 499 is a client that left before it.",
+            description=(
+                "Requests a second by the status of their answer; 499 is a client that left"
+                " before it."
+            ),
             unit="reqps",
             queries=[
                 Query(
@@ -160,8 +171,8 @@ def _saturation() -> list[Panel]:
         Panel(
             title="Requests under way and their limit",
             description=(
-                "Requests under way, in the queue, and the most that are let in at once. A limit that falls while the "
-                "queue grows is load shedding at work."
+                "Requests under way, in the queue, and the most that are let in at once. A limit"
+                " that falls while the queue grows is load shedding at work."
             ),
             unit="short",
             queries=[
@@ -178,14 +189,19 @@ def _saturation() -> list[Panel]:
         ),
         Panel(
             title="Shed",
-            description="Requests a second that were refused early, since they could not be served in time.",
+            description=(
+                "Requests a second that were refused early, since they could not be served in time."
+            ),
             unit="reqps",
             queries=[Query(shed, "{{limiter}}")],
             steps=_ZERO_IS_GREEN,
         ),
         Panel(
             title="Event loop lag",
-            description="How late the event loop runs. Above 0.25 s something blocks it, and every request waits.",
+            description=(
+                "How late the event loop runs. Above 0.25 s something blocks it, and every request"
+                " waits."
+            ),
             unit="s",
             queries=[Query(faster_than(q, LAG), f"P{q * 100:g}") for q in (0.5, 0.99)],
             steps=(Step("green"), Step("red", 0.25)),
@@ -193,8 +209,8 @@ def _saturation() -> list[Panel]:
         Panel(
             title="Out of time by stage",
             description=(
-                "Requests that ran out of time, as a share of all, by where they were: the stage names the place to "
-                "look at."
+                "Requests that ran out of time, as a share of all, by where they were: the stage"
+                " names the place to look at."
             ),
             unit="percentunit",
             queries=[Query(f"{late} / on() group_left() ({asked} > 0)", "{{stage}}")],
@@ -230,8 +246,8 @@ def pool_panel() -> Panel:
     return Panel(
         title="Database connections",
         description=(
-            "Connections in use, idle, and the most there may be; and callers that wait for one. Waiters while all "
-            "are in use mean slow statements, or a pool that is too small."
+            "Connections in use, idle, and the most there may be; and callers that wait for one."
+            " Waiters while all are in use mean slow statements, or a pool that is too small."
         ),
         unit="short",
         queries=[
@@ -247,7 +263,10 @@ def _dependencies() -> list[Panel]:
     return [
         Panel(
             title="Checks",
-            description="Whether each dependency answers its check. A critical one that is down makes us not ready.",
+            description=(
+                "Whether each dependency answers its check. A critical one that is down makes us"
+                " not ready."
+            ),
             unit="none",
             queries=[
                 Query(f"min by ({check}) ({chosen('postfacta_health_check_up')})", "{{check}}")
@@ -258,7 +277,10 @@ def _dependencies() -> list[Panel]:
         ),
         Panel(
             title="Age of checks",
-            description="How long ago each check came back. A check that hangs grows old, and then counts as down.",
+            description=(
+                "How long ago each check came back. A check that hangs grows old, and then counts"
+                " as down."
+            ),
             unit="s",
             queries=[
                 Query(
@@ -269,7 +291,10 @@ def _dependencies() -> list[Panel]:
         ),
         Panel(
             title="Open circuits",
-            description="1 while the circuit to a dependency is open: calls are refused at once, and not sent.",
+            description=(
+                "1 while the circuit to a dependency is open: calls are refused at once, and not"
+                " sent."
+            ),
             unit="none",
             queries=[Query(f"max by (breaker) ({breaker})", "{{breaker}}")],
             kind=Kind.STATES,
@@ -288,7 +313,9 @@ def _instances() -> list[Panel]:
     return [
         Panel(
             title="Scraped",
-            description="Whether Prometheus reaches each instance. Down for all of them is an outage.",
+            description=(
+                "Whether Prometheus reaches each instance. Down for all of them is an outage."
+            ),
             unit="none",
             queries=[Query(chosen("up"), "{{instance}}")],
             kind=Kind.STATES,
@@ -308,7 +335,9 @@ def _instances() -> list[Panel]:
         ),
         Panel(
             title="Up for",
-            description="How long ago each process started. Short times again and again are a crash loop.",
+            description=(
+                "How long ago each process started. Short times again and again are a crash loop."
+            ),
             unit="s",
             queries=[Query(f"time() - {started}", "{{instance}}")],
             kind=Kind.NUMBERS,
@@ -323,7 +352,10 @@ def versions_panel() -> Panel:
     labels = "version, revision, python_version"
     return Panel(
         title="Versions",
-        description="What runs, and in how many instances. Two versions for long are a roll-out that got stuck.",
+        description=(
+            "What runs, and in how many instances. Two versions for long are a roll-out that got"
+            " stuck."
+        ),
         unit="none",
         queries=[Query(f"count by ({labels}) ({chosen('postfacta_build_info')})")],
         kind=Kind.TABLE,

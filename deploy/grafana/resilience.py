@@ -42,8 +42,8 @@ def _breakers() -> list[Panel]:
         Panel(
             title="Circuits",
             description=(
-                "The worst state of each circuit among the instances. Open: its dependency fails, calls are refused "
-                "at once. Repair the dependency, and leave the breaker alone."
+                "The worst state of each circuit among the instances. Open: its dependency fails,"
+                " calls are refused at once. Repair the dependency, and leave the breaker alone."
             ),
             unit="none",
             queries=[Query(f"max by (breaker) ({levels})", "{{breaker}}")],
@@ -54,7 +54,9 @@ def _breakers() -> list[Panel]:
         ),
         Panel(
             title="Calls by outcome",
-            description="Calls a second through each circuit. `slow` counts against it like a failure.",
+            description=(
+                "Calls a second through each circuit. `slow` counts against it like a failure."
+            ),
             unit="ops",
             queries=[Query(per_second(calls, by="breaker, outcome"), "{{breaker}} {{outcome}}")],
             stacked=True,
@@ -70,7 +72,10 @@ def _breakers() -> list[Panel]:
         ),
         Panel(
             title="Changes of state",
-            description="How often circuits change. Open and closed in turn all the time is a threshold too tight.",
+            description=(
+                "How often circuits change. Open and closed in turn all the time is a threshold too"
+                " tight."
+            ),
             unit="ops",
             queries=[Query(changes, "{{breaker}} {{from_state}} → {{to_state}}")],
             width=12,
@@ -87,7 +92,9 @@ def _retries() -> list[Panel]:
     return [
         Panel(
             title="Tries by outcome",
-            description="Tries a second. `recovered` is what retries are for; `exhausted` failed each time.",
+            description=(
+                "Tries a second. `recovered` is what retries are for; `exhausted` failed each time."
+            ),
             unit="ops",
             queries=[
                 Query(per_second(tries, by="operation, outcome"), "{{operation}} {{outcome}}")
@@ -97,7 +104,9 @@ def _retries() -> list[Panel]:
         ),
         Panel(
             title="Share of retries",
-            description="Tries that are followed by another. Above a tenth, retries add to the trouble.",
+            description=(
+                "Tries that are followed by another. Above a tenth, retries add to the trouble."
+            ),
             unit="percentunit",
             queries=[Query(share(again, per_second(tries, by="operation")), "{{operation}}")],
             steps=(Step("green"), Step("red", 0.1)),
@@ -105,14 +114,19 @@ def _retries() -> list[Panel]:
         ),
         Panel(
             title="Given up",
-            description="Calls a second that were not tried again: no budget, no time, or no try left.",
+            description=(
+                "Calls a second that were not tried again: no budget, no time, or no try left."
+            ),
             unit="ops",
             queries=[Query(refused, "{{operation}} {{outcome}}")],
             width=6,
         ),
         Panel(
             title="Budget for retries",
-            description="Retries that may be made now. At 0 a storm was stopped: the dependency is down for all.",
+            description=(
+                "Retries that may be made now. At 0 a storm was stopped: the dependency is down for"
+                " all."
+            ),
             unit="short",
             queries=[
                 Query(f"min by (budget) ({chosen('postfacta_retry_budget_tokens')})", "{{budget}}")
@@ -145,7 +159,10 @@ def _bulkheads() -> list[Panel]:
         ),
         Panel(
             title="Share of refused calls",
-            description="Calls that found no slot, among all. The dependency is slower than planned, or has more to do.",
+            description=(
+                "Calls that found no slot, among all. The dependency is slower than planned, or has"
+                " more to do."
+            ),
             unit="percentunit",
             queries=[Query(share(refused, per_second(decisions, by="bulkhead")), "{{bulkhead}}")],
             steps=_ONE_PERCENT,
@@ -163,7 +180,10 @@ def _limiters() -> list[Panel]:
     return [
         Panel(
             title="Limit",
-            description="Requests under way and in the queue, against the most at once, as the limiter has learnt it.",
+            description=(
+                "Requests under way and in the queue, against the most at once, as the limiter has"
+                " learnt it."
+            ),
             unit="short",
             queries=[
                 Query(
@@ -180,7 +200,10 @@ def _limiters() -> list[Panel]:
         ),
         Panel(
             title="Shed by priority",
-            description="Requests a second that were refused, by how much they matter; in `shadow` they were only counted.",
+            description=(
+                "Requests a second that were refused, by how much they matter; in `shadow` they"
+                " were only counted."
+            ),
             unit="reqps",
             queries=[Query(refusals, "{{priority}} {{mode}}")],
             stacked=True,
@@ -188,7 +211,10 @@ def _limiters() -> list[Panel]:
         ),
         Panel(
             title="Share of shed requests",
-            description="Refused requests among all. Above 1 % for minutes: scale out, or find what became slow.",
+            description=(
+                "Refused requests among all. Above 1 % for minutes: scale out, or find what became"
+                " slow."
+            ),
             unit="percentunit",
             queries=[Query(share(shed, per_second(decisions, by="limiter")), "{{limiter}}")],
             steps=_ONE_PERCENT,
@@ -205,8 +231,11 @@ def _limiters() -> list[Panel]:
         ),
         Panel(
             title="Lateness",
-            description="How old requests get by what they may take, and how many times longer than usual they take for a "
-            "reason outside. Above 1: a queue grows; a scale above 1.5: a dependency became slow.",
+            description=(
+                "How old requests get by what they may take, and how many times longer than usual"
+                " they take for a reason outside. Above 1: a queue grows; a scale above 1.5: a"
+                " dependency became slow."
+            ),
             unit="short",
             queries=[
                 Query(
@@ -219,7 +248,10 @@ def _limiters() -> list[Panel]:
         ),
         Panel(
             title="Verdicts",
-            description="What cuts of the limit showed, a second: a queue of our own, or work that became slow.",
+            description=(
+                "What cuts of the limit showed, a second: a queue of our own, or work that became"
+                " slow."
+            ),
             unit="short",
             queries=[
                 Query(
@@ -238,7 +270,9 @@ def _rates() -> list[Panel]:
     return [
         Panel(
             title="Decisions",
-            description="Requests a second by decision of each limit. `local`: the shared store is away.",
+            description=(
+                "Requests a second by decision of each limit. `local`: the shared store is away."
+            ),
             unit="reqps",
             queries=[
                 Query(per_second(decisions, by="policy, decision"), "{{policy}} {{decision}}")
@@ -248,7 +282,10 @@ def _rates() -> list[Panel]:
         ),
         Panel(
             title="Share of limited requests",
-            description="Requests answered 429 among all. Above a fifth a client abuses the service, or a limit is low.",
+            description=(
+                "Requests answered 429 among all. Above a fifth a client abuses the service, or a"
+                " limit is low."
+            ),
             unit="percentunit",
             queries=[Query(share(limited, per_second(decisions, by="policy")), "{{policy}}")],
             steps=(Step("green"), Step("red", 0.2)),
@@ -284,7 +321,10 @@ def _others() -> list[Panel]:
     return [
         Panel(
             title="Hedges",
-            description="Calls a second that were slow, by what came of the second try. `second` is time won.",
+            description=(
+                "Calls a second that were slow, by what came of the second try. `second` is time"
+                " won."
+            ),
             unit="ops",
             queries=[Query(hedges, "{{operation}} {{outcome}}")],
             stacked=True,
@@ -292,7 +332,9 @@ def _others() -> list[Panel]:
         ),
         Panel(
             title="Where answers came from",
-            description="`fresh` from the call; `stale` kept from before; `default` made up; `none` failed.",
+            description=(
+                "`fresh` from the call; `stale` kept from before; `default` made up; `none` failed."
+            ),
             unit="ops",
             queries=[Query(answers, "{{operation}} {{source}}")],
             stacked=True,
@@ -310,7 +352,10 @@ def _others() -> list[Panel]:
         ),
         Panel(
             title="Handlers overdue",
-            description="Handlers that were cancelled and go on nevertheless: they swallow the cancellation.",
+            description=(
+                "Handlers that were cancelled and go on nevertheless: they swallow the"
+                " cancellation."
+            ),
             unit="short",
             queries=[
                 Query(f"sum by (instance) ({chosen('postfacta_requests_overdue')})", "{{instance}}")

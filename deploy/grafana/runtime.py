@@ -31,7 +31,10 @@ def _resources() -> list[Panel]:
     return [
         Panel(
             title="Memory",
-            description="Resident bytes, and the container's limit if it has one. At the limit the kernel kills it.",
+            description=(
+                "Resident bytes, and the container's limit if it has one. At the limit the kernel"
+                " kills it."
+            ),
             unit="bytes",
             queries=[
                 Query(memory, _BY_INSTANCE),
@@ -41,8 +44,8 @@ def _resources() -> list[Panel]:
         Panel(
             title="CPU",
             description=(
-                "Cores in use, and the container's limit if it has one. One event loop uses one core at most: near 1, "
-                "add instances."
+                "Cores in use, and the container's limit if it has one. One event loop uses one"
+                " core at most: near 1, add instances."
             ),
             unit="none",
             queries=[
@@ -52,7 +55,10 @@ def _resources() -> list[Panel]:
         ),
         Panel(
             title="Open files",
-            description="Open files and sockets among those allowed. Above 0.8 look for slow clients and leaks.",
+            description=(
+                "Open files and sockets among those allowed. Above 0.8 look for slow clients and"
+                " leaks."
+            ),
             unit="percentunit",
             queries=[Query(files, _BY_INSTANCE)],
             steps=(Step("green"), Step("red", 0.8)),
@@ -60,7 +66,10 @@ def _resources() -> list[Panel]:
         ),
         Panel(
             title="Share of memory in use",
-            description="Resident bytes among those allowed. Above 0.9 it is killed soon; empty without a limit.",
+            description=(
+                "Resident bytes among those allowed. Above 0.9 it is killed soon; empty without a"
+                " limit."
+            ),
             unit="percentunit",
             queries=[Query(f"{memory} / {chosen('postfacta_memory_limit_bytes')}", _BY_INSTANCE)],
             steps=(Step("green"), Step("red", 0.9)),
@@ -68,13 +77,18 @@ def _resources() -> list[Panel]:
         ),
         Panel(
             title="Virtual memory",
-            description="Addresses in use. It may grow for long without harm; its slope shows mapped files.",
+            description=(
+                "Addresses in use. It may grow for long without harm; its slope shows mapped files."
+            ),
             unit="bytes",
             queries=[Query(chosen("process_virtual_memory_bytes"), _BY_INSTANCE)],
         ),
         Panel(
             title="Starts",
-            description="How often each instance started in the time shown. More than three in 15 minutes: a crash loop.",
+            description=(
+                "How often each instance started in the time shown. More than three in 15 minutes:"
+                " a crash loop."
+            ),
             unit="short",
             queries=[
                 Query(f"changes({chosen('process_start_time_seconds')}[$__range])", _BY_INSTANCE),
@@ -91,7 +105,10 @@ def _loop() -> list[Panel]:
     return [
         Panel(
             title="Event loop lag",
-            description="How late the event loop ran, by how often. A second band far up is a call that blocks it.",
+            description=(
+                "How late the event loop ran, by how often. A second band far up is a call that"
+                " blocks it."
+            ),
             unit="s",
             queries=[Query(buckets, "{{le}}")],
             kind=Kind.HEAT,
@@ -111,7 +128,10 @@ def _loop() -> list[Panel]:
         ),
         Panel(
             title="Collections",
-            description="Runs of the garbage collector a second, by generation. Many of the oldest stop the loop for long.",
+            description=(
+                "Runs of the garbage collector a second, by generation. Many of the oldest stop the"
+                " loop for long."
+            ),
             unit="ops",
             queries=[
                 Query(
@@ -122,7 +142,10 @@ def _loop() -> list[Panel]:
         ),
         Panel(
             title="Objects collected",
-            description="Objects a second that only the collector could free. A request should leave none behind.",
+            description=(
+                "Objects a second that only the collector could free. A request should leave none"
+                " behind."
+            ),
             unit="ops",
             queries=[Query(per_second(collected, by="generation"), "generation {{generation}}")],
         ),
@@ -145,7 +168,10 @@ def _losses() -> list[Panel]:
     return [
         Panel(
             title="Crashes of handlers",
-            description="Exceptions a second that no handler caught, by class. Each has a log line and a trace.",
+            description=(
+                "Exceptions a second that no handler caught, by class. Each has a log line and a"
+                " trace."
+            ),
             unit="ops",
             queries=[
                 Query(
@@ -167,8 +193,8 @@ def _losses() -> list[Panel]:
         Panel(
             title="Lost traces and log lines",
             description=(
-                "Spans that were dropped and log records that were left out, a second: the collector is away or slow, "
-                "or one event comes too often."
+                "Spans that were dropped and log records that were left out, a second: the"
+                " collector is away or slow, or one event comes too often."
             ),
             unit="ops",
             queries=[
@@ -186,7 +212,10 @@ def _losses() -> list[Panel]:
         ),
         Panel(
             title="Labels replaced",
-            description="Observations a second whose labels became `_OTHER`: a metric has too many sets of them.",
+            description=(
+                "Observations a second whose labels became `_OTHER`: a metric has too many sets of"
+                " them."
+            ),
             unit="ops",
             queries=[
                 Query(

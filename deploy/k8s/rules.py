@@ -197,12 +197,18 @@ def _grace_is_longer_than_the_drain(its: Manifests) -> Iterator[str]:
     """SIGKILL before the end of the drain breaks requests, and leaves the lifespan without its shutdown."""
     given = its.service.spec.get("terminationGracePeriodSeconds", 30)
     if given < its.grace + _MARGIN:
-        yield f"terminationGracePeriodSeconds: {given} is less than {its.grace} of the drain and {_MARGIN} of margin"
+        yield (
+            f"terminationGracePeriodSeconds: {given} is less than {its.grace} of the drain and"
+            f" {_MARGIN} of margin"
+        )
     pause = at(its.service.container, "lifecycle", "preStop", "sleep", "seconds", default=0)
     probe = its.service.container.get("readinessProbe", {})
     notice = pause + (its.settings.drain_delay or 0)
     if notice < (least := probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3) + 1):
-        yield f"a pod serves for {notice:g} s after its deletion: balancers may need {least} s to see it unready"
+        yield (
+            f"a pod serves for {notice:g} s after its deletion: balancers may need {least} s to see"
+            " it unready"
+        )
 
 
 @_rule
@@ -220,11 +226,19 @@ def _probes_ask_what_they_mean(its: Manifests) -> Iterator[str]:
             yield f"{probe}Probe: timeoutSeconds must be 1: the service answers from memory"
     startup = its.service.container.get("startupProbe", {})
     if startup.get("periodSeconds", 10) * startup.get("failureThreshold", 3) < _STARTUP:
-        yield f"startupProbe gives up within {_STARTUP} s: a pod that waits for the database is restarted"
+        yield (
+            f"startupProbe gives up within {_STARTUP} s: a pod that waits for the database is"
+            " restarted"
+        )
     if at(its.service.container, "readinessProbe", "failureThreshold", default=3) != 1:
-        yield "readinessProbe: failureThreshold must be 1: the service waits for several failures itself"
+        yield (
+            "readinessProbe: failureThreshold must be 1: the service waits for several failures"
+            " itself"
+        )
     if at(its.service.container, "livenessProbe", "failureThreshold", default=3) < 3:  # noqa: PLR2004
-        yield "livenessProbe: failureThreshold must be 3 or more: one slow answer is no dead process"
+        yield (
+            "livenessProbe: failureThreshold must be 3 or more: one slow answer is no dead process"
+        )
 
 
 @_rule
@@ -268,7 +282,10 @@ def _a_canary_is_judged(its: Manifests) -> Iterator[str]:
         ):
             yield f"{name}: workloadRef must name the Deployment"
         if not at(found, "spec", "progressDeadlineAbort"):
-            yield f"{name}: progressDeadlineAbort must be true: a version that is never ready is not waited for"
+            yield (
+                f"{name}: progressDeadlineAbort must be true: a version that is never ready is not"
+                " waited for"
+            )
         if canary.get("maxUnavailable") != 0:
             yield f"{name}: maxUnavailable must be 0"
         services = {one["metadata"]["name"] for one in its.of("Service")}
@@ -320,7 +337,10 @@ def _analysis(template: Object, given: Mapping[str, str]) -> Iterator[str]:
         if "<canary-hash>" not in it.query:
             yield f"metric {it.name}: its query does not select the canary"
     if {Phase.FAILED} not in silent.values():
-        yield "analysis: no metric fails without data, so that a canary which no one can see only pauses"
+        yield (
+            "analysis: no metric fails without data, so that a canary which no one can see only"
+            " pauses"
+        )
 
 
 # How many there are
@@ -364,7 +384,10 @@ def _connections_fit_the_database(its: Manifests) -> Iterator[str]:
     pods = most + (surge if isinstance(surge, int) else 0)
     needed = pods * its.settings.pool_max_size
     if not isinstance(surge, int) or needed > int(allowed):
-        yield f"{pods} pods with {its.settings.pool_max_size} connections each need {needed} of {allowed}"
+        yield (
+            f"{pods} pods with {its.settings.pool_max_size} connections each need {needed} of"
+            f" {allowed}"
+        )
 
 
 @_rule
@@ -532,7 +555,9 @@ def _only_named_traffic_passes(its: Manifests) -> Iterator[str]:
         for rule in policy.get("egress", []):
             ports = {port.get("port") for port in rule.get("ports", [])}
             if not rule.get("to") or not ports or not ports <= _OUT:
-                yield f"NetworkPolicy: an egress rule must name where to, and ports of {sorted(_OUT)}"
+                yield (
+                    f"NetworkPolicy: an egress rule must name where to, and ports of {sorted(_OUT)}"
+                )
 
 
 @_rule
@@ -542,7 +567,10 @@ def _the_way_in_is_encrypted(its: Manifests) -> Iterator[str]:
         secured = {host for tls in found["spec"].get("tls", []) for host in tls.get("hosts", [])}
         for rule in found["spec"].get("rules", []):
             if rule.get("host") not in secured:
-                yield f"Ingress/{found['metadata']['name']}: no TLS for {rule.get('host', 'every host')}"
+                yield (
+                    f"Ingress/{found['metadata']['name']}: no TLS for"
+                    f" {rule.get('host', 'every host')}"
+                )
 
 
 # How they belong together
@@ -560,7 +588,10 @@ def _selectors_select_the_pods(its: Manifests) -> Iterator[str]:
         named = {port.get("name") for port in its.service.container.get("ports", [])}
         for port in found["spec"].get("ports", []):
             if port.get("targetPort") not in named:
-                yield f"Service/{found['metadata']['name']}: no port of the container is {port.get('targetPort')}"
+                yield (
+                    f"Service/{found['metadata']['name']}: no port of the container is"
+                    f" {port.get('targetPort')}"
+                )
     for pods in its.pods:
         if pods.object["kind"] == "Job" and selects(
             at(its.service.object, "spec", "selector"), pods.labels

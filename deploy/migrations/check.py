@@ -60,8 +60,12 @@ BAD: Final = {
     "renaming-table": "alter table incidents rename to cases",
     "ban-drop-column": "alter table incidents drop column title",
     "ban-drop-table": "drop table edits",
-    "constraint-missing-not-valid": "alter table incidents add constraint short check (char_length(title) < 10)",
-    "adding-foreign-key-constraint": "alter table edits add constraint of_it foreign key (incident_id) references incidents",
+    "constraint-missing-not-valid": (
+        "alter table incidents add constraint short check (char_length(title) < 10)"
+    ),
+    "adding-foreign-key-constraint": (
+        "alter table edits add constraint of_it foreign key (incident_id) references incidents"
+    ),
 }
 """What breaks the version before, or waits for a whole table, by the rule that refuses it."""
 

@@ -394,12 +394,21 @@ def _report(
         (
             "# Migrations under load",
             "",
-            "Written by `make migration-drill`, which takes the version before from git's history: the last commit without the newest",
-            f"revision of the schema ({HEAD}). The load records, amends and reads incidents through HAProxy.",
+            (
+                "Written by `make migration-drill`, which takes the version before from git's"
+                " history: the last commit without the newest"
+            ),
+            (
+                f"revision of the schema ({HEAD}). The load records, amends and reads incidents"
+                " through HAProxy."
+            ),
             "",
             "## Two versions, one schema",
             "",
-            f"**{count.total()} requests, {len(callers.failures)} failed;** {callers.recorded} incidents recorded, none lost or doubled.",
+            (
+                f"**{count.total()} requests, {len(callers.failures)} failed;** {callers.recorded}"
+                " incidents recorded, none lost or doubled."
+            ),
             "",
             "| what serves | answers of the version before | of this one |",
             "|---|---|---|",
@@ -408,20 +417,30 @@ def _report(
                 for phase in phases
             ),
             "",
-            "This version is not ready, and gets no requests, until its schema is there. There are no downgrades: the way back is the",
-            "version before on the newer schema, and what it recorded there has the same timelines as if it were recorded by this one.",
+            (
+                "This version is not ready, and gets no requests, until its schema is there. There"
+                " are no downgrades: the way back is the"
+            ),
+            (
+                "version before on the newer schema, and what it recorded there has the same"
+                " timelines as if it were recorded by this one."
+            ),
             "",
             *(f"* **{fault}**" for fault in faults[:20]),
             *([""] if faults else []),
             "## Killed and resumed",
             "",
-            "Before each statement of the upgrade, what works on it is killed; then it is run again. Schema, rights, facts and timelines",
+            (
+                "Before each statement of the upgrade, what works on it is killed; then it is run"
+                " again. Schema, rights, facts and timelines"
+            ),
             "must be those of an upgrade that was not killed.",
             "",
             "| killed | database | times | otherwise |",
             "|---|---|---|---|",
             *(
-                f"| the {it.how} | {starts[it.start]} | {it.number} | {'; '.join(it.faults) or 'none'} |"
+                f"| the {it.how} | {starts[it.start]} | {it.number} |"
+                f" {'; '.join(it.faults) or 'none'} |"
                 for it in kills
             ),
             "",
@@ -431,7 +450,10 @@ def _report(
             "|---|---|---|",
             *(f"| {what} | {len(seen)} | `{_short(seen)}` |" for what, seen in bad.items()),
             "",
-            f"Measured on {datetime.now(UTC):%Y-%m-%d}: {', '.join(f'{name} {text}' for name, text in machine().items())}.",  # noqa: TID251 - of a report
+            (
+                f"Measured on {datetime.now(UTC):%Y-%m-%d}:"  # noqa: TID251 - of a report
+                f" {', '.join(f'{name} {text}' for name, text in machine().items())}."
+            ),
             "",
         )
     )

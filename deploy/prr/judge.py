@@ -153,7 +153,10 @@ def waived(finding: Finding, waivers: Sequence[Waiver], today: date) -> Finding:
             why = f"the waiver of {waiver.owner} ended on {waiver.until}: {waiver.reason}"
             return replace(finding, result=Result.FAIL, why=why)
         if finding.result is not Result.PASS:
-            why = f"{waiver.reason} ({waiver.owner}, until {waiver.until}); {finding.result}: {finding.why}"
+            why = (
+                f"{waiver.reason} ({waiver.owner}, until {waiver.until}); {finding.result}:"
+                f" {finding.why}"
+            )
             return replace(finding, result=Result.WAIVED, why=why)
     return finding
 

@@ -184,7 +184,8 @@ def as_table(figures: Mapping[str, Figure]) -> str:
     for name, target in TARGETS.items():
         figure = figures[name]
         aims = (
-            f"{'≥' if target.is_floor else '≤'} {target.show(aim)} | {_WORDS[target.judge(figure, month)]}"
+            f"{'≥' if target.is_floor else '≤'} {target.show(aim)} |"
+            f" {_WORDS[target.judge(figure, month)]}"
             for month, aim in target.months.items()
         )
         value = (
@@ -193,7 +194,8 @@ def as_table(figures: Mapping[str, Figure]) -> str:
             else target.show(figure.value or 0.0)
         )
         lines.append(
-            f"| {target.name} | {value} | {figure.n} {target.of} | {' | '.join(aims)} | {figure.source} |"
+            f"| {target.name} | {value} | {figure.n} {target.of} | {' | '.join(aims)} |"
+            f" {figure.source} |"
         )
     return "\n".join((*lines, ""))
 

@@ -50,8 +50,10 @@ class ServerKind:
 def _uvicorn(name: str, options: str, *, workers: int = 1) -> ServerKind:
     return ServerKind(
         name=name,
-        command=f"uvicorn {options} --port {{port}} --no-access-log --timeout-keep-alive {_KEEP}"
-        f" --timeout-graceful-shutdown {_GRACE} {{app}}",
+        command=(
+            f"uvicorn {options} --port {{port}} --no-access-log --timeout-keep-alive {_KEEP}"
+            f" --timeout-graceful-shutdown {_GRACE} {{app}}"
+        ),
         workers=workers,
         # The parent of several looks after its signals twice a second.
         unready_within=0.1 if workers == 1 else 0.6,
@@ -62,8 +64,10 @@ def _uvicorn(name: str, options: str, *, workers: int = 1) -> ServerKind:
 def _granian(name: str, options: str, *, workers: int = 1) -> ServerKind:
     return ServerKind(
         name=name,
-        command=f"granian --interface asgi --http 1 {options} --workers {workers} --port {{port}}"
-        f" --workers-kill-timeout {_GRACE} --no-access-log {{app}}",
+        command=(
+            f"granian --interface asgi --http 1 {options} --workers {workers} --port {{port}}"
+            f" --workers-kill-timeout {_GRACE} --no-access-log {{app}}"
+        ),
         workers=workers,
     )
 
@@ -71,8 +75,10 @@ def _granian(name: str, options: str, *, workers: int = 1) -> ServerKind:
 def _hypercorn(name: str, options: str, *, processes: int) -> ServerKind:
     return ServerKind(
         name=name,
-        command=f"hypercorn {options} --workers {processes} --bind 127.0.0.1:{{port}} --keep-alive {_KEEP}"
-        f" --graceful-timeout {_GRACE} {{app}}",
+        command=(
+            f"hypercorn {options} --workers {processes} --bind 127.0.0.1:{{port}} --keep-alive"
+            f" {_KEEP} --graceful-timeout {_GRACE} {{app}}"
+        ),
         workers=max(1, processes),
         # Workers look for their parent's word ten times a second, and then the probe comes.
         unready_within=0.1 if processes == 0 else 0.2,
@@ -83,8 +89,10 @@ def _hypercorn(name: str, options: str, *, processes: int) -> ServerKind:
 def _gunicorn(name: str, worker: str, *, workers: int) -> ServerKind:
     return ServerKind(
         name=name,
-        command=f"gunicorn --worker-class {worker} --workers {workers} --bind 127.0.0.1:{{port}}"
-        f" --keep-alive {_KEEP} --graceful-timeout {_GRACE} --no-control-socket {{app}}",
+        command=(
+            f"gunicorn --worker-class {worker} --workers {workers} --bind 127.0.0.1:{{port}}"
+            f" --keep-alive {_KEEP} --graceful-timeout {_GRACE} --no-control-socket {{app}}"
+        ),
         workers=workers,
     )
 

@@ -118,8 +118,9 @@ def _result(load: _Load, closing: Closing) -> Result:
     seconds = None if load.exited is None else load.exited - load.signalled
     code = load.server.process.returncode
     cells = {
-        "mechanism": ", ".join(sorted({event.mechanism for event in load.server.journal()} - {""}))
-        or "-",
+        "mechanism": (
+            ", ".join(sorted({event.mechanism for event in load.server.journal()} - {""})) or "-"
+        ),
         "failed / requests": f"{len(failed)} / {len(load.clients.attempts)}{_kinds(failed)}",
         "in flight finished": f"{in_flight}/{SLOW + STREAMS}",
         "idle reused": f"{idle}/{IDLE}",

@@ -203,7 +203,8 @@ def _sign_in(
     }
     if rotation.current.auth_mode is not AuthMode.SUPABASE:
         return LocalAccounts(transactions, is_local=rotation.current.is_local, **common), ()
-    from .identity.supabase import of_project  # noqa: PLC0415 - its cryptography is slow to import, and needed by this mode only
+    # Its cryptography is slow to import, and needed by this mode only.
+    from .identity.supabase import of_project  # noqa: PLC0415
 
     accounts, resources = of_project(rotation, transactions, observer=observer, **common)
     business.show("postfacta_jwks_age_seconds", accounts.keys.age)

@@ -187,7 +187,10 @@ def _demo(read: Callable[[], Settings]) -> int:
 def _verify() -> int:
     result = _run(verify)
     for found in result["kept_fault"]:
-        told = f"INC-{found['number']}: the kept timeline is not that of the facts; repair it as the owner"
+        told = (
+            f"INC-{found['number']}: the kept timeline is not that of the facts; repair it as the"
+            " owner"
+        )
         click.echo(f"{told}: {REPAIR.format(found['number'])}", err=True)
     for found in result["fault"]:
         click.echo(
@@ -195,7 +198,8 @@ def _verify() -> int:
         )
     for found in result["other_rules"]:
         click.echo(
-            f"INC-{found['number']}, revision {found['rev']}: written under rules {found['rules']}, not compared"
+            f"INC-{found['number']}, revision {found['rev']}: written under rules {found['rules']},"
+            " not compared"
         )
     click.echo(f"{len(result['equal'])} revisions are equal, {len(result['fault'])} differ")
     return 1 if result["fault"] or result["kept_fault"] else 0
@@ -308,7 +312,8 @@ async def _reset_password(unit: Unit, person: str, *, given: str | None) -> Told
 @_of(_user, "sessions", "list a person's sessions")
 @_person
 async def _list_sessions(unit: Unit, person: str) -> Told:
-    account, now = await _found(unit, person), datetime.fromtimestamp(WALL(), UTC)
+    account = await _found(unit, person)
+    now = datetime.fromtimestamp(WALL(), UTC)
     sessions = await accounts.sessions(unit, account.id, this=None, now=now)
     return [
         _line(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at)

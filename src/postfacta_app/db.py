@@ -165,7 +165,10 @@ def _insert(table: str, names: tuple[str, ...]) -> str:
 @cache
 def _update(table: str, names: tuple[str, ...], columns: str) -> str:
     given = "".join(f"{name} = ${n}, " for n, name in enumerate(names, 2))
-    tail = f"version = i.version + 1, updated_at = clock_timestamp() where i.id = $1 returning {columns}"
+    tail = (
+        "version = i.version + 1, updated_at = clock_timestamp() where i.id = $1 returning"
+        f" {columns}"
+    )
     return f"update {table} i set {given}{tail}"  # noqa: S608 - names of our code
 
 
@@ -326,7 +329,8 @@ async def reach(dsn: SecretStr) -> AsyncGenerator[Database]:
         if not database.is_connected:
             where = urlsplit(address).netloc.rpartition("@")[2]
             raise CommandFailedError(
-                f"no database at {where} ({reason}); check that it is running, and POSTFACTA_DATABASE_DSN"
+                f"no database at {where} ({reason}); check that it is running, and"
+                " POSTFACTA_DATABASE_DSN"
             )
         try:
             yield database

@@ -77,7 +77,10 @@ def _look_at_settings(settings: Settings) -> Iterator[Finding]:
         finding = f"{who} can read /metrics"
         yield Finding("metrics", "warn", finding, "set POSTFACTA_METRICS_TOKEN")
     if settings.rate("address") and not settings.trusted_proxies:
-        advice = "behind a proxy all clients share one limit: list the proxy in POSTFACTA_TRUSTED_PROXIES"
+        advice = (
+            "behind a proxy all clients share one limit: list the proxy in"
+            " POSTFACTA_TRUSTED_PROXIES"
+        )
         verdict = "warn" if settings.is_loopback else "ok"
         yield Finding("rates", verdict, "limits count by the address that connects", advice)
 

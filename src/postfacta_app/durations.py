@@ -232,8 +232,11 @@ async def every(
 
 
 @routes.api(
-    "GET /api/v1/incidents/{ref}/durations", Access.READ, "Read the durations of an incident", stale=True
-)  # fmt: skip
+    "GET /api/v1/incidents/{ref}/durations",
+    Access.READ,
+    "Read the durations of an incident",
+    stale=True,
+)
 async def one(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
     for row in await q.fetch(_ONE, *sees(q.principal), *ref_of(ref), operation="durations"):
         incident = incident_of(row)
@@ -245,9 +248,13 @@ async def one(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
 
 
 @routes.api(
-    "GET /api/v1/durations", Access.READ, "Read aggregated durations of incidents",
-    kind=RouteClass.SEARCH, status=200, stale=True,
-)  # fmt: skip
+    "GET /api/v1/durations",
+    Access.READ,
+    "Read aggregated durations of incidents",
+    kind=RouteClass.SEARCH,
+    status=200,
+    stale=True,
+)
 async def all_of(
     q: Reader, filters: IncidentFilters, *, share: Share
 ) -> Annotated[Response, Aggregates]:
@@ -301,10 +308,20 @@ _MINUTE = 60.0
 _HOUR = 3600.0
 _DAY = 86400.0
 _LENGTHS: Final = (
-    (1.0, "1 s"), (10.0, "10 s"), (_MINUTE, "1 min"), (10 * _MINUTE, "10 min"), (_HOUR, "1 h"), (6 * _HOUR, "6 h"),
-    (_DAY, "1 d"), (7 * _DAY, "1 week"), (30 * _DAY, "30 d"), (365 * _DAY, "1 year"), (3650 * _DAY, "10 years"),
-    (36500 * _DAY, "100 years"), (3652500 * _DAY, "10,000 years"),
-)  # fmt: skip
+    (1.0, "1 s"),
+    (10.0, "10 s"),
+    (_MINUTE, "1 min"),
+    (10 * _MINUTE, "10 min"),
+    (_HOUR, "1 h"),
+    (6 * _HOUR, "6 h"),
+    (_DAY, "1 d"),
+    (7 * _DAY, "1 week"),
+    (30 * _DAY, "30 d"),
+    (365 * _DAY, "1 year"),
+    (3650 * _DAY, "10 years"),
+    (36500 * _DAY, "100 years"),
+    (3652500 * _DAY, "10,000 years"),
+)
 
 
 @dataclass(frozen=True, slots=True)

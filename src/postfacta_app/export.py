@@ -170,7 +170,8 @@ def frame(document: Document) -> tuple[bytes, bytes]:
 
 def entry_lines(entries: Sequence[model.Entry]) -> bytes:
     return "".join(
-        f"- {model.format_micros(it.t)} ({it.p}), {plain(it.source)}, {plain(it.kind)}: {plain(it.title)}\n"
+        f"- {model.format_micros(it.t)} ({it.p}), {plain(it.source)}, {plain(it.kind)}:"
+        f" {plain(it.title)}\n"
         for it in entries
     ).encode()
 
@@ -180,9 +181,13 @@ Later = Annotated[Reader, Fill(lambda call, _: call.tools.transactions.reader(ca
 
 
 @routes.api(
-    "GET /api/v1/incidents/{ref}/export", Access.READ, "Export an incident",
-    kind=RouteClass.SEARCH, also=("text/markdown",), conditional=True,
-)  # fmt: skip
+    "GET /api/v1/incidents/{ref}/export",
+    Access.READ,
+    "Export an incident",
+    kind=RouteClass.SEARCH,
+    also=("text/markdown",),
+    conditional=True,
+)
 async def one(
     unit: Snapshot, ref: Ref, query: OneQuery, *, request: Request, kept: Kept, later: Later
 ) -> Annotated[Response, Document]:

@@ -111,7 +111,8 @@ async def show(
     page = await kept.page(q, ref, view, size=_PAGE)
     incident = page.incident
     entries = page.entries
-    joined, labelled = await links.of(q, incident.id), await labels.of(q, incident.id)
+    joined = await links.of(q, incident.id)
+    labelled = await labels.of(q, incident.id)
     share(incident.visibility, *(it.incident.visibility for it in joined))
     said = await timeline.said(q, incident.id, entries, limit=_MOST_SAID + 1)
     if (
@@ -212,7 +213,8 @@ async def renote(
     matches: Matches,
     back: Back,
 ) -> str:
-    incident, found = await lock_active(unit, ref), await timeline.find(unit, root)
+    incident = await lock_active(unit, ref)
+    found = await timeline.find(unit, root)
     if found[0] != incident.id:
         raise NotFoundError("No such annotation")
     if fields.get("op") == "retract":
@@ -225,7 +227,8 @@ async def renote(
 
 
 def read_instant(text: str, now: datetime | None = None) -> dict[str, JsonValue]:
-    text, precision = text.strip(), precision_of(text)
+    precision = precision_of(text)
+    text = text.strip()
     at = read_typed_time(f"{text} 00:00" if precision is Precision.DAY else text, now)
     return {"at": format_time(at), "precision": precision}
 
@@ -365,11 +368,9 @@ select at, kind, id, actor, source, external_id, why, count, case kind when 'tim
 
 @routes.page("/incidents/{ref}/history", Access.READ)
 async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request) -> Page:
-    incident, who, place = (
-        await seen(q, ref),
-        q.principal,
-        place.model_copy(update={"limit": _MOST_EVENTS}),
-    )
+    incident = await seen(q, ref)
+    who = q.principal
+    place = place.model_copy(update={"limit": _MOST_EVENTS})
     order = str(incident.id)
     after = place.after(order, datetime, str, str) or (None, None, None)
     args = (incident.id, place.limit + 1, who.may(Access.WRITE), who.is_admin, *after)

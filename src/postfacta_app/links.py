@@ -102,8 +102,12 @@ async def list_of(q: Reader, ref: Ref) -> LinkList:
 
 
 @routes.api(
-    "POST /api/v1/incidents/{ref}/links", Access.WRITE, "Link an incident to another", status=(200, 201), once=True
-)  # fmt: skip
+    "POST /api/v1/incidents/{ref}/links",
+    Access.WRITE,
+    "Link an incident to another",
+    status=(200, 201),
+    once=True,
+)
 async def link(unit: Unit, ref: Ref, new: NewLink) -> Reply[IncidentLink]:
     here, there = await _ends(unit, ref, read_ref(new.to))
     if here is None:

@@ -65,7 +65,8 @@ def serve(settings: Settings, *, say: Callable[[str], None], read: Read | None =
         before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
         try:
             say(
-                f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops it"
+                f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C"
+                " stops it"
             )
             server.run(sockets=[listener])
         finally:
@@ -144,7 +145,10 @@ def listen(host: str, port: int) -> socket.socket:
         )
         if error.errno == errno.EADDRINUSE:
             other = port + 1 if port < 65535 else 8080  # noqa: PLR2004 - the last port
-            advice = f"port {port} of {host} is in use: stop the process that listens there, or choose another port"
+            advice = (
+                f"port {port} of {host} is in use: stop the process that listens there, or choose"
+                " another port"
+            )
             advice += f" with --port {other} (or POSTFACTA_PORT={other})"
         elif error.errno == errno.EACCES:
             advice = (

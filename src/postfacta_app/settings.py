@@ -110,7 +110,10 @@ def _jwt_secret(value: str) -> str:
     # Empty ones are rejected earlier.
     for secret in filter(None, value.splitlines()):
         if len(secret.encode()) < _SHORTEST_SECRET:
-            msg = f"is shorter than {_SHORTEST_SECRET} bytes, and so can be guessed: use the project's own, or generate one"
+            msg = (
+                f"is shorter than {_SHORTEST_SECRET} bytes, and so can be guessed: use the"
+                " project's own, or generate one"
+            )
             raise ValueError(msg)
         if secret.strip().lower() in _PUBLISHED:
             raise ValueError(
@@ -240,13 +243,22 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         if self.cors_credentials and {"*", "null"}.intersection(self.cors_origins):
-            msg = "POSTFACTA_CORS_ORIGINS: neither `*` nor `null` can be combined with POSTFACTA_CORS_CREDENTIALS: list the origins"
+            msg = (
+                "POSTFACTA_CORS_ORIGINS: neither `*` nor `null` can be combined with"
+                " POSTFACTA_CORS_CREDENTIALS: list the origins"
+            )
             raise ValueError(msg)
         if self.auth_mode is AuthMode.NONE and not (self.is_local and self.is_loopback):
-            msg = "POSTFACTA_AUTH_MODE: `none` requires ENVIRONMENT=local and a loopback POSTFACTA_HOST; otherwise use `local`"
+            msg = (
+                "POSTFACTA_AUTH_MODE: `none` requires ENVIRONMENT=local and a loopback"
+                " POSTFACTA_HOST; otherwise use `local`"
+            )
             raise ValueError(msg)
         if self.auth_mode is AuthMode.SUPABASE and not (self.db_url and self.db_key):
-            msg = "POSTFACTA_AUTH_MODE: `supabase` requires POSTFACTA_DB_URL and POSTFACTA_DB_KEY, the project and its key"
+            msg = (
+                "POSTFACTA_AUTH_MODE: `supabase` requires POSTFACTA_DB_URL and POSTFACTA_DB_KEY,"
+                " the project and its key"
+            )
             raise ValueError(msg)
         return self
 

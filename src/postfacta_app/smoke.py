@@ -112,7 +112,8 @@ class Smoke:
         self._runs = str(cast("dict[str, Any]", about.get("codebase", {})).get("version", ""))
         if self.token and self._environment == "production" and self.may_write is None:
             raise SettingsError(
-                f"{self.url} is a production: --write records an exercise there and archives it, --read-only does not"
+                f"{self.url} is a production: --write records an exercise there and archives it,"
+                " --read-only does not"
             )
         return f"environment {self._environment}"
 
@@ -160,7 +161,10 @@ class Smoke:
 
     async def identity(self) -> str:
         me = _members(await self._ask("GET", "/api/v1/me", **self._own))
-        return f"the token is accepted, as {me.get('name') or me.get('display_name') or me.get('actor')}"
+        return (
+            "the token is accepted, as"
+            f" {me.get('name') or me.get('display_name') or me.get('actor')}"
+        )
 
     async def write(self) -> str:
         own = self._own  # Without a token, that is what is missing.

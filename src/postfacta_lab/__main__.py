@@ -18,7 +18,8 @@ try:
     import click
 except ModuleNotFoundError:
     sys.stderr.write(
-        f"postfacta: lab needs an extra that is not installed: {install_command('lab')} (no module click)\n"
+        f"postfacta: lab needs an extra that is not installed: {install_command('lab')} (no module"
+        " click)\n"
     )
     raise SystemExit(int(Verdict.NOTHING)) from None
 

@@ -1,4 +1,4 @@
-"""Fixtures of pytest that start a service, load it, stop it, or put a fault proxy before what it needs.
+"""Fixtures of pytest that start a service, load it, stop it, or put a fault proxy before it.
 
 Name them in `conftest.py`: `pytest_plugins = ["postfacta_lab.fixtures"]`.
 """
@@ -31,7 +31,7 @@ class Starting:
         self._closing = closing
 
     def __call__(self, command: str, *, path: str = "/", start: float = 30.0) -> str:
-        """Start a service in the foreground, wait until it answers GET of a path with 200 to 299, and return its address.
+        """Start a service in the foreground, wait for a good answer, and return its address.
 
         In the command, ``{port}`` stands for its port, which is in PORT too; `start` bounds the
         wait, in seconds.

@@ -38,7 +38,10 @@ def nothing_measured(count: int, errors: Mapping[str, int]) -> str:
         return ""
     kinds = ", ".join(f"{error} {number} times" for error, number in errors.items())
     if statuses:
-        return f"what was asked for is not there: {kinds}; name paths of the service, and a token if it needs one"
+        return (
+            f"what was asked for is not there: {kinds}; name paths of the service, and a token if"
+            " it needs one"
+        )
     return f"no answer: {kinds}; is the address right, and does the service run?"
 
 

@@ -23,7 +23,8 @@ try:
     import yaml
 except ModuleNotFoundError:
     sys.stderr.write(
-        f"slo: this command needs an extra that is not installed: {install_command('slo')} (no module yaml)\n"
+        f"slo: this command needs an extra that is not installed: {install_command('slo')} (no"
+        " module yaml)\n"
     )
     raise SystemExit(2) from None
 
@@ -56,8 +57,8 @@ _FILES: Final = {
     "table": "the Markdown page for people",
 }
 _CODES: Final = (
-    "Exit codes with --check: 0 go ahead, 2 no data or wrong usage, 3 restricted, 4 exhausted; 1 the policy "
-    "cannot be read. Without it: 0."
+    "Exit codes with --check: 0 go ahead, 2 no data or wrong usage, 3 restricted, 4 exhausted; 1"
+    " the policy cannot be read. Without it: 0."
 )
 
 # Of each way to measure HTTP services: the counter of requests, the histogram of their seconds and
@@ -70,7 +71,9 @@ METRICS: Final[Mapping[str, Mapping[str, str]]] = {
         "edges": "0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10",
         # A client that went away (499) got what it wanted, or gave up: that is no failure of the
         # service.
-        "users": 'traffic="user",http_route!~"/healthz.*|/metrics",http_response_status_code!="499"',
+        "users": (
+            'traffic="user",http_route!~"/healthz.*|/metrics",http_response_status_code!="499"'
+        ),
         "bad": 'error_type!=""',
         "answered": ',error_type=""',
     },
@@ -98,7 +101,10 @@ def main(arguments: Sequence[str] | None = None, *, clock: Clock = WALL) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slo",
-        description="Make rules, their tests, a dashboard and a table from a file of objectives (OpenSLO v1).",
+        description=(
+            "Make rules, their tests, a dashboard and a table from a file of objectives (OpenSLO"
+            " v1)."
+        ),
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -341,7 +347,7 @@ def _documents(file: Path) -> list[object]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses duplicate keys, of which YAML would ignore the first value, and what is nested too deeply."""
+    """Refuses duplicate keys, of which YAML ignores the first, and what is nested too deeply."""
 
     levels = 0
 

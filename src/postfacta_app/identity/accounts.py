@@ -56,8 +56,14 @@ select t.id, t.kind, t.secret_sha256, t.created_at, t.last_used_at, t.expires_at
        t.user_id, u.role, t.scopes, t.source
   from tokens t left join users u on u.id = t.user_id where """
 _STORED = TypeAdapter(model.Credential)
-_TOUCH = "update tokens set last_used_at = $2 where id = $1 and (last_used_at is null or last_used_at < $2)"
-_PAGE = "($1::timestamptz is null or (created_at, id) > ($1, $2::uuid)) order by created_at, id limit $3"
+_TOUCH = (
+    "update tokens set last_used_at = $2 where id = $1 and (last_used_at is null or last_used_at"
+    " < $2)"
+)
+_PAGE = (
+    "($1::timestamptz is null or (created_at, id) > ($1, $2::uuid)) order by created_at, id"
+    " limit $3"
+)
 _USERS = f"select {_USER} from users where {_PAGE}"  # noqa: S608 - only constants of our modules
 _MACHINES = f"select {_MACHINE} from tokens where kind = 'api' and {_PAGE}"  # noqa: S608 - only constants of our modules
 # Lowered by the database, since its check compares with its own `lower`.

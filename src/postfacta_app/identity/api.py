@@ -103,9 +103,13 @@ Only = Annotated[UUID | None, Fill(_given)]
 
 
 @routes.api(
-    "POST /login", OPEN, "Exchange e-mail and password for a bearer token",
-    status=200, kind=AUTH, problems=("rate-limited", "unauthenticated"),
-)  # fmt: skip
+    "POST /login",
+    OPEN,
+    "Exchange e-mail and password for a bearer token",
+    status=200,
+    kind=AUTH,
+    problems=("rate-limited", "unauthenticated"),
+)
 async def login(sent: model.Credentials, desk: Desk) -> Reply[model.SignedIn]:
     minted = await desk.accounts.sign_in(desk.call, sent, model.Kind.BEARER)
     return Reply(
@@ -114,9 +118,12 @@ async def login(sent: model.Credentials, desk: Desk) -> Reply[model.SignedIn]:
 
 
 @routes.api(
-    "POST /register", OPEN, "Register an account, if registration is open",
-    kind=AUTH, problems=("registration-closed", "conflict", "rate-limited"),
-)  # fmt: skip
+    "POST /register",
+    OPEN,
+    "Register an account, if registration is open",
+    kind=AUTH,
+    problems=("registration-closed", "conflict", "rate-limited"),
+)
 async def register(sent: model.Registration, desk: Desk) -> Annotated[Response, model.Registered]:
     if not desk.settings.register_open:
         raise RegistrationClosedError("Registration is closed; ask an administrator for an account")
@@ -146,9 +153,11 @@ async def me(q: Reader) -> model.Me:
 
 
 @routes.api(
-    "PUT /api/v1/me/password", SIGNED_IN, "Change your password and end your other sessions",
+    "PUT /api/v1/me/password",
+    SIGNED_IN,
+    "Change your password and end your other sessions",
     problems=("conflict",),
-)  # fmt: skip
+)
 async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) -> Response:
     local, stored = desk.kept_here(owner)
     if sent.password.strip().lower() == owner.email:
@@ -167,9 +176,12 @@ async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) 
 
 
 @routes.api(
-    "POST /api/v1/users/{id}/password", ADMIN, "Reset a person's password; the new one is returned once",
-    status=200, problems=("conflict",),
-)  # fmt: skip
+    "POST /api/v1/users/{id}/password",
+    ADMIN,
+    "Reset a person's password; the new one is returned once",
+    status=200,
+    problems=("conflict",),
+)
 async def reset(owner: Owner, desk: Desk) -> Reply[model.IssuedPassword]:
     local, _ = desk.kept_here(owner)
     password = new_password()
@@ -216,8 +228,11 @@ async def users(q: Reader, query: Paged) -> model.UserPage:
 
 
 @routes.api(
-    "POST /api/v1/users", ADMIN, "Add a person", problems=("conflict", "rate-limited", "registration-closed")
-)  # fmt: skip
+    "POST /api/v1/users",
+    ADMIN,
+    "Add a person",
+    problems=("conflict", "rate-limited", "registration-closed"),
+)
 async def add_user(new: model.NewUser, desk: Desk) -> Annotated[Response, model.User]:
     return await _add(desk, new, model.User)
 
@@ -378,8 +393,9 @@ async def account(owner: Owner, desk: Desk) -> Page:
         "user": owner,
         "is_own": "id" not in desk.request.path_params,
         "changed": fields_of(model.UserChange),
-        "has_password": isinstance(desk.accounts, LocalAccounts)
-        and owner.password_hash is not None,
+        "has_password": (
+            isinstance(desk.accounts, LocalAccounts) and owner.password_hash is not None
+        ),
         "sessions": (await sessions(owner, desk)).items,
         **desk.told,
     }

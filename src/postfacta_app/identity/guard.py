@@ -33,9 +33,18 @@ PRESENTED: Final = "postfacta.token"  # the scope key of the id of the token tha
 _SAFE: Final = {"GET", "HEAD", "OPTIONS"}
 # Probes and scrapers have other credentials; a sign-in request may carry an old token.
 _UNASKED: Final = {
-    "/", "/home", "/healthz", "/healthz/live", "/healthz/ready", "/healthz/startup", "/metrics", "/service-info",
-    "/login", "/register", "/signin",
-}  # fmt: skip
+    "/",
+    "/home",
+    "/healthz",
+    "/healthz/live",
+    "/healthz/ready",
+    "/healthz/startup",
+    "/metrics",
+    "/service-info",
+    "/login",
+    "/register",
+    "/signin",
+}
 _IN_HEADER = frozenset({Kind.BEARER, Kind.API})
 _IN_COOKIE = frozenset({Kind.SESSION})
 _TRUSTED_FOR = 10.0  # Seconds until a revocation in another process takes effect here.

@@ -131,7 +131,9 @@ async def _note_changes(unit: Unit, old: Incident, new: Incident) -> None:
         f"{name}: {was or 'none'} to {now or 'none'}" for name, was, now in changes if was != now
     ]
     if body := "; ".join(told):
-        at, note, body = await unit.stamp(new.id), uuid4(), body[0].upper() + body[1:]
+        at = await unit.stamp(new.id)
+        note = uuid4()
+        body = body[0].upper() + body[1:]
         same = {"incident_id": new.id, "kind": "note", "author": unit.principal.actor}
         await insert(
             unit, "annotations", id=note, root=note, body=body, occurred_at=at, at=at, **same
@@ -150,9 +152,13 @@ async def archive(unit: Unit, ref: Ref, *, matches: Matches, now: Now) -> None:
 
 
 @routes.api(
-    "POST /api/v1/incidents/{ref}/transitions", WRITE, "Change the status of an incident",
-    status=(200, 201), once=True, problems=("illegal-transition",),
-)  # fmt: skip
+    "POST /api/v1/incidents/{ref}/transitions",
+    WRITE,
+    "Change the status of an incident",
+    status=(200, 201),
+    once=True,
+    problems=("illegal-transition",),
+)
 async def transition(unit: Unit, ref: Ref, wish: model.Move, *, now: Now) -> Reply[Incident]:
     old = await lock(unit, ref)
     occurred_at = model.check_time("/occurred_at", wish.occurred_at or now, now)
@@ -160,7 +166,8 @@ async def transition(unit: Unit, ref: Ref, wish: model.Move, *, now: Now) -> Rep
     if new is None:
         return Reply(old)
     check_active(old)
-    at, actor = await unit.stamp(old.id), unit.principal.actor
+    at = await unit.stamp(old.id)
+    actor = unit.principal.actor
     row = await update(unit, "incidents", old.id, columns=COLUMNS, **new)
     moved = {
         "from_status": old.status,
@@ -288,10 +295,8 @@ async def found(
     try:
         rows = await page(query)
     except InvalidCursorError as refusal:
-        rows, errors = (
-            await page(of.model_validate({})),
-            [FieldError("?", refusal.slug, refusal.detail)],
-        )
+        rows = await page(of.model_validate({}))
+        errors = [FieldError("?", refusal.slug, refusal.detail)]
     more = None if errors or rows.next_cursor is None else next_page(request, rows.next_cursor)
     return rows, {**filter_form(request, errors, names), "items": rows.items, "next_url": more}
 

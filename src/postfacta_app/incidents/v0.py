@@ -202,9 +202,14 @@ This = Annotated[Call, Fill(lambda call, _: call)]
 
 
 @routes.api(
-    "GET /api/v0/incidents", Access.READ, "List the newest incidents",
-    kind=RouteClass.SEARCH, reads=V0Query, problems=("invalid-cursor",), stale=True,
-)  # fmt: skip
+    "GET /api/v0/incidents",
+    Access.READ,
+    "List the newest incidents",
+    kind=RouteClass.SEARCH,
+    reads=V0Query,
+    problems=("invalid-cursor",),
+    stale=True,
+)
 async def page(here: Here, *, request: Request) -> Annotated[Response, ShownIncidents]:
     """Return the newest incidents as a bare array; a `Link` header leads to older ones."""
     cursor = request.query_params.get("cursor")

@@ -104,7 +104,8 @@ async def migrate(dsn: str, *, progress: Progress, tries: int = 12, luck: Luck =
             return
         wait = 2.5 * (1 + luck())
         progress(
-            f"a lock is not free, or another upgrade is running: try {attempt + 1} of {tries} in {wait:.1f} s"
+            f"a lock is not free, or another upgrade is running: try {attempt + 1} of {tries} in"
+            f" {wait:.1f} s"
         )
         await anyio.sleep(wait)
 

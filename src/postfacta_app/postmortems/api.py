@@ -299,7 +299,10 @@ def lacks(content: Content, *, has_owners: bool) -> Sequence[str]:
 # The API
 
 _ONE: Final = "/api/v1/incidents/{ref}/postmortem"
-_OTHERS: Final = "Not saved: someone else wrote a new revision in the meantime. Compare with the current version, then save again."
+_OTHERS: Final = (
+    "Not saved: someone else wrote a new revision in the meantime. Compare with the current"
+    " version, then save again."
+)
 _STARTS_FROM: Final = {"If-Match": False, "If-None-Match": False}
 _OUTDATED: Final = ("precondition-failed", "precondition-required", "conflict")
 
@@ -328,7 +331,10 @@ def _check_headers(request: Request, etag: str | None) -> None:
         ", ".join(request.headers.getlist(name)) for name in ("if-match", "if-none-match")
     )
     if named.strip() == "*" or (not named and none.strip() != "*"):
-        detail = "Send If-Match with the ETag of the revision you change; for the first revision, send If-None-Match: *"
+        detail = (
+            "Send If-Match with the ETag of the revision you change; for the first revision, send"
+            " If-None-Match: *"
+        )
         raise errors.PreconditionRequiredError(detail)
     if named and etag is not None:
         check_if_match(request, etag)
@@ -399,7 +405,13 @@ select json_build_object({_LISTS})::text as changes,
   count(*) > 0 or timeline_milestones($1, $2) <> timeline_milestones($1, 'infinity') as is_changed from entries"""  # noqa: S608 - only constants of our modules
 
 
-@routes.api(f"GET {_ONE}", READ, "Read the post-mortem, and how its timeline has changed since", conditional=True, stale=True)  # fmt: skip
+@routes.api(
+    f"GET {_ONE}",
+    READ,
+    "Read the post-mortem, and how its timeline has changed since",
+    conditional=True,
+    stale=True,
+)
 async def read(
     q: Snapshot, ref: Ref, *, request: Request, share: Share
 ) -> Annotated[Response, PostMortem]:
@@ -430,7 +442,12 @@ async def revision(q: Reader, ref: Ref, *, rev: Rev) -> Revision:
     return await read_revision(q, (await seen(q, ref)).id, rev)
 
 
-@routes.api("GET /api/v1/factors", READ, "Count the factors of published post-mortems", kind=RouteClass.SEARCH)  # fmt: skip
+@routes.api(
+    "GET /api/v1/factors",
+    READ,
+    "Count the factors of published post-mortems",
+    kind=RouteClass.SEARCH,
+)
 async def factors(q: Reader, filters: IncidentFilters) -> FactorList:
     where = where_of(q.principal, filters)
     found = await q.fetch(_FACTORS.format(where=where), *where.args, operation="factors")
@@ -460,9 +477,13 @@ async def compared(q: Query, revision: Revision) -> PostMortem:
 
 
 @routes.api(
-    f"PUT {_ONE}", WRITE, "Write the post-mortem's next revision",
-    status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
-)  # fmt: skip
+    f"PUT {_ONE}",
+    WRITE,
+    "Write the post-mortem's next revision",
+    status=(200, 201),
+    headers=_STARTS_FROM,
+    problems=_OUTDATED,
+)
 async def write(unit: Unit, ref: Ref, wish: Draft, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
     if old is not None and old.content == wish.content:
@@ -474,9 +495,14 @@ async def write(unit: Unit, ref: Ref, wish: Draft, *, follows: Follows) -> Reply
 
 
 @routes.api(
-    f"POST {_ONE}/transitions", WRITE, "Change the status of the post-mortem", once=True,
-    status=(200, 201), headers=_STARTS_FROM, problems=(*_OUTDATED, "illegal-transition", "not-publishable"),
-)  # fmt: skip
+    f"POST {_ONE}/transitions",
+    WRITE,
+    "Change the status of the post-mortem",
+    once=True,
+    status=(200, 201),
+    headers=_STARTS_FROM,
+    problems=(*_OUTDATED, "illegal-transition", "not-publishable"),
+)
 async def transition(
     unit: Unit, ref: Ref, wish: Transition, *, follows: Follows
 ) -> Reply[Revision]:
@@ -497,9 +523,14 @@ async def transition(
 
 
 @routes.api(
-    f"POST {_ONE}/restore", WRITE, "Restore the content of an older revision", once=True,
-    status=(200, 201), headers=_STARTS_FROM, problems=_OUTDATED,
-)  # fmt: skip
+    f"POST {_ONE}/restore",
+    WRITE,
+    "Restore the content of an older revision",
+    once=True,
+    status=(200, 201),
+    headers=_STARTS_FROM,
+    problems=_OUTDATED,
+)
 async def restore(unit: Unit, ref: Ref, wish: Restore, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
     source = await find(unit, incident.id, wish.rev)

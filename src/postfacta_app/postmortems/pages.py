@@ -73,7 +73,8 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept)
         return Page("postmortem_unsaved.html", {"ref": ref_text(ref)})
     shown = await kept.page(q, ref, Wanted(view="narrative"), size=_MOST)
     incident = shown.incident
-    last, acted = await api.find(q, incident.id), await actions.of(q, incident.id)
+    last = await api.find(q, incident.id)
+    acted = await actions.of(q, incident.id)
     content = last.content if last else Content()
     moved = (await api.compared(q, last)).timeline_changes if last else None
     changed = [(word, it) for name, word in _KINDS.items() for it in getattr(moved, name, ())]
@@ -178,7 +179,8 @@ async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follow
     content = base.content if base else Content()
     is_elsewhere = False
     if last and (base or not rev) and shown(section, content) == shown(section, last.content):
-        content, is_elsewhere = last.content, True  # Others changed other sections only.
+        content = last.content
+        is_elsewhere = True  # Others changed other sections only.
     wish = draft(content, section, form, message=fields.get("message", ""))
     await write(unit, ref, wish, follows=(lambda _: None) if is_elsewhere else follows)
     path = _ONE.format(ref=incident.ref)
@@ -375,7 +377,8 @@ def _named(section: str, error: FieldError) -> FieldError:
     elif parts[-1:] == ["slug"]:
         message = "must be lowercase letters, digits and hyphens, such as no-canary"
     elif section in LISTS and parts[1:]:
-        parts, message = parts[:1], f"item {int(parts[1]) + 1} {message}"
+        message = f"item {int(parts[1]) + 1} {message}"
+        parts = parts[:1]
     return FieldError("-".join(parts) or section, error.code, message)
 
 

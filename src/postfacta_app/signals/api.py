@@ -136,9 +136,11 @@ class Intake:
             return [self.clean(item) for item in value]
         if isinstance(value, dict):
             return {
-                name: REDACTED
-                if item is not None and _is_secret(name, self._keys)
-                else self.clean(item)
+                name: (
+                    REDACTED
+                    if item is not None and _is_secret(name, self._keys)
+                    else self.clean(item)
+                )
                 for name, item in value.items()
             }
         return value
@@ -160,14 +162,16 @@ async def _batch(call: Call, _: str) -> tuple[Batch, Sequence[Fact | ItemResult]
         raise ForbiddenError(
             "Attaching signals to an incident requires the right to write incidents"
         )
-    intake, size = call.tools.part(Intake), len(await call.request.body())
+    intake = call.tools.part(Intake)
+    size = len(await call.request.body())
     read = partial(_item, principal=call.principal, intake=intake)
     return batch, await aside(size, lambda: [read(*it) for it in enumerate(batch.items)])
 
 
 async def _alerts(call: Call, _: str) -> tuple[Webhook, Sequence[Fact | ItemResult]]:
     webhook = parse(Webhook, await read_json(call.request))
-    intake, size = call.tools.part(Intake), len(await call.request.body())
+    intake = call.tools.part(Intake)
+    size = len(await call.request.body())
     return webhook, await aside(size, read_alerts, webhook, call.principal, intake)
 
 
@@ -303,9 +307,14 @@ Alerts = Annotated[tuple[Webhook, Sequence[Fact | ItemResult]], Fill(_alerts)]
 
 
 @routes.api(
-    f"POST {_ALL}", Access.INGEST, "Store signals, with a result for each",
-    status=200, kind=RouteClass.INGEST, reads=Batch, problems=("conflict", "not-found"),
-)  # fmt: skip
+    f"POST {_ALL}",
+    Access.INGEST,
+    "Store signals, with a result for each",
+    status=200,
+    kind=RouteClass.INGEST,
+    reads=Batch,
+    problems=("conflict", "not-found"),
+)
 async def ingest(unit: Unit, received: Items, *, now: Now) -> Ingested:
     batch, items = received
     ref = read_ref(batch.incident or "")
@@ -313,9 +322,14 @@ async def ingest(unit: Unit, received: Items, *, now: Now) -> Ingested:
 
 
 @routes.api(
-    "POST /api/v1/ingest/alertmanager", Access.INGEST, "Store the alerts of an Alertmanager notification",
-    status=200, kind=RouteClass.INGEST, reads=Webhook, only_5xx=True,
-)  # fmt: skip
+    "POST /api/v1/ingest/alertmanager",
+    Access.INGEST,
+    "Store the alerts of an Alertmanager notification",
+    status=200,
+    kind=RouteClass.INGEST,
+    reads=Webhook,
+    only_5xx=True,
+)
 async def alertmanager(unit: Unit, received: Alerts, *, now: Now) -> Ingested:
     webhook, items = received
     done = await store(unit, items, now=now)
@@ -552,8 +566,9 @@ async def _edit(
 def full(incident: Incident) -> str:
     """Return why an incident accepts no more signals, and what to do."""
     return (
-        f"{incident.ref} is at the limit of signals per incident ({model.MOST_SIGNALS:,}, or {model.MOST_BYTES >> 20} MiB of"
-        " titles, links and services): items marked `full` are stored, and can be attached to another incident"
+        f"{incident.ref} is at the limit of signals per incident ({model.MOST_SIGNALS:,}, or"
+        f" {model.MOST_BYTES >> 20} MiB of titles, links and services): items marked `full` are"
+        " stored, and can be attached to another incident"
     )
 
 

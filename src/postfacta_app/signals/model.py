@@ -271,7 +271,9 @@ class ItemResult(BaseModel):
     errors: Sequence[FieldError] = ()
     attached: Attached | None = Field(
         default=None,
-        description="Whether it is attached to the request's incident; `full`: stored, but not attached.",
+        description=(
+            "Whether it is attached to the request's incident; `full`: stored, but not attached."
+        ),
     )
 
 

@@ -44,9 +44,13 @@ Kept = Annotated[KeptTimelines, part(KeptTimelines)]  # the timelines that the d
 
 
 @routes.api(
-    f"GET {_ONE}/timeline", READ, "Read the timeline of an incident",
-    kind=RouteClass.READ, conditional=True, stale=True,
-)  # fmt: skip
+    f"GET {_ONE}/timeline",
+    READ,
+    "Read the timeline of an incident",
+    kind=RouteClass.READ,
+    conditional=True,
+    stale=True,
+)
 async def timeline(
     q: Reader, ref: Ref, query: TimelineQuery, *, kept: Kept, request: Request, share: Share
 ) -> Annotated[Response, TimelinePage]:
@@ -189,7 +193,9 @@ async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) 
     _check_state(new.kind, new.state)
     incident = await lock_active(unit, ref)
     _check_decision(unit.principal, new.kind)
-    root, at, entry = uuid4(), await unit.stamp(incident.id), new.entry
+    root = uuid4()
+    at = await unit.stamp(incident.id)
+    entry = new.entry
     about = {"entry_source": entry and entry.source, "entry_id": entry and entry.id}
     same = {
         "id": root,
@@ -274,7 +280,8 @@ async def _locked(unit: Unit, root: UUID, matches: Matches) -> tuple[Incident, S
 async def _replace(
     unit: Unit, incident: Incident, new: ShownAnnotation, *, retracted: bool = False
 ) -> None:
-    at, actor = await unit.stamp(incident.id), unit.principal.actor
+    at = await unit.stamp(incident.id)
+    actor = unit.principal.actor
     args = (uuid4(), new.id, at, actor, new.state, new.body, retracted)
     await unit.execute(_SUPERSEDE, *args, operation="annotation_supersede")
     action = f"annotation.{'retract' if retracted else 'change'}"

@@ -33,14 +33,29 @@ from .rules import AHEAD, RULES, build, sort_key
 Short = Annotated[str, StringConstraints(max_length=200)]
 
 EntryKind = Literal[
-    "change", "alert_firing", "alert_resolved", "page", "metric", "log", "status", "action", "note", "other",
-]  # fmt: skip
+    "change",
+    "alert_firing",
+    "alert_resolved",
+    "page",
+    "metric",
+    "log",
+    "status",
+    "action",
+    "note",
+    "other",
+]
 
 # The windows of time within which repeats are folded, in microseconds; each begins at a multiple
 # since 1970.
 WIDTHS: Final = (
-    60_000_000, 300_000_000, 900_000_000, 3_600_000_000, 21_600_000_000, 86_400_000_000, 604_800_000_000,
-)  # fmt: skip
+    60_000_000,
+    300_000_000,
+    900_000_000,
+    3_600_000_000,
+    21_600_000_000,
+    86_400_000_000,
+    604_800_000_000,
+)
 Group = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,19}\.-?[0-9]{1,18}\.[0-9]{1,18}$")]
 """The name of a group of repeats.
 
@@ -273,9 +288,16 @@ class KeptTimelines:
             whole = f"not e.hidden and {whole}"
         tie = _TIE.format(kept=_KEPT.format(e="x"), whole=whole.replace("e.", "x."))
         statement = _SLICE.format(
-            incident=COLUMNS, visible=VISIBLE, columns=_COLUMNS, kept=_KEPT.format(e="e"), own=own, whole=whole,
-            key=_KEY, limit=own.bind(query.limit + 1, "int"), entry=_ENTRY.format(tie=tie),
-        )  # fmt: skip
+            incident=COLUMNS,
+            visible=VISIBLE,
+            columns=_COLUMNS,
+            kept=_KEPT.format(e="e"),
+            own=own,
+            whole=whole,
+            key=_KEY,
+            limit=own.bind(query.limit + 1, "int"),
+            entry=_ENTRY.format(tie=tie),
+        )
         row = await _read(q, ref, statement, *own.args, operation="timeline_slice")
         incident = incident_of(row)
         conflicts = row["conflicts"]
@@ -320,20 +342,39 @@ class KeptTimelines:
             at = _PLACE.format(key=_KEY, size=size, anchor=own.bind(turned, "text"), at=at)
         of = _FOLDED.format(of=_OWN, width=_WIDTH.format(size=size)) if fold else _OWN
         statement = _PAGE.format(
-            incident=COLUMNS, visible=VISIBLE, own=own, whole=whole, key=_KEY, limit=limit, at=at, size=size, said=_SAID,
-            of=of, entry=_ENTRY.format(tie=_TIE_NOW.format(whole=whole.replace("e.", "x."))),
+            incident=COLUMNS,
+            visible=VISIBLE,
+            own=own,
+            whole=whole,
+            key=_KEY,
+            limit=limit,
+            at=at,
+            size=size,
+            said=_SAID,
+            of=of,
+            entry=_ENTRY.format(tie=_TIE_NOW.format(whole=whole.replace("e.", "x."))),
             repeats=_REPEATS if fold else "null",
-        )  # fmt: skip
+        )
         row = await _read(q, ref, statement, *own.args, operation="timeline_page")
         entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
         marks, reasons, repeats = (
             json.loads(row[it] or "{}") for it in ("marks", "reasons", "repeats")
         )
         return NumberedPage(
-            incident=incident_of(row), entries=entries[:size], after=entries[size:], page=row["at"] + 1, size=size,
-            count=row["count"], pages=-(-row["count"] // size), hidden=row["hidden"], total=row["entries"],
-            is_open=row["is_open"], repeats=[Repeats(*it) for it in repeats], marks=marks, reasons=reasons,
-        )  # fmt: skip
+            incident=incident_of(row),
+            entries=entries[:size],
+            after=entries[size:],
+            page=row["at"] + 1,
+            size=size,
+            count=row["count"],
+            pages=-(-row["count"] // size),
+            hidden=row["hidden"],
+            total=row["entries"],
+            is_open=row["is_open"],
+            repeats=[Repeats(*it) for it in repeats],
+            marks=marks,
+            reasons=reasons,
+        )
 
     async def named(self, q: Query, ref: UUID, names: Names) -> Sequence[Entry]:
         """Read the entries with these sources and ids, without hidden ones."""
@@ -409,7 +450,10 @@ select json_build_object('signals', (select coalesce(json_agg(f), '[]') from (
 _REVISIONS: Final = """
 select i.id, i.number, r.rev, r.timeline_digest as digest, timeline_us(r.timeline_at) as at, r.rules
   from incidents i left join postmortem_revisions r on r.incident_id = i.id order by i.id, r.rev"""
-REPAIR: Final = "select timeline_rebuild(id) from (select id from incidents where number = {} for no key update) i"
+REPAIR: Final = (
+    "select timeline_rebuild(id) from (select id from incidents where number = {} for no key"
+    " update) i"
+)
 """Writes the kept timeline of an incident again; for the role that owns the tables."""
 
 
@@ -432,7 +476,8 @@ async def verify(database: Database) -> Mapping[str, Sequence[Any]]:
     for incident_id, revisions in groupby(rows, itemgetter("id")):
         async with database.transaction(isolation="repeatable read") as connection:
             unit = Unit(connection, ANONYMOUS, None)
-            facts, kept = await facts_in(unit, incident_id), await digest_in(unit, incident_id)
+            facts = await facts_in(unit, incident_id)
+            kept = await digest_in(unit, incident_id)
         for n, it in enumerate(revisions):
             if n == 0 and build(facts).digest != kept:
                 found["kept_fault"].append(it)

@@ -36,9 +36,19 @@ _KINDS: Final = {
 _CANONICAL: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 # What an entry has of its signal, and what a digest has of an entry.
 _SAME: Final = (
-    "source", "kind", "title", "sequence", "known_at", "received_at", "time_basis", "signal_id", "services",
-    "environment", "links", "conflicts",
-)  # fmt: skip
+    "source",
+    "kind",
+    "title",
+    "sequence",
+    "known_at",
+    "received_at",
+    "time_basis",
+    "signal_id",
+    "services",
+    "environment",
+    "links",
+    "conflicts",
+)
 _HASHED: Final = ("source", "id", "kind", "t", "p", "title", "sha", "pinned", "hidden")
 _TITLE: Final = 200  # The most characters of a note's first line in its title.
 
@@ -148,9 +158,16 @@ def _words(name: str) -> str:
 
 def _made(when: Instant, *, title: str, **others: Any) -> Entry:
     return Entry(
-        t=when.p.floor(when.t), p=when.p, title=title, pinned=False, hidden=False, occurred_at=when.t,
-        original_precision=when.p, original_title=title, **others,
-    )  # fmt: skip
+        t=when.p.floor(when.t),
+        p=when.p,
+        title=title,
+        pinned=False,
+        hidden=False,
+        occurred_at=when.t,
+        original_precision=when.p,
+        original_title=title,
+        **others,
+    )
 
 
 def _edited(entry: Entry, last: Last) -> Entry:

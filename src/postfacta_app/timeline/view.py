@@ -105,13 +105,17 @@ def lines(
                 known=_later(entry, entry.known_at, _MINUTE),
                 late=_later(entry, entry.received_at, 5 * _MINUTE) if is_of_people else "",
                 shift="" if corrected else _shift(entry),
-                was=_within(original.floor(entry.occurred_at), original, entry.t)
-                if corrected
-                else "",
+                was=(
+                    _within(original.floor(entry.occurred_at), original, entry.t)
+                    if corrected
+                    else ""
+                ),
                 remark=remark,
-                reason=why.get(entry.id.removeprefix("status:"))
-                if entry.source == "postfacta"
-                else None,
+                reason=(
+                    why.get(entry.id.removeprefix("status:"))
+                    if entry.source == "postfacta"
+                    else None
+                ),
                 beneath=beneath[entry.source, entry.id],
                 decided=decided,
                 content=(contents or {}).get(entry.signal_id) if entry.signal_id else None,

@@ -61,7 +61,8 @@ async def read_form(request: Request, principal: Principal) -> dict[str, str]:
     Line endings become line feeds. A `key`, if present, is a valid idempotency key; no text
     contains U+0000.
     """
-    fields, expected = await sent_fields(request), principal.session_csrf
+    fields = await sent_fields(request)
+    expected = principal.session_csrf
     given = fields.pop("csrf", "").encode()
     is_ours = expected is None or (  # Browsers do not send an Authorization header by themselves.
         is_same_origin(request.headers) and hmac.compare_digest(given, expected.encode())

@@ -58,8 +58,8 @@ def span(length: float) -> str:
 def mark_stale(page: bytes, at: datetime) -> bytes:
     """Insert a line at the top of a rendered page that says how old it is, and why."""
     line = (
-        f'<p class="stale" role="status">As of <time datetime="{at:%Y-%m-%dT%H:%MZ}">{at:%H:%M} UTC</time>.'
-        " The database is unavailable; nothing can be saved.</p>"
+        f'<p class="stale" role="status">As of <time datetime="{at:%Y-%m-%dT%H:%MZ}">{at:%H:%M}'
+        " UTC</time>. The database is unavailable; nothing can be saved.</p>"
     )
     return page.replace(_MAIN, _MAIN + line.encode(), 1)
 
@@ -124,8 +124,8 @@ class _Writer(MarkdownIt):
 def _tame(state: StateCore) -> None:
     for token in state.tokens:
         if token.type in {"heading_open", "heading_close"}:
-            token.tag = (
-                f"h{min(int(token.tag[1:]) + 2, 6)}"  # Below the page's `h1` and a section's `h2`.
+            token.tag = (  # Below the page's `h1` and a section's `h2`.
+                f"h{min(int(token.tag[1:]) + 2, 6)}"
             )
         token.attrs.pop("style", None)  # Column alignment: the pages' policy forbids inline styles.
         for child in token.children or ():

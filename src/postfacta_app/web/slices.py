@@ -61,7 +61,10 @@ def _matches(call: Call, _: str) -> Callable[[str], None]:
 
     def of_form(etag: str) -> None:
         if etag.rpartition("-")[2] != f'{call.fields["version"]}"':
-            detail = f"This {call.noun} was changed by someone else in the meantime. Check its current state, then repeat your change."
+            detail = (
+                f"This {call.noun} was changed by someone else in the meantime. Check its current"
+                " state, then repeat your change."
+            )
             raise errors.PreconditionFailedError(detail)
 
     return of_form

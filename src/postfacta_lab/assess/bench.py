@@ -1,4 +1,4 @@
-"""What a check sees: one instance of the service, the way to its database, and what can be done to both."""
+"""What a check sees: one instance of the service, its database, and what can be done to both."""
 
 from __future__ import annotations
 
@@ -26,10 +26,28 @@ from .spec import Ask, Spec
 
 # By what the service file calls it: the usual paths.
 _USUAL = {
-    "live": ("/healthz/live", "/livez", "/health/live", "/live", "/healthz", "/health", "/_health", "/ping"),
-    "ready": ("/healthz/ready", "/readyz", "/health/ready", "/ready", "/healthz", "/health", "/_health", "/ping"),
+    "live": (
+        "/healthz/live",
+        "/livez",
+        "/health/live",
+        "/live",
+        "/healthz",
+        "/health",
+        "/_health",
+        "/ping",
+    ),
+    "ready": (
+        "/healthz/ready",
+        "/readyz",
+        "/health/ready",
+        "/ready",
+        "/healthz",
+        "/health",
+        "/_health",
+        "/ping",
+    ),
     "metrics": ("/metrics", "/actuator/prometheus", "/-/metrics"),
-}  # fmt: skip
+}
 _JSON = {"Content-Type": "application/json"}
 _MOST_ROWS = 10_000
 MOST_LOG = 256 * 2**20  # bytes, after which no check is begun

@@ -1,4 +1,4 @@
-"""The checks: what `rubric.toml` says of each, the function that does it, what that answers, and the grade that follows."""
+"""The checks: what `rubric.toml` says of each, its function, the answer, and the grade."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Verdict:
 
     @property
     def sure(self) -> bool:
-        """Whether no lack of processor time can have made it, as when a process ended or an answer was wrong."""
+        """Whether no lack of processor time can be its cause, as when a process ended."""
         return self.facts.get("sure") is True
 
     @property

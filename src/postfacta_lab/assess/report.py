@@ -67,7 +67,10 @@ def grade_text(found: Found) -> str:
 
 def _figures(found: Found) -> str:
     grade = found["grade"]
-    return f"{grade['points']:.0f} points, {100 * grade['measured']:.0f} % measured, {found['seconds']:.0f} s"
+    return (
+        f"{grade['points']:.0f} points, {100 * grade['measured']:.0f} % measured,"
+        f" {found['seconds']:.0f} s"
+    )
 
 
 def _all(found: Found) -> list[Found]:
@@ -113,7 +116,9 @@ def summary(found: Found) -> Iterator[str]:
     yield ""
     for name, mean, share, checks in _categories(found):
         measured = sum(check["outcome"] == Outcome.MEASURED for check in checks)
-        yield f"  {name:<17}{'#' * round(10 * share):<12}{mean:<14}{measured} of {len(checks)} checks"
+        yield (
+            f"  {name:<17}{'#' * round(10 * share):<12}{mean:<14}{measured} of {len(checks)} checks"
+        )
     yield f"\n{found['service']}: {grade_text(found)}   {_figures(found)}"
     if declared := [check for check in found["checks"] if check["outcome"] == Outcome.DECLARED]:
         yield "declared as not applicable:"
@@ -128,7 +133,10 @@ def summary(found: Found) -> Iterator[str]:
         if check["without"] != check["harden"]:
             yield f"      without: {check['without']}"
     if found["grade"]["lowest"] != found["grade"]["highest"]:
-        yield "\nA range: some checks did not run. Name what they need in assess.toml (`postfacta assess init`)."
+        yield (
+            "\nA range: some checks did not run. Name what they need in assess.toml (`postfacta"
+            " assess init`)."
+        )
 
 
 def _steps(found: Found, most: int) -> Iterator[tuple[Found, Found]]:
@@ -171,9 +179,9 @@ def sarif(found: Found) -> str:
     results = [
         {
             "ruleId": check["id"],
-            "level": "error"
-            if check["word"] == "fail" and check["gate"] is not None
-            else "warning",
+            "level": (
+                "error" if check["word"] == "fail" and check["gate"] is not None else "warning"
+            ),
             "message": {"text": f"{check['title']}: {check['evidence']}"},
             "locations": [{"physicalLocation": place}],
         }
@@ -198,11 +206,12 @@ def badge(found: Found) -> str:
     left = 72
     right = 14 + 7 * len(text)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" '
-        f'aria-label="reliability: {text}"><title>reliability: {text}</title>'
-        f'<rect width="{left}" height="20" fill="#444"/><rect x="{left}" width="{right}" height="20" fill="{colour}"/>'
-        '<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11" text-anchor="middle">'
-        f'<text x="{left / 2}" y="14">reliability</text><text x="{left + right / 2}" y="14">{text}</text></g></svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img"'
+        f' aria-label="reliability: {text}"><title>reliability: {text}</title><rect width="{left}"'
+        f' height="20" fill="#444"/><rect x="{left}" width="{right}" height="20"'
+        f' fill="{colour}"/><g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif"'
+        f' font-size="11" text-anchor="middle"><text x="{left / 2}" y="14">reliability</text><text'
+        f' x="{left + right / 2}" y="14">{text}</text></g></svg>\n'
     )
 
 
@@ -230,13 +239,23 @@ def markdown(found: Found) -> str:
 def html(found: Found) -> str:
     """Return one page, as all reports of the lab, with plots in SVG and no script."""
     gates = [
-        (f"P{level}, at most {cap}", " ".join(word(it["word"], it["id"]) for it in found["checks"] if it["gate"] == level))
+        (
+            f"P{level}, at most {cap}",
+            " ".join(word(it["word"], it["id"]) for it in found["checks"] if it["gate"] == level),
+        )
         for level, cap in enumerate(CAPS)
-    ]  # fmt: skip
+    ]
     way_up = [
-        (f"{check['id']} {check['title']}", f"+{step['gain']}", step["cap"], check["evidence"], check["harden"], check["without"])
+        (
+            f"{check['id']} {check['title']}",
+            f"+{step['gain']}",
+            step["cap"],
+            check["evidence"],
+            check["harden"],
+            check["without"],
+        )
         for step, check in _steps(found, 10)
-    ]  # fmt: skip
+    ]
     heads = ("check", "points", "lifts the cap", "evidence", "with harden", "without")
     sections = [
         section("Gates", table(("if one fails", "they are"), gates)),
@@ -258,4 +277,5 @@ def _details(check: Found) -> str:
         if check["facts"].get(name)
     ]
     said = f"{escape(check['id'])} {escape(check['title'])} {word(check['word'])}"
-    return f"<details><summary>{said}</summary><p>{escape(check['evidence'])}</p>{''.join(plots)}</details>"
+    evidence = f"<p>{escape(check['evidence'])}</p>{''.join(plots)}"
+    return f"<details><summary>{said}</summary>{evidence}</details>"

@@ -1,4 +1,4 @@
-"""Runs the checks in their order, each on a service that is well, and writes down what they found."""
+"""Runs the checks in order, each on a service that is well, and writes down what they found."""
 
 from __future__ import annotations
 
@@ -119,7 +119,8 @@ class _Runner:
 
         What failed, and perhaps for lack of time, is tried once more on a fresh instance.
         """
-        began, first = monotonic(), await self._once(group)
+        began = monotonic()
+        first = await self._once(group)
         took = monotonic() - began
         again = [
             name

@@ -179,22 +179,42 @@ _ASK = {
 }
 # By table, "" for the file itself.
 _KEYS: Mapping[str, Mapping[str, _Kind]] = {
-    "": {**dict.fromkeys(("service", "read", "write", "auth", "database", "limits"), _ANY), "checks": _LIST, "declare": _TABLES},
+    "": {
+        **dict.fromkeys(("service", "read", "write", "auth", "database", "limits"), _ANY),
+        "checks": _LIST,
+        "declare": _TABLES,
+    },
     "service": {
-        "start": _LIST, "name": _TEXT, "env": _TEXTS, "grace": _NUMBER, "prestop": _NUMBER,
-        "live": _PATH, "ready": _PATH, "metrics": _PATH, "project": _TEXT, "public": _FLAG,
+        "start": _LIST,
+        "name": _TEXT,
+        "env": _TEXTS,
+        "grace": _NUMBER,
+        "prestop": _NUMBER,
+        "live": _PATH,
+        "ready": _PATH,
+        "metrics": _PATH,
+        "project": _TEXT,
+        "public": _FLAG,
     },
     "read": _ASK,
     "write": _ASK,
     "auth": {"header": _like(r"[\w-]+:\s*\S.*", 'one, as "Authorization: Bearer ${TOKEN}"')},
-    "database": {"env": _TEXT, "url": ("an address with host and port", _is_address), "max_connections": _NUMBER},
+    "database": {
+        "env": _TEXT,
+        "url": ("an address with host and port", _is_address),
+        "max_connections": _NUMBER,
+    },
     "limits": {"off": _TEXTS},
     "declare": {"check": _TEXT, "why": _TEXT},
-}  # fmt: skip
+}
 _REQUIRED: Mapping[str, tuple[str, ...]] = {
-    "service": ("start",), "read": ("path",), "write": ("path",), "auth": ("header",),
-    "database": ("env", "url"), "declare": ("check", "why"),
-}  # fmt: skip
+    "service": ("start",),
+    "read": ("path",),
+    "write": ("path",),
+    "auth": ("header",),
+    "database": ("env", "url"),
+    "declare": ("check", "why"),
+}
 
 
 def _table(name: str, data: Any) -> dict[str, Any]:

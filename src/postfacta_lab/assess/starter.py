@@ -19,8 +19,13 @@ from .spec import Ask, Spec
 
 _DOCUMENTS = ("/openapi.json", "/api/openapi.json", "/swagger.json", "/v3/api-docs")
 _PROBES = re.compile(r"health|ready|live|metrics|ping|docs|openapi|version")
-_TEXTS = {"email": "{unique}@example.org", "date": "2026-01-02", "date-time": "2026-01-02T03:04:05Z",
-          "uuid": "00000000-0000-4000-8000-000000000001", "uri": "https://example.org/{unique}"}  # fmt: skip
+_TEXTS = {
+    "email": "{unique}@example.org",
+    "date": "2026-01-02",
+    "date-time": "2026-01-02T03:04:05Z",
+    "uuid": "00000000-0000-4000-8000-000000000001",
+    "uri": "https://example.org/{unique}",
+}
 _TRIES = 12
 _DEEPEST = 6
 _REST = """
@@ -98,7 +103,8 @@ def _example(document: dict[str, Any], schema: dict[str, Any], depth: int = 0) -
 async def _read(bench: Bench, paths: dict[str, Any]) -> Ask:
     """Find what reads a write back; else anything that is answered 200."""
     if bench.spec.write is not None:
-        written, base = await bench.write(), bench.spec.write.path
+        written = await bench.write()
+        base = bench.spec.write.path
         for path in (f"{base.rstrip('/')}/{{id}}", base):
             bench.spec = replace(bench.spec, read=Ask(path=path))
             if await bench.has(written):
@@ -138,7 +144,8 @@ def _table(name: str, values: Mapping[str, Any]) -> str:
 def _inline(value: Any) -> str:
     if isinstance(value, dict):
         entries = {key: entry for key, entry in as_dict(value).items() if entry is not None}
-        return f"{{ {', '.join(f'{json.dumps(key)} = {_inline(entry)}' for key, entry in entries.items())} }}"
+        pairs = (f"{json.dumps(key)} = {_inline(entry)}" for key, entry in entries.items())
+        return f"{{ {', '.join(pairs)} }}"
     return (
         f"[{', '.join(map(_inline, as_list(value)))}]"
         if isinstance(value, list)

@@ -20,7 +20,10 @@ from ..engine.page import chart, page, section, table
 from ..verdict import Verdict
 
 _FEWEST_POINTS = 6
-_UNKNOWN = f"not identified: {_FEWEST_POINTS} points are needed, and contention and coherence that are distinct from 0"
+_UNKNOWN = (
+    f"not identified: {_FEWEST_POINTS} points are needed, and contention and coherence that are"
+    " distinct from 0"
+)
 _PLANNED_USE = (
     0.65  # of a pool: a request waits twice its time of service, at 0.9 nine times (M/M/1)
 )
@@ -82,7 +85,7 @@ def command(
 
 
 def _points(file: Path) -> list[tuple[float, float]]:
-    """Return requests under way and good answers a second, for each part that was offered a steady load."""
+    """Return requests under way and good answers a second, for each part of steady load."""
     parts = json.loads(file.read_text())["parts"]
     steady = (part for part in parts if part["name"].startswith(("step", "steady")))
     return [(part["in_flight"], part["goodput"]) for part in steady]
@@ -133,12 +136,15 @@ class Scaling:
     def in_words(self) -> list[str]:
         errors = zip(("rate", "contention", "coherence"), self.errors, strict=True)
         most = self.most_under_way
+        peak = _UNKNOWN
+        if most is not None:
+            peak = f"{self.at(most):.1f} a second, with {most:.1f} under way"
         return [
             "; ".join(
                 f"{name} = {getattr(self, name):.4g} ± {error:.2g}" for name, error in errors
             ),
             "residuals: " + ", ".join(f"{residual:+.1f}" for residual in self.residuals),
-            f"peak: {_UNKNOWN if most is None else f'{self.at(most):.1f} a second, with {most:.1f} under way'}",
+            f"peak: {peak}",
         ]
 
 
@@ -150,7 +156,8 @@ def fit(points: Sequence[tuple[float, float]]) -> Scaling:
     used = [(under_way, rate) for under_way, rate in points if under_way > 0 and rate > 0]
     if len(used) < 3:
         raise ValueError(
-            f"{len(used)} usable points: three parameters need at least three, a verdict {_FEWEST_POINTS}"
+            f"{len(used)} usable points: three parameters need at least three, a verdict"
+            f" {_FEWEST_POINTS}"
         )
     # The weight makes a residual of N / X, squared, one of X.
     rows = [(x**4 / n**2, (1.0, n - 1, n * (n - 1)), n / x) for n, x in used]
@@ -186,5 +193,5 @@ def _inverse(matrix: list[list[float]]) -> list[list[float]]:
 
 
 def pool_for(rate: float, held: float) -> int:
-    """Return the connections for a rate of requests that hold one for some seconds each (Little), at the planned use."""
+    """Return the connections for a rate of requests that hold one for some seconds (Little)."""
     return max(math.ceil(rate * held / _PLANNED_USE - 1e-9), 1)

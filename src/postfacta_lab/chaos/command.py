@@ -38,7 +38,10 @@ _SUFFIXES = {".yaml", ".yml", ".json"}
 
 @click.command(
     "chaos",
-    epilog="Example: postfacta lab chaos restart.yaml --path /invoices/7 -- uvicorn billing:app --port {port}",
+    epilog=(
+        "Example: postfacta lab chaos restart.yaml --path /invoices/7 -- uvicorn billing:app --port"
+        " {port}"
+    ),
 )
 @click.argument("words", nargs=-1, required=True, metavar="FILE... [-- COMMAND...]")
 @click.option("--url", help="A service that runs already, instead of a command that starts one.")
@@ -49,7 +52,7 @@ _SUFFIXES = {".yaml", ".yml", ".json"}
 def command(
     *, words: tuple[str, ...], url: str | None, paths: tuple[str, ...], out: Path
 ) -> Verdict:
-    """Run experiments of Chaos Toolkit on a service under load, and judge what its users went through.
+    """Run experiments of Chaos Toolkit on a service under load, and judge what users went through.
 
     Chaos Toolkit's own verdict can only make ours worse. CHAOS_TOKEN is sent as a bearer token. It
     writes result.json and report.html.

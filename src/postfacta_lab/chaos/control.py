@@ -32,7 +32,8 @@ from ..load.mix import read_mix
 from .judging import is_ours, judge
 
 _LONGEST = 3600.0  # seconds; an experiment that lasts longer is stuck
-SLOW = 0.5  # seconds that no user should wait; a request in flight for longer counts though it has no end yet
+# Seconds that no user should wait; a request in flight for longer counts though it has no end yet.
+SLOW = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,7 @@ class Lab:
         }
 
     def answers(self, probe: str, error: str = "") -> list[float]:
-        """Return the seconds that instances took for answers to a probe, good ones or those of a status."""
+        """Return the seconds of the answers to a probe, good ones or those of a status."""
         seen = [it for watcher in self.watchers for it in tuple(watcher.meter.samples)]
         route = f"GET /healthz/{probe}"
         return [it.ended - it.began for it in seen if (it.route, it.error) == (route, error)]
@@ -239,7 +240,7 @@ def configure_control(
 def configure(
     configuration: Mapping[str, Any], make: Callable[[Mapping[str, Any], ExitStack], Lab]
 ) -> None:
-    """Build a lab, and let its load run for one window, so that the first probe has something to judge."""
+    """Build a lab, and let its load run for one window, which the first probe judges."""
     stack = ExitStack()
     try:
         lab = make(configuration, stack)
@@ -288,7 +289,7 @@ def before_activity_control(context: Mapping[str, Any], **_: object) -> None:
 
 
 def after_experiment_control(state: MutableMapping[str, Any], **_: object) -> None:
-    """Put into the journal how users fared, and mark it as deviated unless all was measured, and held.
+    """Put into the journal how users fared; mark it as deviated unless all was measured, and held.
 
     Then Chaos Toolkit's own exit code is 1, too.
     """

@@ -28,7 +28,7 @@ _Finding = tuple[int, str]
 def judge(
     journal: Mapping[str, Any], users: Mapping[str, Any], *, watched: bool, failure: str = ""
 ) -> tuple[Verdict, list[str]]:
-    """Judge by the journal, by what the lab noted of users if some must have been watched, and by how Chaos Toolkit ended.
+    """Judge by the journal, by what the lab noted of users, and by how Chaos Toolkit ended.
 
     Its own failure can only make the verdict worse. Return also all that was found, what decides
     first.
@@ -41,7 +41,7 @@ def judge(
 
 
 def is_ours(module: str) -> bool:
-    """Return whether an action of this module marks its moments itself, and is no fault by itself if it fails."""
+    """Return whether an action marks its own moments, and is no fault if it fails."""
     return module.startswith(("postfacta_lab.", "chaos."))
 
 

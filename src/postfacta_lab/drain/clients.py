@@ -19,7 +19,7 @@ _PATIENCE = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request: the kind of client that sent it, how it ended, and when it was sent, on the monotonic clock."""
+    """One request: the kind of its client, how it ended, and when it was sent (monotonic)."""
 
     client: str
     outcome: Outcome
@@ -38,7 +38,7 @@ def settled(seen: Sequence[tuple[float, int]], since: float) -> float | None:
 
 
 class Clients:
-    """All clients of one instance, or of what stands before it, with every request of theirs in the order of the answers.
+    """All clients of one instance, or of its proxy, with each request in the order of the answers.
 
     As behind a load balancer, new connections come until `notice` seconds after readiness first
     failed; what is open goes on until `ends`.

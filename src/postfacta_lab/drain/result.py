@@ -69,7 +69,10 @@ def judge(
     flaw = Verdict.INVALID if found else None
     if failed:
         kinds = ", ".join(sorted({f"{attempt.client} {attempt.outcome}" for attempt in failed}))
-        late = f"{sum(attempt.at >= signalled for attempt in failed)} of {len(after)} sent after the signal"
+        late = (
+            f"{sum(attempt.at >= signalled for attempt in failed)} of {len(after)} sent after the"
+            " signal"
+        )
         found.append(f"{len(failed)} of {len(attempts)} requests failed ({kinds}), {late}")
     figures = {
         "failed / requests": f"{len(failed)} / {len(attempts)}",

@@ -1,4 +1,7 @@
-"""Stops any service under load, or restarts it behind HAProxy, known by its command alone, and counts what its clients noticed."""
+"""Stops a service under load, or restarts it behind HAProxy, and counts what clients noticed.
+
+The service is known by its command alone.
+"""
 
 from __future__ import annotations
 
@@ -220,7 +223,7 @@ def program() -> str | None:
 
 
 class HAProxy(Child):
-    """HAProxy before the instances at some ports, which it asks for a path until they answer 200."""
+    """HAProxy before instances at some ports, which it asks for a path until they answer 200."""
 
     def __init__(
         self, ports: Sequence[int], folder: Path, *, ready: str = "/healthz/ready"

@@ -23,8 +23,8 @@ class Outcome(StrEnum):
     """How a request ended for its client."""
 
     OK = "ok"
-    STALE_EOF = (
-        "stale_eof"  # a kept-alive connection was closed unanswered, without a warning before
+    STALE_EOF = (  # a kept-alive connection was closed unanswered, without a warning before
+        "stale_eof"
     )
     REFUSED = "refused"
     RESET = "reset"  # a fresh connection was reset, or closed unanswered

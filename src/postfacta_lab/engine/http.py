@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server for what the lab itself must answer, such as traces that are sent to it."""
+"""A small HTTP/1.1 server for what is sent to the lab itself, such as traces."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _encode(http: h11.Connection, method: str, reply: Reply) -> bytes:
 
 
 class Collector:
-    """Accepts traces by OTLP over HTTP, as protobuf or JSON, and finds ids in them whatever the format."""
+    """Accepts traces by OTLP over HTTP, as protobuf or JSON, and finds ids in either."""
 
     def __init__(self) -> None:
         self._got = bytearray()

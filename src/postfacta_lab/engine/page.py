@@ -1,4 +1,4 @@
-"""Writes reports: as one HTML file that needs nothing else, or as JUnit writes them, for CI services."""
+"""Writes reports: as one HTML file that needs nothing else, or as JUnit does, for CI services."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def page(
     )
     style = files("postfacta_lab.engine").joinpath("page.css").read_text(encoding="utf-8")
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}: {escape(verdict)}</title><style>{style}</style><body><main>"
-        f"<h1>{escape(title)} {badge(verdict)}</h1>"
-        f'<p>{escape(lead)}</p><p class="soft">{escape(about)}</p>{"".join(sections)}</main></body></html>\n'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport"'
+        f' content="width=device-width, initial-scale=1"><title>{escape(title)}:'
+        f" {escape(verdict)}</title><style>{style}</style><body><main><h1>{escape(title)}"
+        f" {badge(verdict)}</h1><p>{escape(lead)}</p><p"
+        f' class="soft">{escape(about)}</p>{"".join(sections)}</main></body></html>\n'
     )
 
 

@@ -281,7 +281,7 @@ class Waited:
 
 
 def _ticks() -> tuple[int, int, int]:
-    """Return what all processors did since they were started, of that nothing, and for us and those below us."""
+    """Return the seconds of all processors since their start, idle ones, and ours and below."""
     if not _STAT.exists():
         return 0, 0, 0
     every = [int(word) for word in _STAT.read_text().split("\n", 1)[0].split()[1:9]]

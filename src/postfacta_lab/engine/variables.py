@@ -37,7 +37,7 @@ def for_an_experiment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_an_experiment() -> dict[str, str]:
-    """Return the settings of the experiment that this process runs, by their names without ``CHAOS_``."""
+    """Return the settings of this process's experiment, by their names without ``CHAOS_``."""
     return {
         name.removeprefix("CHAOS_"): value
         for name, value in os.environ.items()

@@ -98,7 +98,8 @@ def command(*, words: tuple[str, ...], paths: tuple[str, ...], folder: Path) -> 
         path.write_text(text)
         click.echo(f"wrote {path}")
     click.echo(
-        f"{len(found.paths)} requests, readiness {found.ready or 'unknown'}. Run it: pytest {folder / 'reliability'}"
+        f"{len(found.paths)} requests, readiness {found.ready or 'unknown'}. Run it: pytest"
+        f" {folder / 'reliability'}"
     )
     return Verdict.PASS
 
@@ -154,7 +155,7 @@ class Found:
 
 
 def candidates(document: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """Return the paths that can be read as they are, and for each other operation why it is left out."""
+    """Return the paths that can be read, and for each other operation why it is left out."""
     paths: list[str] = []
     others: dict[str, str] = {}
     for path, item in as_dict(document.get("paths")).items():
@@ -187,10 +188,14 @@ def files(found: Found) -> dict[str, str]:
         path=json.dumps(found.paths[0]),
     )
     return {
-        "reliability/mix.yaml": "# What users ask for; `share` is a weight, `method` and `body` make a write.\n"
-        + requests
-        + others,
-        "reliability/conftest.py": '"""The fixtures of the lab."""\n\npytest_plugins = ["postfacta_lab.fixtures"]\n',
+        "reliability/mix.yaml": (
+            "# What users ask for; `share` is a weight, `method` and `body` make a write.\n"
+            + requests
+            + others
+        ),
+        "reliability/conftest.py": (
+            '"""The fixtures of the lab."""\n\npytest_plugins = ["postfacta_lab.fixtures"]\n'
+        ),
         "reliability/test_reliability.py": tests,
         ".github/workflows/reliability.yml": _WORKFLOW.substitute(
             install=json.dumps(f"{install_command('lab')} pytest")

@@ -193,7 +193,7 @@ class Report:
         return page("Load", self.verdict.name.lower(), sections, lead=lead)
 
     def write(self, folder: Path) -> None:
-        """Store ``load.json``, ``report.html`` and ``junit.xml``, where each part is a test case, in a folder."""
+        """Store ``load.json``, ``report.html`` and ``junit.xml`` (a case for each part)."""
         cases = [
             Case(
                 "load", it.name, it.seconds, _JUNIT.get(it.verdict, "error"), "; ".join(it.reasons)

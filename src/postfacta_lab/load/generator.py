@@ -1,4 +1,4 @@
-"""Says before a run when each request is to begin, sends it then whatever became of the others, keeps what became of each.
+"""Plans when each request of a run begins, and sends it then, whatever became of the others.
 
 An open loop: a slow server gets as many requests as a quick one. A latency counts from the moment
 the request was *meant* to begin. A request that finds no idle connection opens one; a client whose

@@ -100,7 +100,7 @@ class Toxiproxy:
 
 @contextmanager
 def fault_proxy() -> Generator[Toxiproxy]:
-    """Run the fault proxy as a process on a free port until the block ends, or raise `RuntimeError`."""
+    """Run the fault proxy on a free port until the block ends, or raise `RuntimeError`."""
     command = [sys.executable, "-m", "postfacta_lab", "proxy", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
         try:

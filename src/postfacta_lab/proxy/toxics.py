@@ -1,4 +1,4 @@
-"""What can be done to one direction of a TCP connection while its bytes pass, as Toxiproxy 2.12 names and means it.
+"""What can be done to one direction of a TCP connection, as Toxiproxy 2.12 names and means it.
 
 Nothing here waits or holds bytes. From the first chunk of a direction, the toxics in force work out
 one step: how many of its bytes go next, when, and what becomes of them. Who moves the bytes waits
@@ -109,7 +109,7 @@ def _latency(has: Mapping[str, int], stage: Stage, step: Step) -> None:
 
 
 def _bandwidth(has: Mapping[str, int], stage: Stage, step: Step) -> None:
-    """Let a piece go when its time on the wire is over, which begins when the one before is through."""
+    """Let a piece go when its time on the wire is over, which begins after the one before."""
     rate = has["rate"] * 1000
     step.size = min(step.size, int(rate * BURST))
     step.due = stage.free = max(step.due, stage.free) + step.size / rate
@@ -125,12 +125,14 @@ def _timeout(has: Mapping[str, int], stage: Stage, step: Step) -> None:
     if step.fate == "pass" and step.due < over:
         step.fate = "swallow"
     else:
-        step.fate, step.due = "end", min(step.due, over)
+        step.fate = "end"
+        step.due = min(step.due, over)
 
 
 def _reset_peer(has: Mapping[str, int], stage: Stage, step: Step) -> None:
     if step.fate != "wait":
-        step.fate, step.due = "reset", max(step.due, stage.free) + has["timeout"] / 1000
+        step.fate = "reset"
+        step.due = max(step.due, stage.free) + has["timeout"] / 1000
 
 
 def _slicer(has: Mapping[str, int], stage: Stage, step: Step) -> None:
@@ -141,7 +143,8 @@ def _slicer(has: Mapping[str, int], stage: Stage, step: Step) -> None:
 
 def _limit_data(has: Mapping[str, int], stage: Stage, step: Step) -> None:
     if stage.sent >= has["bytes"] and (stage.sent or step.fate == "pass"):
-        step.fate, step.due = "end", min(step.due, stage.free)
+        step.fate = "end"
+        step.due = min(step.due, stage.free)
     elif step.fate == "pass":
         step.size = min(step.size, has["bytes"] - stage.sent)
         stage.sent += step.size

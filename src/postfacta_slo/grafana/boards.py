@@ -72,7 +72,7 @@ class Panel:
 
 
 def panel_json(panel: Panel, number: int, *, at: tuple[int, int]) -> dict[str, Any]:
-    """Return a panel in Grafana's format, with its number on the dashboard and its place as column and row."""
+    """Return a panel in Grafana's format, with its number and its place as column and row."""
     is_lines = panel.kind is Kind.LINES
     names = {str(value): {"text": word} for value, word in panel.names.items()}
     defaults: dict[str, Any] = {

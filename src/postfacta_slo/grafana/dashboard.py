@@ -97,7 +97,10 @@ def _panels(objective: Objective) -> list[Panel]:
         _events(indicator) if isinstance(indicator, RatioIndicator) else _measured(indicator)
     )
     if slices:
-        told = f"Each {span(slices.window)} is good or bad as a whole. Those with too little to judge by count as good here."
+        told = (
+            f"Each {span(slices.window)} is good or bad as a whole. Those with too little to judge"
+            " by count as good here."
+        )
         asked = [
             (recorded(f"slo:slice_{word}:bool", objective), word) for word in ("bad", "judged")
         ]
@@ -108,7 +111,10 @@ def _panels(objective: Objective) -> list[Panel]:
             )
         )  # fmt: skip
     if objective.period < DAY:
-        told = "The share of the time shown in which the objective was met, by the period that had just passed."
+        told = (
+            "The share of the time shown in which the objective was met, by the period that had"
+            " just passed."
+        )
         kept = f"avg_over_time({recorded('slo:period_ok:bool', objective)}[$__range])"
         steps = (Step("red"), Step("orange", 0.95), Step("green", 0.99))
         panels.append(

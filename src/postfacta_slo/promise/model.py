@@ -132,7 +132,7 @@ class RatioIndicator:
 
     @property
     def is_expression(self) -> bool:
-        """Whether it is measured by PromQL of the file's author, which no series can be made up for."""
+        """Whether it is measured by PromQL of the author, which no series can be made up for."""
         return isinstance(self.total, Expression)
 
     @property
@@ -152,9 +152,11 @@ class ThresholdIndicator:
     name: str  # Its name in the file.
     description: str  # What is measured, for people; may be empty.
     metric: Query  # The series, or an expression; for a quantile the buckets of a histogram.
-    aggregate: str  # How several series become one: `max`, `min`, `avg` or `sum`; `quantile` for a histogram.
+    # How several series become one: `max`, `min`, `avg` or `sum`; `quantile` for a histogram.
+    aggregate: str
     quantile: float | None  # Which one, above 0 and below 1; None but for `quantile`.
-    op: str = ""  # What the value must be, compared with `value`: `lte`, `gte`, `lt` or `gt`, by the objective.
+    # What the measured value must be, compared with `value`: `lte`, `gte`, `lt` or `gt`.
+    op: str = ""
     value: float = 0.0  # The other value, in the metric's unit.
     counts: ClassVar[bool] = False  # Whether events can be counted.
 
@@ -267,8 +269,9 @@ class Objective:
     def _check_tier(self, tier: Tier) -> None:
         if tier.factor * self.budget >= 1:
             raise SloError(
-                f"alert policy {tier.policy} can never fire: {tier.factor:g} x (1 - {self.target:g}) is 1 or more, "
-                "and more than all cannot fail; lower the threshold"
+                f"alert policy {tier.policy} can never fire: {tier.factor:g} x (1 -"
+                f" {self.target:g}) is 1 or more, and more than all cannot fail; lower the"
+                " threshold"
             )
         if tier.long > self.period:
             raise SloError(
@@ -304,7 +307,7 @@ class Objective:
         return round(tier.factor * self.budget, 12)
 
     def spent_at(self, tier: Tier) -> float:
-        """Return the share of the budget that is spent when the tier's long window has just filled at its rate."""
+        """Return the share of the budget that is spent once the tier's long window has filled."""
         return round(tier.factor * tier.long / self.period, 12)
 
     def fires_after(self, tier: Tier, failing: float) -> float:
@@ -377,7 +380,7 @@ def percent(share: float) -> str:
 
 
 def error_series(window: int, what: str = "ratio_rate") -> str:
-    """Return the name of the series with the error share over a window, or with the `increase` of failures.
+    """Return the name of the series with the error share in a window, or the `increase`.
 
     Compression does not change it.
     """

@@ -107,8 +107,8 @@ class _Events(NamedTuple):
             if counter and "[" not in self.series.text:
                 self.spec.wrong(
                     "query",
-                    "adds up counters, which a restart sets to 0: put rate(...[{{window}}]) around each, "
-                    "or write counter: false if they are none",
+                    "adds up counters, which a restart sets to 0: put rate(...[{{window}}]) around"
+                    " each, or write counter: false if they are none",
                 )
             return self.series
         is_bare = counter and not self.is_rate
@@ -316,7 +316,8 @@ class _File:
         if tier and len(known) == len(told) and known != [tier.severity]:
             spec.wrong(
                 "notificationTargets",
-                f"receive {', '.join(sorted(known)) or 'nothing'}, but the severity is {tier.severity}",
+                f"receive {', '.join(sorted(known)) or 'nothing'}, but the severity is"
+                f" {tier.severity}",
             )
         made = replace(tier, policy=one.name, when_no_data=no_data) if tier else None
         return one.made(lambda: made)
@@ -402,7 +403,10 @@ class _File:
             # Prometheus tells no quantile above the last edge, however much lies beyond it.
             never = {"lte": "missed", "gt": "met"}.get(op)
             if never and value in self._edges(sli.metric)[-1:]:
-                why = f"{value:g} is the last bucket edge, so it could never be {never}: take a lower one"
+                why = (
+                    f"{value:g} is the last bucket edge, so it could never be {never}: take a"
+                    " lower one"
+                )
                 terms.wrong("value", why)
         # The worst of several series counts.
         worst = "max" if op in {"lte", "lt"} else "min"

@@ -180,8 +180,8 @@ def selector(text: str) -> Selector:
     whole = _WHOLE.fullmatch(text)
     if not whole:
         raise SloError(
-            f'must be one metric with conditions on its labels, such as up{{job="shop"}}, not {text!r}; '
-            "rates, sums and windows are put around it here"
+            'must be one metric with conditions on its labels, such as up{job="shop"}, not'
+            f" {text!r}; rates, sums and windows are put around it here"
         )
     inside = (whole[2] or "").rstrip()
     found = list(_ONE.finditer(inside))

@@ -103,7 +103,7 @@ class StrictMapping:
             return None
 
     def pass_over(self, *keys: str) -> None:
-        """Take keys of which it is not known whether they belong here, as what would say so is wrong."""
+        """Take keys that may belong here or not, as what would say so is wrong."""
         for key in keys:
             self.raw(key)
 
@@ -322,7 +322,7 @@ class Registry(Generic[_Made]):
         return tuple(made for made in self._made.values() if made is not None)
 
     def find(self, value: _Made) -> bool:
-        """Return whether one equals this, which is then referenced, or whether one that is wrong might."""
+        """Return whether one equals this, which is then referenced, or one that is wrong might."""
         names = [name for name, made in self._made.items() if made == value]
         for name in names[:1]:
             self._unasked.pop(name, None)

@@ -109,7 +109,7 @@ def _smoulder(scenario: Scenario, place: int) -> Test:
 
 
 def _blip(scenario: Scenario, tier: Tier) -> Test:
-    """The failures exceed the short window's threshold for long enough, but not the long window's."""
+    """Failures exceed the short window's threshold for long enough, but not the long window's."""
     burn = scenario.burn(tier)
     limit = burn.threshold
     if scenario.counting:

@@ -117,7 +117,7 @@ class Traffic:
 
 
 def spread(scrapes: int, total: int, bad: int) -> list[Stretch]:
-    """Return `total` events spread evenly over `scrapes` scrapes, and the bad ones evenly among them."""
+    """Return `total` events spread evenly over `scrapes`, and the bad ones evenly among them."""
     events = [place * total // scrapes for place in range(scrapes + 1)]
     bads = [event * bad // total if total else 0 for event in events]
     return [

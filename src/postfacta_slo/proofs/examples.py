@@ -42,7 +42,7 @@ def selected(*selectors: Selector, without: Selector | None = None) -> dict[str,
 
 
 def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return label sets that satisfy all matchers but one of the selector, for each matcher in turn.
+    """Return label sets that satisfy all matchers of the selector but one, each in turn.
 
     Each differs in one label from the given ones, which the selector selects. A matcher that
     excludes a pattern is missed once for each of the pattern's alternatives.

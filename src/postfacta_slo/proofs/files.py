@@ -30,7 +30,7 @@ _SLOW: Final = 300
 
 
 def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[str, Any]:
-    """Return the content of a file of promtool's tests of the rules of `rules_of`, but for its `rule_files`.
+    """Return a file of promtool's tests of the rules of `rules_of`, but for its `rule_files`.
 
     Each objective is in one of two such files, since a file has one pace. The tests of alerts that
     see no less than five minutes would take hours of samples; with the rules evaluated once a

@@ -335,7 +335,7 @@ class Scenario:
         return by.width + (by.then.width if by.then else 0) if isinstance(by, Slicing) else 0
 
     def burst(self) -> tuple[int, int]:
-        """Return for how many scrapes all must fail until a slice is surely bad, and for how many one then is."""
+        """Return how many scrapes must fail until a slice is surely bad, and its length."""
         by = self.by
         if isinstance(by, Counting):
             return self.every, self.every
@@ -457,7 +457,7 @@ class Scenario:
         return Assertion(f"sum({name}{{{self.own}}})", at, {"{}": float(value)})
 
     def windows(self, condition: str, at: int, *, none: bool = False) -> Assertion:
-        """Return the check that a condition holds for the error share over each window, or over none."""
+        """Return the check of a condition on the error share over each window, or over none."""
         shares = f'{{__name__=~"slo:sli_error:ratio_rate.*",{self.own}}}'
         return self.count(condition.format(shares), 0 if none else len(self.objective.windows), at)
 

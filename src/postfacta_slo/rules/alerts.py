@@ -58,11 +58,13 @@ def period_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
         return []
     left = recorded("slo:period_error_budget_remaining:ratio", objective)
     texts = {
-        "summary": f"{_title(objective)}: the error budget of {in_words(objective.period)} is spent",
+        "summary": (
+            f"{_title(objective)}: the error budget of {in_words(objective.period)} is spent"
+        ),
         "description": (
-            f"Of all {objective.unit} more than {percent(objective.budget)} failed in the last "
-            f"{in_words(objective.period)}. Of the budget {{{{ $value | humanizePercentage }}}} is left. "
-            "The error-budget policy says what may still be changed."
+            f"Of all {objective.unit} more than {percent(objective.budget)} failed in the last"
+            f" {in_words(objective.period)}. Of the budget {{{{ $value | humanizePercentage }}}} is"
+            " left. The error-budget policy says what may still be changed."
         ),
     }
     labels = {"severity": objective.exhausted_severity}
@@ -109,12 +111,15 @@ def _burn(objective: Objective, tier: Tier, compress: int) -> Rule:
         )
     spent = percent(objective.spent_at(tier))
     texts = {
-        "summary": f"{_title(objective)}: the error budget burns {number(tier.factor)} times too fast",
+        "summary": (
+            f"{_title(objective)}: the error budget burns {number(tier.factor)} times too fast"
+        ),
         "description": (
-            f"More than {percent(objective.threshold(tier))} of all {objective.unit} failed over the last "
-            f"{span(tier.long)} and over the last {span(tier.short)}: {{{{ $value | humanizePercentage }}}} over "
-            f"{span(tier.long)}. At such a rate {spent} of the budget go in {span(tier.long)}, and all of it in "
-            f"{in_words(objective.period / tier.factor)}."
+            f"More than {percent(objective.threshold(tier))} of all {objective.unit} failed over"
+            f" the last {span(tier.long)} and over the last {span(tier.short)}: {{{{ $value |"
+            f" humanizePercentage }}}} over {span(tier.long)}. At such a rate {spent} of the budget"
+            f" go in {span(tier.long)}, and all of it in"
+            f" {in_words(objective.period / tier.factor)}."
         ),
     }
     labels = {"severity": tier.severity, "burnrate_tier": tier.name}
@@ -164,11 +169,9 @@ def _alert(
         "for": hold,
         # Series have these labels too; on the rule they also tell one objective's alert from
         # another's.
-        "labels": labels
-        | {"service": service.name}
-        | own
-        | {"component": "slo"}
-        | _all_plain(dict(more)),
+        "labels": (
+            labels | {"service": service.name} | own | {"component": "slo"} | _all_plain(dict(more))
+        ),
         "annotations": texts | _all_plain({name: url for name, url in urls.items() if url}),
     }
 

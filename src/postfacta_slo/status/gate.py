@@ -74,7 +74,7 @@ def judge(policy: BudgetPolicy, statuses: Sequence[SloStatus]) -> tuple[Level, l
 
 
 def _see(policy: BudgetPolicy, name: str, one: SloStatus | None) -> tuple[Level, float, str]:
-    """Return the level that holds for one objective, the share that is left of its budget, and a sentence on it."""
+    """Return the level of one objective, the share that is left of its budget, and a sentence."""
     if one is None or not one.is_known:
         why = "nothing of it is recorded" if one is None else "there was nothing to judge"
         if one is not None and one.coverage < ENOUGH:

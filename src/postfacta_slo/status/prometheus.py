@@ -68,7 +68,8 @@ def check_address(url: str) -> str:
         is_sound = False
     if not is_sound or any(char.isspace() for char in url):
         raise ValueError(
-            "is no address of a Prometheus: write http://host:9090, or https://user:password@host/path"
+            "is no address of a Prometheus: write http://host:9090, or"
+            " https://user:password@host/path"
         )
     if "?" in url or "#" in url:
         raise ValueError("is more than the address of a Prometheus: leave out what follows ? or #")
@@ -100,7 +101,7 @@ class Prometheus:
         return self._ask("query", form, _points)
 
     def over_time(self, query: str, *, start: float, end: float, step: float) -> list[Line]:
-        """Query all series of an expression at each step from start to end, in seconds since the epoch."""
+        """Query an expression at each step from start to end, in seconds since the epoch."""
         form = {"query": query, "start": repr(start), "end": repr(end), "step": repr(step)}
         return self._ask("query_range", form, _lines)
 

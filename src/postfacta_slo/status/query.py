@@ -64,7 +64,7 @@ class SloStatus:
 
     @property
     def is_known(self) -> bool:
-        """Whether enough was recorded for `achieved` and what is left of the budget to mean anything."""
+        """Whether enough was recorded for `achieved` and the budget to mean anything."""
         return self.coverage >= ENOUGH and self.error is not None
 
     @property
@@ -118,7 +118,10 @@ _SAMPLE = "sli_total:sample"
 _BURN: Final = {"1h": _HOUR, "6h": 6 * _HOUR, "3d": 3 * DAY}
 _QUERIES: Final = {
     "bad time": _each("avg_over_time", *_TIMED),
-    "bad events": f"({_each('sum_over_time', _BAD, _BAD_SAMPLE)}) / (({_each('sum_over_time', _TOTAL, _SAMPLE)}) > 0)",
+    "bad events": (
+        f"({_each('sum_over_time', _BAD, _BAD_SAMPLE)}) /"
+        f" (({_each('sum_over_time', _TOTAL, _SAMPLE)}) > 0)"
+    ),
     "events a second": _each("avg_over_time", _TOTAL),
     # A recorded value is the present one for five minutes.
     "points": _each("count_over_time", *_TIMED, _TOTAL, _SAMPLE, step=f":{span(PRESENT)}"),
@@ -144,10 +147,12 @@ def query_status(
     """Query the state of objectives at a moment."""
     if window < _HOUR:
         raise SloError(
-            f"a window has an hour or more, and not {window} s: shorter ones say nothing of a budget"
+            f"a window has an hour or more, and not {window} s: shorter ones say nothing of a"
+            " budget"
         )
     given = {"service": service, "slo": slo}
-    which = f"{{{','.join(str(Matcher(label, '=', value)) for label, value in given.items() if value)}}}"
+    matchers = (str(Matcher(label, "=", value)) for label, value in given.items() if value)
+    which = f"{{{','.join(matchers)}}}"
 
     def values(query: str) -> dict[_Key, float]:
         written = query.replace("{which}", which).replace("{window}", span(window))

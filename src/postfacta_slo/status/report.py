@@ -50,10 +50,12 @@ def plot(one: SloStatus, *, width: int = 760) -> str:
         return _TOP + (1 - max(share, lowest)) / (1 - lowest) * (_HEIGHT - _TOP - _BOTTOM)
 
     def day(at: float) -> str:
-        return f"{datetime.fromtimestamp(at, UTC):{'%m-%d %H:%M' if end - start < _SHORT else '%Y-%m-%d'}}"
+        shape = "%m-%d %H:%M" if end - start < _SHORT else "%Y-%m-%d"
+        return f"{datetime.fromtimestamp(at, UTC):{shape}}"
 
     grid = [
-        f'<path class="{"plot-grid" if share else "plot-zero"}" stroke-width="1" d="M{_LEFT} {y(share):.1f} H{right}"/>'
+        f'<path class="{"plot-grid" if share else "plot-zero"}" stroke-width="1" d="M{_LEFT}'
+        f' {y(share):.1f} H{right}"/>'
         + _word(_LEFT - 8, y(share) + 4, f"{share:.0%}", anchor="end")
         for share in _SHARES
         if share >= lowest
@@ -64,7 +66,10 @@ def plot(one: SloStatus, *, width: int = 760) -> str:
     path = f"M{_LEFT} {y(left[0][1]):.1f}{steps}"
     return "\n".join(
         [
-            f'<svg class="plot" viewBox="0 0 {width} {_HEIGHT}" role="img" font-size="12" stroke-width="2">',
+            (
+                f'<svg class="plot" viewBox="0 0 {width} {_HEIGHT}" role="img" font-size="12"'
+                ' stroke-width="2">'
+            ),
             f"<title>Budget of {escape(one.slo)} that was left</title>",
             f"<desc>From {day(start)} to {day(end)}; at the end {left[-1][1]:.0%} is left.</desc>",
             *grid,
@@ -154,7 +159,10 @@ def _exhausted(one: SloStatus) -> str:
 
 def _insufficient(one: SloStatus) -> str:
     if one.coverage < ENOUGH:
-        return f"insufficient data: {percent(one.coverage, 1)} of the window is recorded, {percent(ENOUGH)} is needed"
+        return (
+            f"insufficient data: {percent(one.coverage, 1)} of the window is recorded,"
+            f" {percent(ENOUGH)} is needed"
+        )
     return "insufficient data: there was nothing to judge"
 
 

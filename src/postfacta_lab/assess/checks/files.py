@@ -19,21 +19,52 @@ from ..model import Verdict, group
 _MOST_FILES = 20_000
 _MOST_BYTES = 2**20
 _SKIPPED = frozenset(
-    {".git", "node_modules", ".venv", "venv", "vendor", "__pycache__", ".tox", ".mypy_cache", "dist", "target"}
-)  # fmt: skip
+    {
+        ".git",
+        "node_modules",
+        ".venv",
+        "venv",
+        "vendor",
+        "__pycache__",
+        ".tox",
+        ".mypy_cache",
+        "dist",
+        "target",
+    }
+)
 _LOCKS = frozenset(
-    {"uv.lock", "poetry.lock", "Pipfile.lock", "pdm.lock", "pylock.toml", "package-lock.json", "yarn.lock", "pnpm-lock.yaml",
-     "go.sum", "Cargo.lock", "Gemfile.lock", "composer.lock"}
-)  # fmt: skip
+    {
+        "uv.lock",
+        "poetry.lock",
+        "Pipfile.lock",
+        "pdm.lock",
+        "pylock.toml",
+        "package-lock.json",
+        "yarn.lock",
+        "pnpm-lock.yaml",
+        "go.sum",
+        "Cargo.lock",
+        "Gemfile.lock",
+        "composer.lock",
+    }
+)
 _SCANS = re.compile(
-    "pip-audit|govulncheck|npm audit|osv-scanner|trivy|grype|snyk|cargo audit|safety check|zizmor|dependency-review|uv audit"
+    "pip-audit|govulncheck|npm audit|osv-scanner|trivy|grype|snyk|cargo audit|safety"
+    " check|zizmor|dependency-review|uv audit"
 )
 _BOTS = r"^(\.github/)?(dependabot\.ya?ml|renovate\.json5?|\.renovaterc)$"
 _HOOKS = r"^(\.pre-commit-config\.yaml|lefthook\.ya?ml|\.husky|\.githooks)"
-_TESTS = r"(^|/)(test_[^/]*\.py|[^/]*_test\.(go|py)|[^/]*\.(test|spec)\.[jt]sx?|tests?/.*\.(py|js|ts|rs|java))$"
-_RUNS = r"\b(pytest|go test|npm (run )?test|cargo test|mvn|gradle|(make|just) (test|check)|tox|nox|\.ci/run)\b"
+_TESTS = (
+    r"(^|/)(test_[^/]*\.py|[^/]*_test\.(go|py)|[^/]*\.(test|spec)\.[jt]sx?"
+    r"|tests?/.*\.(py|js|ts|rs|java))$"
+)
+_RUNS = (
+    r"\b(pytest|go test|npm (run )?test|cargo test|mvn|gradle|(make|just)"
+    r" (test|check)|tox|nox|\.ci/run)\b"
+)
 _SECRET = re.compile(
-    r"-----BEGIN (?:RSA |EC |OPENSSH )?PRIVATE KEY-----\s*\n[A-Za-z0-9+/=]{40}|\bAKIA[0-9A-Z]{16}\b|\bghp_[A-Za-z0-9]{36}\b"
+    r"-----BEGIN (?:RSA |EC |OPENSSH )?PRIVATE"
+    r" KEY-----\s*\n[A-Za-z0-9+/=]{40}|\bAKIA[0-9A-Z]{16}\b|\bghp_[A-Za-z0-9]{36}\b"
     r"|\bxox[abp]-\d{8,}-[A-Za-z0-9-]{10,}|\bsk_live_[A-Za-z0-9]{20,}\b|\bAIza[A-Za-z0-9_-]{35}\b"
 )
 _ENV_SECRET = re.compile(
@@ -67,7 +98,9 @@ class _Project:
                     listed.stdout.decode("utf-8", "replace").split("\0")[:-1][:_MOST_FILES]
                 )
         found = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
-        return tuple(sorted(name.as_posix() for name in found if _SKIPPED.isdisjoint(name.parts)))[:_MOST_FILES]  # fmt: skip
+        return tuple(sorted(name.as_posix() for name in found if _SKIPPED.isdisjoint(name.parts)))[
+            :_MOST_FILES
+        ]
 
     def text(self, name: str) -> str:
         """The content of a file, empty if it is large, gone or none."""
@@ -115,10 +148,14 @@ def _operations(project: _Project) -> dict[str, Verdict]:
     way_back = any(map(_ROLLBACK.search, project.texts(r"\.(md|rst)$")))
     said = f"{books} runbooks; {'a' if way_back else 'no'} way back is written"
     return {
-        "OPER-1": _alerting(project, [rule for _, document in documents for rule in _alerts(document)]),
+        "OPER-1": _alerting(
+            project, [rule for _, document in documents for rule in _alerts(document)]
+        ),
         "OPER-2": Verdict.share((books >= 5) + way_back, 2, said),
-        "OPER-3": Verdict.holds(bool(objectives), f"objectives in {objectives[0] if objectives else 'no file'}"),
-    }  # fmt: skip
+        "OPER-3": Verdict.holds(
+            bool(objectives), f"objectives in {objectives[0] if objectives else 'no file'}"
+        ),
+    }
 
 
 def _yaml(project: _Project) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -25,14 +25,57 @@ _DOCUMENTS = ("/openapi.json", "/swagger.json", "/openapi.yaml", "/v3/api-docs")
 _LARGE = 32 * 2**20
 _HALF = 16 * 2**20
 _PIECE = 2**16
-_BODIES = (b"", b"{", b"[]", b"null", b'"text"', b"1e999", b"\xff\xfe", b"NaN", b"[" * 5000, b'{"a":' * 500, b"{}" * 3,
-           b'{"a":1,"a":2}', b"true", b"-", b'{"\\ud800": 1}')  # fmt: skip
-_VALUES: tuple[Any, ...] = (None, "", 0, -1, 10**30, True, [], {}, "x" * 100_000, "\x00", "\ud800", 1.5, float("nan"))  # fmt: skip
-_PATHS = ("/%00", "/%ff", "/..%2f..%2fetc/passwd", "//", "/%", "/" + "a" * 3000, "/%e2%82", "/;", "/%0a", "/🙂", "/0x0", "/-1")  # fmt: skip
+_BODIES = (
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'"text"',
+    b"1e999",
+    b"\xff\xfe",
+    b"NaN",
+    b"[" * 5000,
+    b'{"a":' * 500,
+    b"{}" * 3,
+    b'{"a":1,"a":2}',
+    b"true",
+    b"-",
+    b'{"\\ud800": 1}',
+)
+_VALUES: tuple[Any, ...] = (
+    None,
+    "",
+    0,
+    -1,
+    10**30,
+    True,
+    [],
+    {},
+    "x" * 100_000,
+    "\x00",
+    "\ud800",
+    1.5,
+    float("nan"),
+)
+_PATHS = (
+    "/%00",
+    "/%ff",
+    "/..%2f..%2fetc/passwd",
+    "//",
+    "/%",
+    "/" + "a" * 3000,
+    "/%e2%82",
+    "/;",
+    "/%0a",
+    "/🙂",
+    "/0x0",
+    "/-1",
+)
 _QUERIES = ("?", "?a", "?limit=-1", "?limit=99999999999999999999", "?limit=%00", "?a=%ff")
 _METHODS = ("PUT", "PATCH", "DELETE", "TRACE", "OPTIONS")
 _INSIDE = re.compile(
-    r"Traceback \(most recent|^\s+at .+:\d+|goroutine \d+|\.(py|go|js|rb|java|php)[:\"' ]+(line )?\d+|SQLSTATE|psycopg|asyncpg\."
+    r"Traceback \(most recent|^\s+at .+:\d+|goroutine \d+|\.(py|go|js|rb|java|php)[:\"' ]+(line"
+    r" )?\d+|SQLSTATE|psycopg|asyncpg\."
     r"|node_modules|site-packages|syntax error at or near",
     re.MULTILINE,
 )
@@ -170,7 +213,7 @@ async def _bodies(bench: Bench) -> Verdict:
 
 
 async def _large(bench: Bench, way: Mapping[str, str]) -> tuple[int, int, Answer]:
-    """Return how much it took before it answered or closed, by how much its memory grew meanwhile, and the answer."""
+    """Return how much it took before its answer or end, its growth of memory, and the answer."""
     write, _ = bench.writing("assess-large")
     connection = await bench.connect()
     await connection.send(encode(write.method, write.path, bench.headers({**_JSON, **way})))
@@ -210,11 +253,9 @@ def _ambiguous(bench: Bench) -> dict[str, bytes]:
         "negative length": head + b"Content-Length: -1\r\n\r\n" + body,
         "length with a plus": head + b"Content-Length: +" + length + b"\r\n\r\n" + body,
         "unknown coding": head + b"Transfer-Encoding: xchunked\r\n\r\n" + chunks,
-        "broken chunk": head
-        + b"Transfer-Encoding: chunked\r\n\r\n"
-        + b"zz\r\n"
-        + body
-        + b"\r\n0\r\n\r\n",
+        "broken chunk": (
+            head + b"Transfer-Encoding: chunked\r\n\r\n" + b"zz\r\n" + body + b"\r\n0\r\n\r\n"
+        ),
     }
 
 
@@ -232,9 +273,9 @@ async def _malformed(bench: Bench) -> Mapping[str, Verdict]:
         (found[0].strip() for answer in answers if (found := _INSIDE.search(answer.text))), ""
     )
     return {
-        "CRSH-1": Verdict.scored(score, said)
-        if bench.service.is_running
-        else Verdict.fails("it died"),
+        "CRSH-1": (
+            Verdict.scored(score, said) if bench.service.is_running else Verdict.fails("it died")
+        ),
         "CRSH-3": Verdict.holds(not shown, f"answers show of the inside: {shown or 'nothing'}"),
     }
 

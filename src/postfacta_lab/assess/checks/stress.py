@@ -84,7 +84,10 @@ def _unavailable(bench: Bench, asked: list[_Asked]) -> Verdict:
     seen = ", ".join(sorted({*map(str, answers)}))
     mostly = all(answer.status >= 500 or answer.good for answer in answers)
     score = 1.0 if right == len(asked) and slowest <= 1 else 0.5 if mostly else 0.25
-    said = f"{right} of {len(asked)} were answered by 503 with Retry-After, or stale, within {slowest:.1f} s ({seen})"
+    said = (
+        f"{right} of {len(asked)} were answered by 503 with Retry-After, or stale, within"
+        f" {slowest:.1f} s ({seen})"
+    )
     return Verdict.scored(score, said, sure=slowest <= 1, cut=facts)
 
 
@@ -133,7 +136,10 @@ async def _pool(bench: Bench) -> Verdict:
     odd = sorted(
         {str(answer) for _, answer in flood.answers if not (answer.good or answer.refused)}
     )
-    said = f"{at_once} connections at most for 60 callers, {opened} opened for {asked} requests; {most} are allowed"
+    said = (
+        f"{at_once} connections at most for 60 callers, {opened} opened for {asked} requests;"
+        f" {most} are allowed"
+    )
     if at_once > 2 * most:
         return Verdict.fails(said, sure=True)
     if odd:
@@ -162,7 +168,10 @@ async def _absent(bench: Bench) -> Verdict:
         return Verdict.scored(
             0.25 if lived else 0.0, "it did not serve within 15 s of the database's return"
         )
-    said = f"it was {'' if lived else 'not '}live without its database, and served {took:.1f} s after its return"
+    said = (
+        f"it was {'' if lived else 'not '}live without its database, and served {took:.1f} s after"
+        " its return"
+    )
     return Verdict.scored(1.0 if lived else 0.5, said)
 
 
@@ -206,7 +215,10 @@ def _ended(ends: list[Answer], what: str) -> Verdict:
         return Verdict.not_run("the service file names no write")
     known = [end.seconds for end in ends if end.outcome is not Outcome.TIMEOUT]
     if left := len(ends) - len(known):
-        said = f"{left} of {len(ends)} clients with slow {what} were not ended within {_PATIENCE:.0f} s"
+        said = (
+            f"{left} of {len(ends)} clients with slow {what} were not ended within"
+            f" {_PATIENCE:.0f} s"
+        )
         return Verdict.fails(said, sure=not known)
     said = f"all {len(ends)} clients with slow {what} were ended within {max(known):.1f} s"
     return Verdict.scored(1.0 if max(known) <= 30 else 0.5, said, last=max(known))
@@ -282,10 +294,8 @@ async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
     await stack.enter_async_context(
         bench.service.rationed(min(1.0, max(0.03, _RATIONED / max(full, 1))))
     )
-    capacity, nothing = (
-        await _capacity(bench, callers=8),
-        await _capacity(bench, callers=8, nothing=True),
-    )
+    capacity = await _capacity(bench, callers=8)
+    nothing = await _capacity(bench, callers=8, nothing=True)
     for factor in (5, 3, 2):
         refused = 1 / max(nothing, capacity * 1.001)
         possible = (1 - factor * capacity * refused) / (1 / capacity - refused) if capacity else 0.0
@@ -324,7 +334,10 @@ def _goodput(flood: Flood, plan: _Plan) -> Verdict:
     share = flood.good(plan.within) / possible
     later = flood.good(2 * plan.within) / possible
     score = 1.0 if share >= 0.8 else 0.75 if share >= 0.5 else 0.5 if later >= 0.5 else 0.0
-    said = f"at {plan.rate:.0f} requests a second, {100 * share:.0f} % of the possible {plan.possible:.0f} were served in time"
+    said = (
+        f"at {plan.rate:.0f} requests a second, {100 * share:.0f} % of the possible"
+        f" {plan.possible:.0f} were served in time"
+    )
     good = flood.good(plan.within) / _SECONDS
     return Verdict.scored(score, said, offered=plan.rate, possible=plan.possible, good=good)
 
@@ -337,7 +350,10 @@ def _refusals(flood: Flood, plan: _Plan) -> Verdict:
         return Verdict.holds(slow <= len(flood.answers) / 4, said)
     polite = sum(it.refused and it.seconds <= 0.6 and "retry-after" in it.headers for it in others)
     share = polite / len(others)
-    said = f"{polite} of {len(others)} that were not served got 429 or 503 with Retry-After within 0.6 s"
+    said = (
+        f"{polite} of {len(others)} that were not served got 429 or 503 with Retry-After within"
+        " 0.6 s"
+    )
     return Verdict.scored(1.0 if share >= 0.95 else 0.5 if share >= 0.5 else 0.0, said)
 
 
@@ -346,7 +362,10 @@ def _well(bench: Bench, after: float | None, grown: int) -> Verdict:
         return Verdict.fails("it died")
     if after is None:
         return Verdict.fails("it was not well within 12 s of the end of the load")
-    said = f"five good answers in a row {after:.1f} s after the load; memory grew by {max(grown, 0) // 2**20} MiB"
+    said = (
+        f"five good answers in a row {after:.1f} s after the load; memory grew by"
+        f" {max(grown, 0) // 2**20} MiB"
+    )
     return Verdict.scored(1.0 if after <= 5 and grown <= 100 * 2**20 else 0.5, said, memory=grown)
 
 

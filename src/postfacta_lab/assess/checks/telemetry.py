@@ -75,7 +75,10 @@ def _parsed(log: str) -> Verdict:
         return Verdict.fails("it logged nothing")
     pairs = sum(len(_PAIR.findall(line)) >= 3 for line in lines)
     objects = sum(map(_is_object, lines))
-    said = f"{max(objects, pairs)} of {len(lines)} lines are {'JSON' if objects >= pairs else 'key=value'}"
+    said = (
+        f"{max(objects, pairs)} of {len(lines)} lines are"
+        f" {'JSON' if objects >= pairs else 'key=value'}"
+    )
     return Verdict.scored(max(objects, 0.75 * pairs) / len(lines), said)
 
 
