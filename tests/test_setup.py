@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,10 +21,11 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def setup(checkout: Path, python: str) -> subprocess.CompletedProcess[str]:
+def setup(checkout: Path, python: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 - our own script
         ["sh", "setup.sh", python, "requirements.txt"],  # noqa: S607 - any shell will do
         cwd=checkout,
+        env={**os.environ, **more},
         capture_output=True,
         text=True,
         check=False,
@@ -71,3 +73,20 @@ def test_packages_that_cannot_be_had_lead_to_space_and_network(checkout: Path) -
     assert done.returncode == 1
     assert "no space left?" in done.stderr
     assert "PIP_INDEX_URL" in done.stderr
+
+
+def test_pip_installs_what_a_named_uv_cannot(checkout: Path) -> None:
+    (checkout / "requirements.txt").write_text("wanted")
+    asked = checkout / "asked"
+    binaries = checkout / ".venv/bin"
+    binaries.mkdir(parents=True)
+    for program, code in ((checkout / "uv", 2), (binaries / "python", 0)):
+        program.write_text(f'#!/bin/sh\necho "${{0##*/}} $*" >> {asked}\nexit {code}\n')
+        program.chmod(0o755)
+    done = setup(checkout, shutil.which("python3") or "python3", UV=str(checkout / "uv"))
+    assert done.returncode == 0, done.stderr
+    of_uv, of_pip, _ = asked.read_text().splitlines()
+    assert (
+        of_uv == "uv pip install -q --python .venv/bin/python --require-hashes -r requirements.txt"
+    )
+    assert of_pip.endswith("--require-hashes -r requirements.txt")

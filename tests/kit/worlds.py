@@ -105,7 +105,8 @@ class Worlds:
             folder = (
                 _ROOT / "build" / "worlds" / name.split(",", maxsplit=1)[0].replace("Python ", "py")
             )
-            made = _run(["sh", "setup.sh", str(python), "requirements/test.txt"], VENV=str(folder))
+            more = {"VENV": str(folder), "UV": shutil.which("uv") or ""}
+            made = _run(["sh", "setup.sh", str(python), "requirements/test.txt"], **more)
             self.end(name, began, passed=made and _run(_tests(folder / "bin" / "python"), **_FAR))
 
     def young_machine(self) -> None:

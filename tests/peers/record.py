@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from platform import python_version
 from tempfile import TemporaryDirectory
 from typing import Final
 
@@ -67,7 +68,15 @@ def _short(test: str) -> str:
 
 def _page(done: Sequence[_Judged], not_run: Sequence[str]) -> str:
     day = datetime.fromtimestamp(WALL(), UTC).date().isoformat()
-    parts = [_HEAD, f"On {day}, with Python {python_version()}:\n", *_rows(done), ""]
+    where = (
+        f"{os.cpu_count()} processors, {platform.system()} and Python {platform.python_version()}"
+    )
+    parts = [_HEAD, f"On {day}, on a machine with {where}:\n", *_rows(done), ""]
+    parts += [
+        f"The tests of {suite.name} are those of its repository: the package has none.\n"
+        for suite, _, _ in done
+        if not suite.is_published
+    ]
     parts += [
         f"Not run: {name}, whose source package has no tests; give its checkout with `--source`.\n"
         for name in not_run
