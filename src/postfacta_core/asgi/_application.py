@@ -6,19 +6,31 @@ and so are those of a middleware that has the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ..clock import random_id
 from ..telemetry.logs import LOGGER
 from ._cors import PREFLIGHT, Cors, CorsRules
 from ._exchange import HttpExchange
 from ._route import layers
+from ._rules import pattern_of
+from ._types import Scope
 
 _UNKNOWN_CORS: Final = (
     "The application's %s has rules of its own that are not known here: a page of another origin cannot read what is"
     " refused in its place, such as a 429. Set HardenOptions(cors=Cors(...))"
 )
+
+
+_TAKEN: Final = (
+    "The application has routes at %s, which are not reached: harden answers there. Set HardenOptions(%s) to another"
+    " path, or remove the routes"
+)
+_first_part: Final = re.compile(r"/[^/]*").sub
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,3 +109,54 @@ async def permit(cors: CorsRules, exchange: HttpExchange) -> bool:
         return False
     await cors.answer(fields, exchange.reply, exchange.emit)
     return True
+
+
+def note_taken(app: object, paths: Iterable[str], *, metrics_path: str) -> None:
+    """Warn of an application's routes at paths where `harden` answers, so that they are not reached."""
+    taken = [path for path in paths if any(_names(layer, path) for layer in layers(app))]
+    if taken:
+        options = ("metrics_path" if path == metrics_path else "health_prefix" for path in taken)
+        changes = ", ".join(f"{option}=..." for option in dict.fromkeys(options))
+        LOGGER.warning(_TAKEN, ", ".join(taken), changes)
+
+
+def _names(layer: Any, path: str) -> bool:
+    """Return whether routes of Starlette or Litestar match a path, and not any other path in its place."""
+    sibling = _first_part("/" + random_id(), path, count=1)
+    with suppress(Exception):  # Foreign objects may raise anything.
+        # Starlette sends a client on to the path with a slash.
+        for asked, other in ((path, sibling), (f"{path}/", f"{sibling}/")):
+            endpoint = _endpoint(layer.routes, asked)
+            if endpoint is not None and endpoint is not _endpoint(layer.routes, other):
+                return True
+    return False
+
+
+def _endpoint(routes: Iterable[Any], path: str) -> object:
+    """Return what serves a path, by whatever method; None if that is nothing."""
+    scope: Scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
+    for route in routes:
+        if hasattr(route, "matches"):
+            endpoint = _matching(route, scope)
+        else:
+            endpoint = route if _is_of_litestar(route, path) else None
+        if endpoint is not None:
+            return endpoint
+    return None
+
+
+def _matching(route: Any, scope: Scope) -> object:
+    match, more = route.matches(scope)
+    if not match.value:
+        return None
+    inner: Sequence[Any] = getattr(route, "routes", None) or ()
+    endpoints = (_matching(each, {**scope, **more}) for each in inner)
+    if inner:
+        return next((endpoint for endpoint in endpoints if endpoint is not None), None)
+    return more.get("endpoint", route)
+
+
+def _is_of_litestar(route: Any, path: str) -> bool:
+    is_mount = getattr(getattr(route, "route_handler", None), "is_mount", False)
+    template = route.path.rstrip("/") + "/{rest:path}" if is_mount else route.path
+    return re.fullmatch(pattern_of(template), path) is not None

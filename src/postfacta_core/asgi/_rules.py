@@ -91,7 +91,7 @@ def _compiled(method: str, listed: Sequence[tuple[str, str, Rules]]) -> _Compile
     of = {"", method} | ({"GET"} if method == "HEAD" else set[str]())
     for _, path, rules in (each for each in listed if each[0] in of):
         if "{" in path:
-            patterns.append(f"({_pattern(path)}{'' if rules.grants else '/?'})")
+            patterns.append(f"({pattern_of(path)}{'' if rules.grants else '/?'})")
             found.append(rules)
             continue
         for written in [path] if rules.grants else [path, f"{path.rstrip('/')}/"]:
@@ -100,7 +100,7 @@ def _compiled(method: str, listed: Sequence[tuple[str, str, Rules]]) -> _Compile
     return (exact, re.compile("|".join(patterns), re.DOTALL).fullmatch if patterns else None, found)
 
 
-def _pattern(path: str) -> str:
+def pattern_of(path: str) -> str:
     literals = [re.escape(text) for text in _PARAMETER.split(path)[::2]]
     kinds = [".*" if found[1] == ":path" else "[^/]+" for found in _PARAMETER.finditer(path)]
     return "".join(part for pair in zip(literals, [*kinds, ""], strict=True) for part in pair)

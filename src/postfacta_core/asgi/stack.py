@@ -23,7 +23,7 @@ from ..telemetry.logs import LOGGER, AccessLog, AccessSampler, EventLog
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
 from ..validation import validation
-from ._application import cors_rules, permit
+from ._application import cors_rules, note_taken, permit
 from ._cookies import COST_OF_COOKIES, IS_SLOW
 from ._cors import CorsRules
 from ._kernel import Kernel, RouteOf
@@ -135,6 +135,7 @@ class Hardened(Kernel):
         self.rate_limits: RateLimitMiddleware | None = None
         if options.all_rate_limits or options.trusted_proxies:
             self.rate_limits = RateLimitMiddleware(app, options, observer=observer, clock=clock)
+        self._metrics_path = options.metrics_path
         probes = HealthMiddleware(app, self.health, options)
         scrapes = MetricsEndpoint(app, telemetry.metrics, options, observer=observer)
         sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
@@ -189,11 +190,18 @@ class Hardened(Kernel):
         limiter.share(self.running.yield_slots() if limiter.is_short else {})
         self.observe(LoopLagged(late))
 
+    def _look_inside(self) -> None:
+        """See what the application does itself: its routes are all there by now."""
+        note_taken(self.app, self.doors, metrics_path=self._metrics_path)
+        rules = cors_rules(self.app) if self.cors is None else None
+        if rules is not None:
+            self.permit = partial(permit, rules)
+
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_first = not self._served
         self._served = self._later
-        if is_first and self.cors is None and (rules := cors_rules(self.app)) is not None:
-            self.permit = partial(permit, rules)
+        if is_first:
+            self._look_inside()
         if scope["type"] == "lifespan":
             if IS_SLOW:
                 LOGGER.warning(COST_OF_COOKIES)

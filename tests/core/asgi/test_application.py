@@ -7,15 +7,15 @@ from typing import Any, cast
 
 import anyio
 import pytest
-from fastapi import FastAPI
-from litestar import Litestar, get
+from fastapi import APIRouter, FastAPI
+from litestar import Litestar, asgi, get
 from litestar.config.cors import CORSConfig
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from postfacta_core.asgi import Cors, Hardened, HardenOptions, RouteOptions, harden
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
@@ -252,3 +252,111 @@ async def test_the_applications_own_answers_are_left_as_they_are() -> None:
         app = hardened(bare)
         async with running(app):
             assert granted(await call_asgi(app, path="/hold", headers=headers)) == expected
+
+
+def page() -> str:
+    return "own"
+
+
+def routed(*paths: str) -> FastAPI:
+    app = FastAPI()
+    for path in paths:
+        app.add_api_route(path, page)
+    return app
+
+
+def included(prefix: str, path: str) -> FastAPI:
+    router = APIRouter()
+    router.add_api_route(path, page)
+    app = FastAPI()
+    app.include_router(router, prefix=prefix)
+    return app
+
+
+def of_litestar(path: str) -> ASGIApp:
+    def own() -> str:
+        return "own"
+
+    handler = get(path, sync_to_thread=False)(own)
+    # Its own logging would take the root's handlers away.
+    return cast("ASGIApp", Litestar([handler], logging_config=None))
+
+
+async def plain(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse("plain")(scope, receive, send)
+
+
+def mounted(path: str, *routes: str) -> Starlette:
+    inner = Starlette(routes=[Route(each, plain) for each in routes]) if routes else plain
+    return Starlette(routes=[Mount(path, inner)])
+
+
+def litestar_mount(path: str) -> ASGIApp:
+    @asgi(path, is_mount=True, copy_scope=True)
+    async def files(scope: Any, receive: Any, send: Any) -> None:
+        await plain(scope, receive, send)
+
+    return cast("ASGIApp", Litestar([files], logging_config=None))
+
+
+PROBES = [f"/healthz/{name}" for name in ("live", "ready", "startup")]
+
+
+async def test_routes_that_are_not_reached_are_named_once_at_the_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    posted = Starlette(routes=[Route("/metrics", plain, methods=["POST"])])
+    taken: dict[str, tuple[object, list[str], str]] = {
+        "a route": (routed("/metrics"), ["/metrics"], "metrics_path"),
+        "another method": (posted, ["/metrics"], "metrics_path"),
+        "a mount": (mounted("/metrics"), ["/metrics"], "metrics_path"),
+        "within a mount": (mounted("/", "/healthz/live"), PROBES[:1], "health_prefix"),
+        "within the path": (mounted("/healthz", "/ready"), PROBES[1:2], "health_prefix"),
+        "all below": (mounted("/healthz"), PROBES, "health_prefix"),
+        "a parameter": (routed("/healthz/{name}"), PROBES, "health_prefix"),
+        "included": (included("/healthz", "/live"), PROBES[:1], "health_prefix"),
+        "both": (
+            routed("/healthz/live", "/metrics"),
+            [PROBES[0], "/metrics"],
+            "health_prefix=..., metrics_path",
+        ),
+        "in a layer": (CORSMiddleware(routed("/metrics")), ["/metrics"], "metrics_path"),
+        "Litestar": (of_litestar("/metrics"), ["/metrics"], "metrics_path"),
+        "Litestar's parameter": (of_litestar("/healthz/{name:str}"), PROBES, "health_prefix"),
+        "Litestar's mount": (litestar_mount("/healthz"), PROBES, "health_prefix"),
+    }
+    with every() as case:
+        for name, (app, paths, options) in taken.items():
+            with case(name):
+                caplog.clear()
+                async with running(harden(cast("ASGIApp", app), service="web")):
+                    pass
+                warnings = [text for text in caplog.messages if "not reached" in text]
+                assert len(warnings) == 1
+                assert f"routes at {', '.join(paths)}," in warnings[0]
+                assert f"HardenOptions({options}=...)" in warnings[0]
+
+
+async def test_a_route_for_any_path_is_no_route_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    quiet: dict[str, tuple[object, HardenOptions]] = {
+        "none": (routed("/orders"), HardenOptions()),
+        "any path": (routed("/{rest:path}"), HardenOptions()),
+        "any name": (routed("/{name}", "/{kind}/{name}"), HardenOptions()),
+        "a page": (mounted("/"), HardenOptions()),
+        "a longer name": (routed("/metrics2", "/healthz"), HardenOptions()),
+        "the detail": (routed("/healthz/deps"), HardenOptions()),
+        "moved": (
+            routed("/metrics", "/healthz/live"),
+            HardenOptions(metrics_path="/ours/metrics", health_prefix="/ours"),
+        ),
+        "Litestar": (of_litestar("/{rest:path}"), HardenOptions()),
+        "Litestar's mount": (litestar_mount("/"), HardenOptions()),
+        "a function": (plain, HardenOptions()),
+    }
+    with every() as case:
+        for name, (app, options) in quiet.items():
+            with case(name):
+                caplog.clear()
+                hardened = harden(cast("ASGIApp", app), service="web", options=options)
+                await call_asgi(hardened, path="/")
+                assert "not reached" not in caplog.text
