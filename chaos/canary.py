@@ -212,7 +212,7 @@ def _report(rows: Sequence[Row], by: float) -> str:
             "# Canary",
             "",
             (
-                "Written by `make canary-drill`. Five builds of PostFacta are rolled out beside a"
+                "Written by `make drill ONLY=canary`. Five builds of PostFacta are rolled out beside a"
                 " stable one by the overlay `canary`:"
             ),
             (

@@ -401,7 +401,7 @@ def _report(rows: Sequence[Row], wreck: Wreck) -> str:
             "# Restore",
             "",
             (
-                "Written by `make restore-drill`. Clients write, a base backup is made, the server"
+                "Written by `make drill ONLY=restore`. Clients write, a base backup is made, the server"
                 " is killed and its data are removed. Each"
             ),
             (

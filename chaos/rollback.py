@@ -319,7 +319,7 @@ def _report(rows: Sequence[Row], recorded: int, known: int, by: float) -> str:
             "# Rollback",
             "",
             (
-                "Written by `make rollback-drill`: a bad build of PostFacta is deployed behind the"
+                "Written by `make drill ONLY=rollback`: a bad build of PostFacta is deployed behind the"
                 " shipped HAProxy, while users read"
             ),
             (

@@ -373,7 +373,7 @@ def _report(rows: Sequence[Row], answers: Counter[int]) -> str:
             "# Rotation of secrets",
             "",
             (
-                "Written by `make rotation-drill`, which replaces each secret of a running service"
+                "Written by `make drill ONLY=rotation`, which replaces each secret of a running service"
                 " as Kubernetes does, while"
             ),
             f"{_CALLERS} callers read and write.",

@@ -367,7 +367,7 @@ def _report(rows: Sequence[Row]) -> str:
             "# Limits that a fleet shares",
             "",
             (
-                f"Written by `make fleet-drill`: {_INSTANCES} instances of the service share a"
+                f"Written by `make drill ONLY=fleet`: {_INSTANCES} instances of the service share a"
                 f" limit of {LIMIT} requests an hour for an address, in a Valkey"
             ),
             "with a replica and three Sentinels.",

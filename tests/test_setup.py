@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -39,6 +40,48 @@ def interpreter(checkout: Path, script: str) -> str:
     file.write_text(f"#!/bin/sh\n{script}\n")
     file.chmod(0o755)
     return str(file)
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - our own Makefile
+        ["make", "--no-print-directory", *words],  # noqa: S607 - of the machine
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_the_help_fits_a_screen_and_names_every_target() -> None:
+    text = make("help").stdout
+    lines = text.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    first = [line.split()[1] for line in lines[:6]]
+    assert first == ["demo", "test", "check", "docs", "fix", "gen"]
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", makefile, re.MULTILINE))
+    unnamed = targets - set(re.findall(r"[a-z0-9-]+", text))
+    assert unnamed == {"test-rest"}  # of `test-all` and CI
+
+
+def test_the_help_of_one_target_says_what_it_takes() -> None:
+    assert "ONLY=" in make("help", "ONLY=drill").stdout
+    assert "make docs" in make("help", "ONLY=docs").stdout
+
+
+def test_a_drill_is_one_that_there_is() -> None:
+    # What is up to date makes no environment.
+    for drill in ("", "ONLY=no-such-drill"):
+        done = make("drill", "-o", ".venv/dev", *([drill] if drill else []))
+        assert done.returncode == 2
+        assert "Name a drill: make drill ONLY=NAME, of canary failover" in done.stderr
+    for drill, page in (("canary", "canary"), ("migration", "migrations"), ("fleet", "drain")):
+        planned = make("drill", "-n", "-o", ".venv/dev", f"ONLY={drill}").stdout
+        assert f"--markdown docs/reference/{page}.md" in planned
+    random = make("drill", "-n", "-o", ".venv/dev", "ONLY=failover --random 100").stdout
+    assert random.splitlines()[-1] == "python -m chaos.patroni --random 100"
 
 
 def test_a_missing_python_is_named_with_a_way_out(checkout: Path) -> None:

@@ -69,6 +69,11 @@ REFERENCES: Mapping[str, tuple[str, list[str], bool]] = {
         }.items()
     },
 }
+# The README shows these alone.
+_SHOWN = (
+    *(REFERENCES[name][0] for name in ("fastapi-postgres", "fastapi-postgres-harden")),
+    "PostFacta",
+)
 # What a reference needs is made in a folder of its own, from the registries.
 NEEDS: Mapping[str, list[str]] = {
     "express": ["npm", "install", "--silent", "--prefix", "{folder}", "express@5"],
@@ -302,8 +307,8 @@ def page() -> str:
 
 
 def readme(text: str) -> str:
-    """Return the README with the table of grades, from the reports that are kept."""
-    found = reports()
+    """Return the README with three grades, from the reports that are kept."""
+    found = {title: each for title, each in reports().items() if title in _SHOWN}
     waited = [_waited(each) for each in found.values()]
     dates = sorted({each["date"] for each in found.values()})
     lines = ["| service | grade | points | held down by |", "|---|---|---|---|"]
@@ -319,7 +324,7 @@ def readme(text: str) -> str:
         "",
         (
             f"`make assess` on {' and '.join(dates)}, on {state}: [all"
-            " figures](docs/reference/assessment.md)."
+            " services](docs/reference/assessment.md), Express, Go and Flask among them."
         ),
     ]
     if any(each["grade"]["lowest"] != each["grade"]["highest"] for each in found.values()):

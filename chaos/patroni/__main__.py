@@ -335,7 +335,7 @@ def _report(outcome: Outcome) -> str:
             "# Failover",
             "",
             (
-                "Written by `make failover-drill`: three Patroni with a PostgreSQL each, three etcd"
+                "Written by `make drill ONLY=failover`: three Patroni with a PostgreSQL each, three etcd"
                 " and HAProxy, configured by `deploy/patroni`;"
             ),
             (

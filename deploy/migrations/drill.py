@@ -395,7 +395,7 @@ def _report(
             "# Migrations under load",
             "",
             (
-                "Written by `make migration-drill`, which takes the version before from git's"
+                "Written by `make drill ONLY=migration`, which takes the version before from git's"
                 " history: the last commit without the newest"
             ),
             (

@@ -65,7 +65,9 @@ def test_each_row_names_what_is_there() -> None:
                     elif isinstance(proof, Report):
                         # Drills that are still to come have neither a page nor a target.
                         assert not (ROOT / proof.page).exists() or re.search(
-                            rf"^{proof.renew.removeprefix('make ')}: ", makefile, re.MULTILINE
+                            rf"^(define )?(drill-)?{proof.renew.split()[-1].removeprefix('ONLY=')}[:\s]",
+                            makefile,
+                            re.MULTILINE,
                         )
                         for pattern in (*proof.holds, *proof.lacks, proof.dated):
                             re.compile(pattern)
