@@ -72,7 +72,7 @@ SABOTEURS = {
     ),
     "R16": Saboteur(
         f"{_CORE}/asgi/_route.py",
-        "return growth + (_MOUNT_END if _is_mount(route) else template)",
+        "return None if mounts is None else mounts + template",
         "return template",
     ),
     "R17": Saboteur(
