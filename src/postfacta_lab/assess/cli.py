@@ -35,14 +35,14 @@ WRONG = 2
 UNTOLD = 3
 _EPILOG = """\
 postfacta assess -- uvicorn app:app --port {port}   starts it, and guesses the rest
-postfacta assess                                    reads assess.toml, or [tool.postfacta.assess] in pyproject.toml
+postfacta assess                                    reads assess.toml, or a table of pyproject.toml
 postfacta assess init -- COMMAND                    starts it once, and writes assess.toml
 postfacta assess diff OLD.json NEW.json             lists the checks that changed
 postfacta assess render OLD.json --html FILE        makes other formats of a report
 
 It signals, kills and floods only what it starts, and writes rows whose mark begins with assess-.
-Exit codes: 0 done; 1 below --fail-below, or worse than --baseline; 2 wrong usage, or the service does not start;
-3 a check of ours crashed, or the grade could not be determined."""
+Exit codes: 0 done; 1 below --fail-below, or worse than --baseline; 2 wrong usage, or the service
+does not start; 3 a check of ours crashed, or the grade could not be determined."""
 
 
 def main(words: Sequence[str] | None = None) -> int:

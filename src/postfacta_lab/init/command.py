@@ -29,7 +29,10 @@ _DOCUMENTS = ("/openapi.json", "/api/openapi.json", "/api/v1/openapi.json", "/sw
 _READINESS = ("/healthz/ready", "/readyz", "/ready", "/health/ready", "/healthz", "/health")
 
 _TESTS = Template('''\
-"""Reliability of the service, as its users see it; written by `postfacta lab init`, and yours to change."""
+"""Reliability of the service, as its users see it.
+
+Written by `postfacta lab init`, and yours to change.
+"""
 
 from pathlib import Path
 
@@ -43,7 +46,8 @@ READY = $ready
 
 def test_users_are_served_under_load(lab_service: Starting, lab_load: Loading) -> None:
     url = lab_service(COMMAND, path=$path)
-    report = lab_load(url, mix=MIX, rate=20, seconds=10, limits=Limits(failed=0.0, p95=0.2, p99=0.5))
+    limits = Limits(failed=0.0, p95=0.2, p99=0.5)
+    report = lab_load(url, mix=MIX, rate=20, seconds=10, limits=limits)
     assert report.verdict == 0, report.as_text()
 
 
@@ -66,8 +70,8 @@ jobs:
       - uses: actions/setup-python@v5
         with: {python-version: "3.13"}
       # Install your service here, too.
-      # Where PostFacta was installed from when this was written. Put a source here that CI can reach, such as a
-      # repository or a wheel beside this file: no package index has it.
+      # Where PostFacta was installed from when this was written. Put a source here that CI can
+      # reach, such as a repository or a wheel beside this file: no package index has it.
       - run: $install
       - run: pytest reliability --junit-xml=reliability.xml
       - uses: actions/upload-artifact@v4

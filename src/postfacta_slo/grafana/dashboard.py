@@ -78,14 +78,22 @@ def _together(names: list[str]) -> list[Panel]:
     burn = "How many times faster than planned each budget is used up at present."
     return [
         _panel(
-            "Budget left", left, "percentunit",
-            (f"slo:period_error_budget_remaining:ratio{{{of}}}", "{{slo}}"), steps=_LEFT, **size,
+            "Budget left",
+            left,
+            "percentunit",
+            (f"slo:period_error_budget_remaining:ratio{{{of}}}", "{{slo}}"),
+            steps=_LEFT,
+            **size,
         ),
         _panel(
-            "Burn rate", burn, "none", (f"slo:current_burn_rate:ratio{{{of}}}", "{{slo}}"),
-            steps=(Step("green"), Step("yellow", 1), Step("red", 6)), **size,
+            "Burn rate",
+            burn,
+            "none",
+            (f"slo:current_burn_rate:ratio{{{of}}}", "{{slo}}"),
+            steps=(Step("green"), Step("yellow", 1), Step("red", 6)),
+            **size,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _panels(objective: Objective) -> list[Panel]:
@@ -106,10 +114,17 @@ def _panels(objective: Objective) -> list[Panel]:
         ]
         panels.append(
             _panel(
-                "Bad slices", told, "none", *asked,
-                kind=Kind.STATES, steps=(Step("green"), Step("orange", 1)), names=_SAID, width=24, height=5,
+                "Bad slices",
+                told,
+                "none",
+                *asked,
+                kind=Kind.STATES,
+                steps=(Step("green"), Step("orange", 1)),
+                names=_SAID,
+                width=24,
+                height=5,
             )
-        )  # fmt: skip
+        )
     if objective.period < DAY:
         told = (
             "The share of the time shown in which the objective was met, by the period that had"
@@ -119,10 +134,16 @@ def _panels(objective: Objective) -> list[Panel]:
         steps = (Step("red"), Step("orange", 0.95), Step("green", 0.99))
         panels.append(
             _panel(
-                f"Was the objective met in each {period}", told, "percentunit", (kept, "kept"),
-                kind=Kind.NUMBERS, steps=steps, width=24, height=4,
+                f"Was the objective met in each {period}",
+                told,
+                "percentunit",
+                (kept, "kept"),
+                kind=Kind.NUMBERS,
+                steps=steps,
+                width=24,
+                height=4,
             )
-        )  # fmt: skip
+        )
     return panels
 
 
@@ -146,14 +167,35 @@ def _figures(objective: Objective) -> list[Panel]:
     enough = (Step("red"), Step("yellow", DAY), Step("green", 7 * DAY))
     empty = "Time until the budget is exhausted at the present rate. Empty while nothing is spent."
     return [
-        _panel(title, description, unit, (expr, title), kind=Kind.NUMBERS, steps=steps, width=6, height=4)
+        _panel(
+            title,
+            description,
+            unit,
+            (expr, title),
+            kind=Kind.NUMBERS,
+            steps=steps,
+            width=6,
+            height=4,
+        )
         for title, description, unit, expr, steps in (
-            ("Promised", f"The share of what is good that is aimed at, over {period}.", "percentunit", aim, (Step("blue"),)),
+            (
+                "Promised",
+                f"The share of what is good that is aimed at, over {period}.",
+                "percentunit",
+                aim,
+                (Step("blue"),),
+            ),
             ("Kept", f"The share that was good in the last {period}.", "percentunit", kept, met),
-            ("Budget left", f"What is left of the {share} % that may be bad in {period}.", "percentunit", left, _LEFT),
+            (
+                "Budget left",
+                f"What is left of the {share} % that may be bad in {period}.",
+                "percentunit",
+                left,
+                _LEFT,
+            ),
             ("Budget lasts for", empty, "s", lasts, enough),
         )
-    ]  # fmt: skip
+    ]
 
 
 def _courses(objective: Objective) -> list[Panel]:
@@ -174,23 +216,35 @@ def _courses(objective: Objective) -> list[Panel]:
     above = [Step("red", factor) for factor in sorted({tier.factor for tier in objective.tiers})]
     return [
         _panel(
-            "Budget left over time", f"How the error budget of {span(objective.period)} came to where it is.",
-            "percentunit", (left, "left"), steps=(Step("red"), Step("green", 0.0)), bottom=None, top=1,
+            "Budget left over time",
+            f"How the error budget of {span(objective.period)} came to where it is.",
+            "percentunit",
+            (left, "left"),
+            steps=(Step("red"), Step("green", 0.0)),
+            bottom=None,
+            top=1,
         ),
         _panel(
             "Burn rate by window",
-            f"At 1 the budget lasts just for its period. Alerts fire above: {'; '.join(alerts) or 'none is asked for'}.",
-            "none", *zip(rates, map(span, windows), strict=True), steps=(Step("green"), *above),
+            "At 1 the budget lasts just for its period. Alerts fire above:"
+            f" {'; '.join(alerts) or 'none is asked for'}.",
+            "none",
+            *zip(rates, map(span, windows), strict=True),
+            steps=(Step("green"), *above),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _events(indicator: RatioIndicator) -> Panel:
     word = "bad" if indicator.bad else "good"
     described = f"What counts for the objective, and how much of it is {word}."
-    flows = [(_flow(one, counter=indicator.counter), name) for one, name in (
-        (indicator.total, "all"), (indicator.counted, word),
-    )]  # fmt: skip
+    flows = [
+        (_flow(one, counter=indicator.counter), name)
+        for one, name in (
+            (indicator.total, "all"),
+            (indicator.counted, word),
+        )
+    ]
     unit = "reqps" if indicator.counts else "short"
     return _panel(f"All and {word}", indicator.description or described, unit, *flows)
 

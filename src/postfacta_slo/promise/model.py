@@ -345,8 +345,9 @@ class Model:
         for window, whose in windows:
             if window < SCRAPES_IN_A_WINDOW * step:
                 raise SloError(
-                    f"SLO {objective.name}: {whose} has a window of {window} s and a sample each {step} s; "
-                    f"it needs {SCRAPES_IN_A_WINDOW} samples or more: make it longer, or scrape more often"
+                    f"SLO {objective.name}: {whose} has a window of {window} s and a sample each"
+                    f" {step} s; it needs {SCRAPES_IN_A_WINDOW} samples or more: make it longer, or"
+                    " scrape more often"
                 )
 
     def of(self, service: Service) -> tuple[Objective, ...]:

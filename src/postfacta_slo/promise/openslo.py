@@ -165,8 +165,8 @@ class _File:
         if interval == _USUAL.scrape_interval:
             return _USUAL
         self.notes.append(
-            f"the file: has no DataSource: its Prometheus must scrape and evaluate each {interval} s, "
-            f"as a slice of {shortest} s needs {SCRAPES_IN_A_WINDOW} samples"
+            f"the file: has no DataSource: its Prometheus must scrape and evaluate each {interval}"
+            f" s, as a slice of {shortest} s needs {SCRAPES_IN_A_WINDOW} samples"
         )
         return replace(_USUAL, scrape_interval=interval, evaluation_interval=interval)
 
@@ -384,7 +384,10 @@ class _File:
         # Where the calendar begins decides nothing about a rolling window.
         window.pass_over("calendar")
         window.end()
-        why = f"is measured as a rolling one of {period // DAY} days: no rule begins with the calendar"
+        why = (
+            f"is measured as a rolling one of {period // DAY} days: no rule begins with the"
+            " calendar"
+        )
         self.notes.append(f"{window.path}: a window of the calendar {why}")
         return period
 
@@ -468,7 +471,7 @@ def _calendar_seconds(text: str) -> int:
 
 
 def _names(slo: str, titles: Sequence[str]) -> list[str]:
-    """Return the names of an SLO's objectives: its own, or with several, each with its title or place."""
+    """Return the names of an SLO's objectives: its own, or of several each with its title."""
     if len(titles) == 1:
         return [slo]
     ends = [re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") for title in titles]

@@ -20,8 +20,10 @@ _TOKEN: Final = re.compile(
     | \b(?:by|without|on|ignoring|group_left|group_right)\b\s*(?:\([^()]*\))?
     | \b(?:and|or|unless|offset|bool|atan2|inf|nan)\b
     | (?P<open>(?>[a-zA-Z_][a-zA-Z0-9_]*)?\s*\() | (?P<close>\))
-    | (?P<series>(?>[a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?>\{{(?:[^{{}}"'`]|{_TEXT})*\}})?)(?!\s*(?:\(|(?:by|without)\b))
-    | (?:sum|min|max|avg|count|group|stddev|stdvar|topk|bottomk|quantile|count_values)\b(?=\s*(?:by|without)\b)
+    | (?P<series>(?>[a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?>\{{(?:[^{{}}"'`]|{_TEXT})*\}})?)
+      (?!\s*(?:\(|(?:by|without)\b))
+    | (?:sum|min|max|avg|count|group|stddev|stdvar|topk|bottomk|quantile|count_values)\b
+      (?=\s*(?:by|without)\b)
     | \[[^\[\]]*\] | [0-9.]+[a-zA-Z0-9.]* | {_TEXT} | [-+*/%^<>=!~@,]+
     """,
     re.VERBOSE | re.IGNORECASE,

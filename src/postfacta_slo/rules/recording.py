@@ -90,10 +90,15 @@ def _constants(objective: Objective) -> list[Rule]:
     return [
         *(_rule(name, f"vector({number(value)})", objective) for name, value in values.items()),
         _rule(
-            "slo:info", "vector(1)", objective,
-            title=objective.title, method=method, period=span(objective.period), indicator=objective.indicator.name,
+            "slo:info",
+            "vector(1)",
+            objective,
+            title=objective.title,
+            method=method,
+            period=span(objective.period),
+            indicator=objective.indicator.name,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _share_of_budget(objective: Objective, window: int) -> str:

@@ -48,7 +48,7 @@ alert; scrapes, evaluations and the slice in which the outage begins come on top
 
 | SLO | tier | severity | windows | burn rate | threshold | for | budget spent | total outage |
 |---|---|---|---|---|---|---|---|---|
-{tiers}"""
+{tiers}"""  # noqa: E501 - Markdown
 
 
 def table_of(model: Model) -> str:

@@ -49,8 +49,14 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Follow no redirect: a password is for the host that it was given for."""
 
     def redirect_request(  # noqa: PLR0917 - as the base class has it
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> None:  # fmt: skip
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> None:
         """Return None, so that the redirect itself is the answer."""
 
 
