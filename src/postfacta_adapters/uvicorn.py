@@ -33,6 +33,10 @@ _RESERVE: Final = 64  # File descriptors for logs, libraries and the event loop.
 # A new connection is registered, and the one it displaces closed, a few loop iterations later.
 _TURNS: Final = 5
 _SAY_EVERY: Final = 60.0
+_WS_MAX_SIZE: Final = (
+    16 * 1024 * 1024
+)  # uvicorn's own default, which stands for: nothing was chosen.
+_MESSAGE: Final = 1_048_576
 _REFUSAL: Final = b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _TOO_SLOW: Final = _REFUSAL % b"408 Request Timeout"
 _TOO_LARGE: Final = _REFUSAL % b"431 Request Header Fields Too Large"
@@ -100,6 +104,8 @@ class BoundedHttp(HttpToolsProtocol):
       more closes the one that has been idle longest, so clients that send requests get through. If
       all others are serving, it is the new one that is closed. That is logged as
       `connections.full`, at most once a minute.
+    * A message of a WebSocket has at most 1 MiB, where uvicorn's own `--ws-max-size` of 16 MiB was left as it is; a
+      larger one closes the WebSocket with 1009 before it is held.
     * No response waits for the client's delayed acknowledgement: `TCP_NODELAY`, no matter who
       opened the listener.
 
@@ -128,6 +134,8 @@ class BoundedHttp(HttpToolsProtocol):
         if crowd is None:
             room, _ = make_room(self.most, config.backlog, others=self.others)
             crowd = _CROWDS[server_state] = _Crowd(room)
+            if config.ws_max_size == _WS_MAX_SIZE:
+                config.ws_max_size = _MESSAGE
         self._crowd = crowd
         self._timer: TimerHandle | None = None
         self._is_in_head = self._is_refused = False

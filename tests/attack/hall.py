@@ -26,6 +26,7 @@ from postfacta_core.asgi import HardenOptions, harden
 __all__ = ["PASSWORD", "app"]
 
 PASSWORD = "correct horse battery staple"  # noqa: S105 - of no one
+_LARGE = bytes(8_000_000)
 _hasher = PasswordHasher()
 _stored = _hasher.hash(PASSWORD)
 _known = Bulkhead("passwords-known", 1, max_waiting=19, max_wait=3.0, lends=True)
@@ -37,6 +38,10 @@ def _is_right(password: str) -> bool:
         return _hasher.verify(_stored, password)
     except VerifyMismatchError:
         return False
+
+
+def _hash(password: str) -> str:
+    return _hasher.hash(password)
 
 
 async def _read(request: Request) -> Response:
@@ -55,6 +60,16 @@ async def _sign_in(request: Request) -> Response:
     bulkhead = _known if "device" in request.cookies else _unknown
     is_right = await bulkhead.call(anyio.to_thread.run_sync, _is_right, password)
     return PlainTextResponse("", 200 if is_right else 401)
+
+
+async def _register(request: Request) -> Response:
+    password = (await request.body()).decode()
+    await _unknown.call(anyio.to_thread.run_sync, _hash, password)
+    return PlainTextResponse("registered", 201)
+
+
+async def _large(request: Request) -> Response:
+    return Response(_LARGE)
 
 
 async def _live(request: Request) -> Response:
@@ -76,13 +91,21 @@ async def _lobby(websocket: WebSocket) -> None:
     await websocket.accept()
 
 
+async def _idle(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await anyio.sleep(60)
+
+
 _routes = [
     Route("/read", _read),
     Route("/write", _write, methods=["POST"]),
     Route("/sign-in", _sign_in, methods=["POST"]),
+    Route("/register", _register, methods=["POST"]),
+    Route("/large", _large),
     Route("/live", _live),
     Route("/sleep", _sleep),
     WebSocketRoute("/lobby", _lobby),
+    WebSocketRoute("/idle", _idle),
 ]
 app = harden(
     Starlette(routes=_routes),

@@ -204,6 +204,7 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
         wrong={
             "max_header_bytes": (0, *BYTES),
             "max_body_bytes": BYTES,
+            "max_message_bytes": BYTES,
             "body_idle_timeout": SECONDS_OR_INF,
             "body_grace": FROM_ZERO_OR_INF,
             "min_body_rate": SECONDS_OR_INF,

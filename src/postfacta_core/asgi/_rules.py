@@ -17,7 +17,9 @@ from ._ratelimit import RatePlan
 
 # Seconds; a browser's user has gone after that, and a handshake costs memory and a connection.
 HANDSHAKE: Final = 5.0
-UNBOUNDED: Final = TransferLimits(max_header_bytes=sys.maxsize, max_body_bytes=sys.maxsize)
+UNBOUNDED: Final = TransferLimits(
+    max_header_bytes=sys.maxsize, max_body_bytes=sys.maxsize, max_message_bytes=sys.maxsize
+)
 _route_of = re.compile(r"(?:([A-Z]+) )?(/\S*)").fullmatch
 _slashes = re.compile("/{2,}").sub
 _PARAMETER: Final = re.compile(r"\{[^{}:]+(:[a-z]+)?\}")

@@ -6,6 +6,7 @@ import math
 from contextlib import suppress
 from typing import Final, Literal
 
+import anyio
 from anyio.lowlevel import checkpoint
 
 from ..context import RequestContext
@@ -24,6 +25,15 @@ _CODES: Final = {"draining": _RESTART, "deadline_exceeded": _VIOLATION}
 _NORMAL = 1000
 _ABNORMAL = 1006
 _SWITCHING_PROTOCOLS: Final = 101
+_TOO_BIG: Final = 1009
+
+
+def _size(message: Message) -> int:
+    """Return the bytes of a message on the wire."""
+    text = message.get("text")
+    if text is None:
+        return len(message.get("bytes") or b"")
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 class WebSocketExchange(Answering, SocketExchange):
@@ -60,10 +70,24 @@ class WebSocketExchange(Answering, SocketExchange):
 
     async def receive(self) -> Message:
         message = await self._in()
-        if message["type"] == "websocket.disconnect" and not self.is_complete:
+        if message["type"] == "websocket.receive":
+            most = self.rules.limits.max_message_bytes
+            if _size(message) > most:
+                return await self._refuse(f"a message has at most {most} bytes")
+        elif message["type"] == "websocket.disconnect" and not self.is_complete:
             self.close_code = message.get("code") or _ABNORMAL
             self.leave()
         return message
+
+    async def _refuse(self, reason: str) -> Message:
+        """Close it for a message that is too big; return what the application sees of that."""
+        if self._answered is None:
+            self._answered = anyio.Event()
+            try:
+                await self.emit({"type": "websocket.close", "code": _TOO_BIG, "reason": reason})
+            finally:
+                self._answered.set()
+        return {"type": "websocket.disconnect", "code": _TOO_BIG, "reason": reason}
 
     async def send(self, message: Message) -> None:
         """Send what the application sends, unless the socket was closed without it."""

@@ -74,6 +74,9 @@ class TransferLimits:
         max_header_bytes: Of the path, the query and the header section together, with 32 more for
             each field.
         max_body_bytes: Of the body as it arrives.
+        max_message_bytes: Of one message of a WebSocket; a larger one closes it with 1009. The
+            server holds a message before any application sees it: give it the same limit, see
+            docs/reference/slow-clients.md.
         body_idle_timeout: Longest silence while the body is waited for.
         body_grace: The time allowed for a body of any size.
         min_body_rate: Bytes a second that a body must reach beyond the grace; a phone at its
@@ -84,13 +87,15 @@ class TransferLimits:
 
     max_header_bytes: int = 32_768
     max_body_bytes: int = 1_048_576
+    max_message_bytes: int = 1_048_576
     body_idle_timeout: float = 10.0
     body_grace: float = 10.0
     min_body_rate: float = 1000.0
     write_timeout: float = 60.0
 
     def __post_init__(self) -> None:
-        for field, least in (("max_header_bytes", 1), ("max_body_bytes", 0)):
+        sizes = (("max_header_bytes", 1), ("max_body_bytes", 0), ("max_message_bytes", 1))
+        for field, least in sizes:
             if (value := getattr(self, field)) != math.inf:
                 validation.whole(
                     f"TransferLimits.{field}", value, at_least=least, example="1_048_576"

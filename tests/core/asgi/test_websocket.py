@@ -11,6 +11,7 @@ from postfacta_core.asgi._rules import Rules
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi._websocket import WebSocketExchange
 from postfacta_core.context import RequestContext
+from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.errors import DeadlineExceededError, StoppedError
 
@@ -21,9 +22,10 @@ class Wire:
     def __init__(self) -> None:
         self.sent: list[Message] = []
         self.error: Exception | None = None
+        self.messages: list[Message] = []
 
     async def receive(self) -> Message:
-        raise AssertionError
+        return self.messages[0]
 
     async def send(self, message: Message) -> None:
         await anyio.lowlevel.checkpoint()
@@ -36,11 +38,16 @@ async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
     """Stand for the application."""
 
 
-def socket_on(wire: Wire) -> WebSocketExchange:
+def socket_on(wire: Wire, rules: Rules | None = None) -> WebSocketExchange:
     kernel = Kernel(nothing, requests=RunningRequests())
     scope: Scope = {"type": "websocket", "path": "/", "headers": []}
     return WebSocketExchange(
-        kernel, Rules(), RequestContext("request-id", 0.0), scope, wire.receive, wire.send
+        kernel,
+        rules or Rules(),
+        RequestContext("request-id", 0.0),
+        scope,
+        wire.receive,
+        wire.send,
     )
 
 
@@ -82,3 +89,28 @@ async def test_a_websocket_whose_client_is_gone_gets_nothing(error: Exception) -
     socket.cancel(StoppedError("drain"))
     wire.error = error
     await socket.answer()
+
+
+@pytest.mark.parametrize(
+    "message", [{"bytes": b"x" * 11}, {"text": "x" * 11}, {"text": "\u20ac" * 4, "bytes": None}]
+)
+async def test_a_message_that_is_too_big_closes_the_websocket(message: Message) -> None:
+    wire = Wire()
+    wire.messages = [{"type": "websocket.receive", **message}] * 2
+    socket = socket_on(wire, Rules(limits=TransferLimits(max_message_bytes=10)))
+    await socket.send({"type": "websocket.accept"})
+    for _ in range(2):
+        seen = await socket.receive()
+        assert (seen["type"], seen["code"]) == ("websocket.disconnect", 1009)
+    await socket.send({"type": "websocket.send", "text": "late"})
+    assert [each["type"] for each in wire.sent] == ["websocket.accept", "websocket.close"]
+    assert wire.sent[1]["code"] == socket.close_code == 1009
+    assert socket.is_complete
+
+
+@pytest.mark.parametrize("message", [{"bytes": b"x" * 10}, {"text": "\u20ac" * 3}, {}])
+async def test_the_largest_message_comes_as_it_was_sent(message: Message) -> None:
+    wire = Wire()
+    wire.messages = [{"type": "websocket.receive", **message}]
+    socket = socket_on(wire, Rules(limits=TransferLimits(max_message_bytes=10)))
+    assert await socket.receive() is wire.messages[0]

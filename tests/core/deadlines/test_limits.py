@@ -25,7 +25,9 @@ def test_the_narrowest_limits_are_no_body_and_some_time() -> None:
     assert limits.next_chunk_due(7.0, received=0, waited=0.0) == 7.0
 
 
-@pytest.mark.parametrize("wrong", [{"max_header_bytes": 0}, {"max_body_bytes": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_header_bytes": 0}, {"max_body_bytes": -1}, {"max_message_bytes": 0}]
+)
 def test_limits_that_make_no_sense_are_refused_at_once(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"TransferLimits\.\w+ must be a"):
         TransferLimits(**wrong)
