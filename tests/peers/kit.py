@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tarfile
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
+from postfacta_embedded import EmbeddedPostgres
 from tests.peers.suites import Suite
 from tests.strangers.kit import Environment
 
@@ -142,6 +144,16 @@ def fetch(package: str, folder: Path) -> Path:
         packed.extractall(folder, filter="data")
     (source,) = folder.glob(f"*-{version}")
     return source
+
+
+@contextmanager
+def with_servers(suite: Suite, folder: Path) -> Generator[Suite]:
+    """Give a suite what it needs besides: a PostgreSQL of its own."""
+    if suite.package != "psycopg-pool":
+        yield suite
+        return
+    with EmbeddedPostgres(folder / "data") as server:
+        yield replace(suite, options=(*suite.options, f"--test-dsn={server.dsn()}"))
 
 
 def run(

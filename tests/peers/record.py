@@ -10,16 +10,13 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from postfacta_core.clock import WALL
-from postfacta_embedded import EmbeddedPostgres
-from tests.peers.kit import Comparison, Difference, compare, differences, fetch
+from tests.peers.kit import Comparison, Difference, compare, differences, fetch, with_servers
 from tests.peers.suites import SUITES, Suite
 from tests.strangers.kit import Environments, build
 
@@ -94,14 +91,9 @@ def _judge(
     source = checkout or fetch(suite.package, folder)
     listed = differences(suite.name)
     environment = environments(*suite.requirements, extras=suite.extras)
-    with ExitStack() as stack:
-        options = suite.options
-        if suite.package == "psycopg-pool":
-            server = stack.enter_context(EmbeddedPostgres(folder / "data"))
-            options = (*options, f"--test-dsn={server.dsn()}")
-        suite = replace(suite, options=options)
+    with with_servers(suite, folder) as served:
         found = compare(
-            suite, suite.tests, listed, environment=environment, source=source, folder=folder
+            served, suite.tests, listed, environment=environment, source=source, folder=folder
         )
     for test in found.unlisted(listed):
         sys.stdout.write(f"{suite.name}: {test}\n")
