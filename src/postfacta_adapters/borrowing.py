@@ -1,6 +1,16 @@
-"""Borrow connections of another library's pool: behind a circuit, within the request's time, seen from outside.
+"""Borrow connections of another library's pool: behind a circuit, in time, and observed.
 
-The adapters tell it of each step, and raise what it returns. It knows no driver.
+The adapters report each step, and raise what is returned. This module knows no driver.
+
+1. A loan begins with the wish for a connection: the request's time and the circuit are asked before
+   the pool. A wait in vain is the database's fault only if not all connections are lent.
+2. In a transaction the server is given the request's limit before a statement, and once more when a
+   quarter of it has passed. The limit ends with the transaction. Outside of one there is none, since
+   it would stay in the session.
+3. A loan in which the database failed is a failure of the circuit, counted at once. Else it is a
+   success if its last statement was answered, even by an error.
+4. A COMMIT, or a statement outside of a transaction, whose answer is lost may have been done.
+5. An error is of both sides: an `except` of the other library catches it too, see `common`.
 """
 
 from __future__ import annotations
@@ -56,7 +66,8 @@ _UNLIMITED: Final = frozenset(
         "START",
     }
 )
-# A limit that was set earlier in a transaction is set again once a quarter of it has passed.
+# A limit that was set earlier in a transaction is set again once a quarter of it has passed: each
+# setting is a round trip.
 _STALE: Final = 0.75
 # Less than this share of the time is left when the server ends a statement at its request's limit.
 _SPENT: Final = 0.1
@@ -85,15 +96,15 @@ def _common_kind(ours: Any, theirs: Any) -> Any:
     return type(ours.__name__, (ours, theirs), names)
 
 
-def common(known: ResilienceError, theirs: Any, **attributes: object) -> ResilienceError:
+def common(meaning: ResilienceError, theirs: Any, **attributes: object) -> ResilienceError:
     """Return an error of this library that an `except` of another library catches, too.
 
     It has the text and the attributes of ours, and the given ones of the other library's error.
     """
-    ours: Any = type(known)
+    ours: Any = type(meaning)
     kind = _common_kind(ours, theirs)
-    error: ResilienceError = kind.__new__(kind, *known.args)
-    vars(error).update(attributes, **vars(known))
+    error: ResilienceError = kind.__new__(kind, *meaning.args)
+    vars(error).update(attributes, **vars(meaning))
     return error
 
 
@@ -179,29 +190,29 @@ class Borrowed(Loan):
         self._acquired("")
 
     def dropped(self) -> None:
-        """Record that there is no connection, for a reason that is not about the database, such as a cancellation."""
+        """Record that there is no connection, for a reason such as a cancellation."""
         self._acquired("cancelled")
         self._leave()
 
     def not_lent(self, *, is_full: bool = False) -> ResilienceError:
-        """Return the error to raise if there is no connection; `is_full` says that all are lent to others."""
+        """Return the error to raise without a connection; `is_full` says that all are lent."""
         lender = self.lender
-        known: ResilienceError = DatabaseUnavailableError(lender.name, 1.0)
+        meaning: ResilienceError = DatabaseUnavailableError(lender.name, 1.0)
         if time_to_wait(math.inf) <= 0.0:
             lender.observe(DeadlineExceeded("pool"))
-            known = DeadlineExceededError(lender.name)
+            meaning = DeadlineExceededError(lender.name)
         elif is_full:
-            known = PoolTimeoutError(lender.name, 1.0)
-        self._acquired(type(known).__name__)
-        self._leave(known if isinstance(known, DatabaseUnavailableError) else None)
-        return known
+            meaning = PoolTimeoutError(lender.name, 1.0)
+        self._acquired(type(meaning).__name__)
+        self._leave(meaning if isinstance(meaning, DatabaseUnavailableError) else None)
+        return meaning
 
     def begins(self) -> None:
-        """Record that a transaction begins, or that a part of one was undone: the server has no limit of ours."""
+        """Record that a transaction begins, or that a part was undone: no limit is set."""
         self._limit = math.inf
 
     def sends(self, sql: str, *, is_inside: bool) -> str:
-        """Record a statement, and return its limit, to be set by `limiting` before; empty if none is needed.
+        """Record a statement; return the limit that `limiting` must set before, or nothing.
 
         Outside of a transaction there is none, as it would stay in the session.
 
@@ -224,7 +235,9 @@ class Borrowed(Loan):
 
     def commits(self) -> None:
         """Record that a COMMIT comes next, or something that may send one."""
-        self._sql, self._started, self._left = "commit", self.lender.now(), math.inf
+        self._sql = "commit"
+        self._started = self.lender.now()
+        self._left = math.inf
 
     def answered(self) -> None:
         """Record the answer to a statement."""
@@ -246,18 +259,20 @@ class Borrowed(Loan):
         """Return the error to raise for a statement; None if the driver's own says it best."""
         lender = self.lender
         state = sqlstate_of(error)
-        known = error_of(state, lender.name, DatabaseUnavailableError if is_closed else None)
+        meaning = error_of(state, lender.name, DatabaseUnavailableError if is_closed else None)
         limit: float | None = None
-        if isinstance(known, DeadlineExceededError) and self._is_spent():
+        if isinstance(meaning, DeadlineExceededError) and self._is_spent():
             limit = self._left
             lender.observe(DeadlineExceeded("database"))
-        self._judge(state, known, limit)
+        self._judge(state, meaning, limit)
         self.begins()
-        known = outcome_of(known, self._sql, state, is_inside=self._is_inside, is_closed=is_closed)
+        meaning = outcome_of(
+            meaning, self._sql, state, is_inside=self._is_inside, is_closed=is_closed
+        )
         if state or is_closed:
-            self._finished(state, type(known or error).__name__)
-        self._judged = error, known
-        return known
+            self._finished(state, type(meaning or error).__name__)
+        self._judged = error, meaning
+        return meaning
 
     def returned(self) -> float:
         """Record that the connection was given back; return for how many seconds it was lent."""
@@ -284,5 +299,5 @@ class Borrowed(Loan):
 
     def _finished(self, sqlstate: str, error_type: str) -> None:
         lender = self.lender
-        what = lender.name, "postgresql", first_word(self._sql), "", lender.now() - self._started
+        what = (lender.name, "postgresql", first_word(self._sql), "", lender.now() - self._started)
         lender.observe(QueryFinished(*what, sqlstate=sqlstate, error_type=error_type))

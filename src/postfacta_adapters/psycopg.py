@@ -1,4 +1,7 @@
-"""Guard the pools of psycopg 3: `connection()` behind a circuit, within the request's time, with the core's errors.
+"""Guard the pools of psycopg 3: a circuit, the request's time, the core's errors.
+
+A connection that is lent is of a subclass of its class, which is made once; so are its cursors. They
+report each statement, and each end of a transaction, to the loan that the connection has.
 
 Inside the block all is psycopg's, its errors too. What leaves the block is of this library if it is
 about the database: then `harden` and `problem_handler` answer it by 503, 504 or 422.
@@ -96,7 +99,9 @@ class GuardedPool(_Guarded[psycopg_pool.ConnectionPool[C]], Generic[C]):
 
     @contextmanager
     def connection(self, timeout: float | None = None) -> Generator[C]:
-        """Lend a connection for the block, which is one transaction unless the connection commits by itself.
+        """Lend a connection for the block.
+
+        The block is one transaction, unless the connection commits by itself.
 
         Args:
             timeout: The longest wait for it, in seconds; None is the pool's own.
@@ -130,7 +135,7 @@ class GuardedPool(_Guarded[psycopg_pool.ConnectionPool[C]], Generic[C]):
                 yield connection
                 loan.commits()
         except psycopg.Error as error:
-            _raise_known(loan, error, is_closed=connection.closed)
+            _raise_meaning(loan, error, is_closed=connection.closed)
             raise
         finally:
             _leave(connection)
@@ -176,7 +181,7 @@ class AsyncGuardedPool(_Guarded[psycopg_pool.AsyncConnectionPool[A]], Generic[A]
                 yield connection
                 loan.commits()
         except psycopg.Error as error:
-            _raise_known(loan, error, is_closed=connection.closed)
+            _raise_meaning(loan, error, is_closed=connection.closed)
             raise
         finally:
             _leave(connection)
@@ -197,18 +202,20 @@ def _not_lent(loan: Borrowed, error: psycopg.Error) -> ResilienceError:
     return _common(loan.not_lent(is_full=is_full), error)
 
 
-def _raise_known(loan: Borrowed, error: psycopg.Error, *, is_closed: bool) -> None:
-    """Raise what this library calls an error that ends a block, unless it is about the statement."""
+def _raise_meaning(loan: Borrowed, error: psycopg.Error, *, is_closed: bool) -> None:
+    """Raise this library's error for one that ends a block, unless it is about the statement."""
     if not isinstance(error, ResilienceError):
-        known = loan.verdict(error, is_closed=is_closed)
-        if known is not None:
-            raise _common(known, error) from error
+        meaning = loan.verdict(error, is_closed=is_closed)
+        if meaning is not None:
+            raise _common(meaning, error) from error
 
 
-def _common(known: ResilienceError, error: psycopg.Error) -> ResilienceError:
+def _common(meaning: ResilienceError, error: psycopg.Error) -> ResilienceError:
     # The errors of the pool, and the classes that DB-API has; not those of a single SQLSTATE.
-    kind = next(it for it in type(error).__mro__ if it.__module__ in {"psycopg", "psycopg_pool"})
-    return common(known, kind, sqlstate=error.sqlstate, **vars(error))
+    kind = next(
+        base for base in type(error).__mro__ if base.__module__ in {"psycopg", "psycopg_pool"}
+    )
+    return common(meaning, kind, sqlstate=error.sqlstate, **vars(error))
 
 
 def _count_usage(pool: Any, seconds: float) -> None:
@@ -236,7 +243,7 @@ def _leave(connection: Any) -> None:
 def _watched_connections(kind: Any) -> Any:
     """Return the subclass of a class of connections that a loan watches.
 
-    The loan notices the end of each transaction, by whatever means: with it the server's limit ends.
+    Its loan notices the end of each transaction, by whatever means: the limit ends with it.
     """
     is_async = issubclass(kind, psycopg.AsyncConnection)
     watched_cursors = _watched_async_cursors if is_async else _watched_cursors

@@ -1,8 +1,8 @@
-"""Guard an engine of SQLAlchemy, sync or async: a circuit before its pool, the request's time, the core's errors.
+"""Guard an engine of SQLAlchemy: a circuit before its pool, the request's time, the core's errors.
 
-It works by the engine's own events, so that sessions, Core and the ORM need no change. What is
-about the database is raised as an error of this library, which `harden` and `problem_handler`
-answer by 503, 504 or 422; all else stays SQLAlchemy's.
+It stands in the engine's pool and in its dialect, so that sessions, Core and the ORM need no change.
+What is about the database is raised as an error of this library, which `harden` and
+`problem_handler` answer by 503, 504 or 422; all else stays SQLAlchemy's.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def guard_engine(
 
 
 def _size_of(engine: Engine) -> int:
-    """Return how many connections the pool may open; of one without a bound, what a pool has by default."""
+    """Return how many connections the pool may open; by default, if it has no bound."""
     size: int = getattr(engine.pool, "size", lambda: 10)()
     return max(1, size + max(0, getattr(engine.pool, "_max_overflow", 0)))
 
@@ -106,8 +106,8 @@ def _guard_pool(lender: Lender, pool: Any, engine: Engine) -> Any:
                 raise
             is_full = isinstance(error, PoolTimeout)
             kind = PoolTimeout if is_full else OperationalError
-            known = loan.not_lent(is_full=is_full)
-            raise common(known, kind, orig=error, detail=[]) from error
+            meaning = loan.not_lent(is_full=is_full)
+            raise common(meaning, kind, orig=error, detail=[]) from error
         loan.lent(is_new=not connection.info.get(_WAS_LENT))
         connection.info[_WAS_LENT] = True
         connection.record_info[_LOAN] = loan
@@ -195,11 +195,11 @@ def _failed(context: ExceptionContext) -> BaseException | None:
     if connection is None or not isinstance(error, Exception) or isinstance(error, ResilienceError):
         return None
     loan = _loan_of(connection.connection)
-    known = None if loan is None else loan.failed(error, is_closed=context.is_disconnect)
-    if known is None:
+    meaning = None if loan is None else loan.failed(error, is_closed=context.is_disconnect)
+    if meaning is None:
         return None
     theirs = context.sqlalchemy_exception or OperationalError(context.statement, None, error)
-    return common(known, type(theirs), **vars(theirs))
+    return common(meaning, type(theirs), **vars(theirs))
 
 
 _STEPS: Final[dict[str, Callable[[Borrowed], None]]] = {

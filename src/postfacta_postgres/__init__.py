@@ -1,4 +1,4 @@
-"""PostgreSQL for services: a pool that outlasts outages, statements within a request's time, outcomes that are known.
+"""PostgreSQL for services: a pool that outlasts outages, and outcomes that are known.
 
 For pools of other libraries see `postfacta_adapters`.
 """

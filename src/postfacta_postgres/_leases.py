@@ -24,7 +24,10 @@ _JITTER: Final = 0.2
 
 
 def sizes(pool: str, *, idle: int, used: int, most: int, waiting: int) -> Iterator[Sample]:
-    """Yield the state of a pool for metrics: its connections, the most of them unless it is 0, the callers that wait."""
+    """Yield the state of a pool for metrics: its connections, the callers that wait.
+
+    `most` is the largest number of connections; 0 is no limit.
+    """
     yield Sample("db_client_connection_count", (pool, "idle"), idle)
     yield Sample("db_client_connection_count", (pool, "used"), used)
     if most:
@@ -34,7 +37,7 @@ def sizes(pool: str, *, idle: int, used: int, most: int, waiting: int) -> Iterat
 
 @dataclass(slots=True, eq=False)
 class PooledConnection(Generic[C]):
-    """A connection of a pool, with its age, its generation, and when it was last lent or returned."""
+    """A connection of a pool, its age and generation, and when it was last lent or returned."""
 
     connection: C
     generation: int
@@ -43,7 +46,9 @@ class PooledConnection(Generic[C]):
 
 
 class LeaseTable(Turns, Generic[C]):
-    """The slots of a pool, who waits for one, and the connections that lie idle; the thread of its loop is its lock.
+    """The slots of a pool, who waits for one, and the connections that lie idle.
+
+    The thread of its loop is its lock.
 
     Read `generation` before a connection is opened, since it may change meanwhile.
     """
@@ -84,7 +89,7 @@ class LeaseTable(Turns, Generic[C]):
         return True
 
     def evict(self, generation: int) -> list[PooledConnection[C]]:
-        """End a generation, unless it has ended, and return the idle connections, which are to be closed."""
+        """End a generation, unless it has ended; return the idle connections, to be closed."""
         if generation != self.generation:
             return []
         self.generation += 1
@@ -93,6 +98,10 @@ class LeaseTable(Turns, Generic[C]):
         return evicted
 
     def sweep(self, now: float) -> list[PooledConnection[C]]:
-        swept = [it for it in self._idle if now >= min(it.ends_at, it.since + self._max_idle)]
+        swept = [
+            pooled
+            for pooled in self._idle
+            if now >= min(pooled.ends_at, pooled.since + self._max_idle)
+        ]
         self._idle = [pooled for pooled in self._idle if pooled not in swept]
         return swept

@@ -15,7 +15,10 @@ from typing import Final
 
 from postfacta_core import CircuitConfig, errors
 
+# The codes are those of PostgreSQL's manual, appendix A; a class is their first two characters.
 QUERY_CANCELED: Final = "57014"
+# Connection exceptions, the end of the server's process or its start, too many connections, no disk
+# space, no memory.
 _NOT_THERE: Final = ("08", "57P01", "57P02", "57P03", "53300", "53100", "53200")
 # What a value can be at fault for: too long, too large, no date, no number, a text with NUL, no
 # regular expression.
@@ -38,7 +41,9 @@ _COMMITS_A_PART: Final = re.compile(
 )
 # A statement that had less time, and whose request ran out of it, says nothing about the database.
 _FAIR: Final = 1.0
+# As `CircuitConfig` has for its first opening; a database that comes back resets its circuit before.
 _OPEN_FOR: Final = 5.0
+# The most that `CircuitConfig.sliding_window_size` may be.
 _LARGEST_WINDOW: Final = 10_000
 
 
@@ -67,50 +72,52 @@ def error_of(
 
 
 def outcome_of(
-    known: errors.ResilienceError | None,
+    meaning: errors.ResilienceError | None,
     sql: str,
     sqlstate: str,
     *,
     is_inside: bool,
     is_closed: bool,
 ) -> errors.ResilienceError | None:
-    """Return the error to raise for a statement that was sent and failed: `known`, unless it may have had an effect.
+    """Return the error to raise for a statement that was sent and failed.
+
+    That is its `meaning`, unless the statement may have had an effect.
 
     It was sent `is_inside` of a transaction, and its connection `is_closed` by now.
     """
-    if known is None or isinstance(known, errors.InvalidInputError):
-        return known
+    if meaning is None or isinstance(meaning, errors.InvalidInputError):
+        return meaning
     if sqlstate and not sqlstate.startswith(_PARTING_WORDS) and not is_closed:
         may_be_done = not is_inside and _COMMITS_A_PART.search(sql) is not None
     else:
         may_be_done = not is_inside or _COMMITS.search(sql) is not None
     if not may_be_done:
-        return known
-    if isinstance(known, errors.DeadlineExceededError):
-        return errors.OutcomeTimeoutError(known.policy)
+        return meaning
+    if isinstance(meaning, errors.DeadlineExceededError):
+        return errors.OutcomeTimeoutError(meaning.policy)
     # Without `retry_after`: the caller of a service that answers it would take the answer for a
     # refusal.
-    return errors.OutcomeUnknownError(known.policy)
+    return errors.OutcomeUnknownError(meaning.policy)
 
 
-def broke(sqlstate: str, known: Exception | None) -> bool:
+def broke(sqlstate: str, meaning: Exception | None) -> bool:
     """Return whether the connection broke, or could not be opened."""
-    return isinstance(known, errors.DatabaseUnavailableError) and not sqlstate.startswith(
+    return isinstance(meaning, errors.DatabaseUnavailableError) and not sqlstate.startswith(
         _OUT_OF_RESOURCES
     )
 
 
 def is_to_blame(
-    sqlstate: str, known: Exception | None, *, limit: float | None, is_callers: bool
+    sqlstate: str, meaning: Exception | None, *, limit: float | None, is_callers: bool
 ) -> bool:
-    """Return whether the database failed, and neither the statement nor the caller's short deadline.
+    """Return whether the database failed: not the statement, nor the caller's short deadline.
 
     `limit` is the seconds that its request left it, None for all that any has; `is_callers` says
     who set the deadline.
     """
-    if isinstance(known, errors.DeadlineExceededError):
+    if isinstance(meaning, errors.DeadlineExceededError):
         return limit is None or (limit >= _FAIR and not is_callers)
-    return broke(sqlstate, known)
+    return broke(sqlstate, meaning)
 
 
 def database_circuit(max_size: int) -> CircuitConfig:

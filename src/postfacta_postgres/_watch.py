@@ -33,7 +33,7 @@ class Watch:
     async def within(
         self, seconds: float, call: Callable[..., Awaitable[T]], *arguments: object
     ) -> T:
-        """Await a call of the driver; raise TimeoutError if it takes longer, or if there is no time at all.
+        """Await a call of the driver; raise TimeoutError if it takes longer, or has no time.
 
         A task makes one call at a time.
         """

@@ -19,11 +19,11 @@ from postfacta_core.validation import validation
 
 RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Password = str | Callable[[], str] | Callable[[], Awaitable[str]]
-"""A password, or a function that reads it anew for each connection, so that a rotation needs no restart."""
+"""A password, or a function that reads it for each connection: a rotation needs no restart."""
 
 
 class PasswordFile:
-    """A `Password` that is read from a file each time, as an orchestrator mounts it and replaces it.
+    """A `Password` that is read each time from a file, which an orchestrator may replace.
 
     A line feed at the end of the file is not part of it.
     """
@@ -91,9 +91,9 @@ class PoolOptions:
             "float": validation.seconds,
             "bool": validation.flag,
         }
-        for each in fields(self):
-            if check := checks.get(str(each.type)):
-                check(f"PoolOptions.{each.name}", getattr(self, each.name))
+        for option in fields(self):
+            if check := checks.get(str(option.type)):
+                check(f"PoolOptions.{option.name}", getattr(self, option.name))
 
     def session_settings(self) -> dict[str, str]:
         """Return the settings that the server enforces, by its own names."""
@@ -142,11 +142,13 @@ class Connector:
 
     @property
     def server(self) -> str:
-        """The name of the host that was found last, for spans; empty if the address is not plain."""
+        """The name of the host that was found last, for spans; empty if it is no plain one."""
         return self._servers[self.host]
 
     async def open(self, timeout: float, *, search: bool = False) -> RawConnection:  # noqa: ASYNC109 - the hosts share it
-        """Open a connection to the host that was found last; raise ConnectionError if another one was found meanwhile.
+        """Open a connection to the host that was found last.
+
+        Raise ConnectionError if another one was found meanwhile.
 
         A `search` asks the others in turn if it does not accept, and raises what the last raised.
         """
@@ -193,9 +195,9 @@ class Connector:
             return connection
 
 
-# A machine that stands still for most of it is no outage.
+# Seconds. A machine that stands still for most of it is no outage.
 _LEAST_PATIENCE: Final = 1.0
-# For a server that does not answer.
+# Seconds. The server ends a statement first; this is for one that does not answer.
 _GRACE: Final = 1.0
 _EXAMPLE: Final = '"postgresql://billing@db:5432/billing"'
 _LAST_PORT: Final = 65_535
@@ -237,15 +239,19 @@ def longest_statement(options: PoolOptions) -> float:
 
 
 def timed(connection: RawConnection, seconds: float) -> RawConnection:
-    """Have the driver bound the statements that are sent past the pool, which bounds its own by one timer."""
+    """Have the driver bound the statements that are sent past the pool.
+
+    Those of the pool are bounded by its own timer, see `_watch`.
+    """
     config: Any = getattr(connection, "_config", None)
     if config is not None and config.command_timeout is None:
-        setattr(connection, "_config", config._replace(command_timeout=seconds))  # noqa: B010 - the driver declares it privately
+        bounded = config._replace(command_timeout=seconds)
+        setattr(connection, "_config", bounded)  # noqa: B010 - it is the driver's own
     return connection
 
 
 def check_address(field: str, dsn: str) -> str:
-    """Return an address, or raise ValueError, which never shows what may be a part of its password."""
+    """Return an address, or raise ValueError, without what may be a part of its password."""
     scheme, mark, rest = validation.secret(field, dsn, example=_EXAMPLE).partition("://")
     netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
     _, at, places = netloc.rpartition("@")
@@ -258,7 +264,9 @@ def check_address(field: str, dsn: str) -> str:
         shown = "***"
         rule = 'an address that begins with "postgresql://"'
     elif all(map(_is_place, places.split(","))) and (query := _query_of(dsn)) is not None:
-        wrong = [name for name, known in _CHOICES.items() if not set(query.get(name, ())) <= known]
+        wrong = [
+            name for name, choices in _CHOICES.items() if not set(query.get(name, ())) <= choices
+        ]
         if not wrong:
             return dsn
         rule = f"an address whose {wrong[0]} is one of {', '.join(sorted(_CHOICES[wrong[0]]))}"
@@ -273,12 +281,15 @@ def _query_of(dsn: str) -> dict[str, list[str]] | None:
 
 
 def _is_place(place: str) -> bool:
-    found = _PLACE.fullmatch(place)
-    return found is not None and (not found["port"] or 1 <= int(found["port"]) <= _LAST_PORT)
+    match = _PLACE.fullmatch(place)
+    return match is not None and (not match["port"] or 1 <= int(match["port"]) <= _LAST_PORT)
 
 
 def hosts_of(dsn: str) -> list[str]:
-    """Split an address with several hosts into one for each: to the driver, a deaf one would take all the time."""
+    """Split an address with several hosts into one for each.
+
+    In the driver's hands a host that never answers would take the time of all.
+    """
     parts = urlsplit(dsn)
     credentials, at, places = parts.netloc.rpartition("@")
     if "," not in places:

@@ -1,4 +1,4 @@
-"""Run statements on PostgreSQL, bounded in time and seen from outside, whether or not it is there."""
+"""Run statements on PostgreSQL, bounded in time and observed, whether or not it is there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 _OPEN: list[tuple[str, Observer]] = []
 
 Isolation = Literal["read committed", "repeatable read", "serializable"]
-"""How much a transaction sees of others, in PostgreSQL's words; None is the server's own, read committed."""
+"""How much a transaction sees of others, by PostgreSQL's names; None is the server's default."""
 
 _DURABILITY = (
     "select name, setting from pg_settings where name = any"
@@ -122,7 +122,10 @@ class Connection(Statements):
 
     @property
     def raw(self) -> RawConnection:
-        """The driver's own connection, for what is missing here; it raises the driver's errors, without events."""
+        """The driver's own connection, for what is missing here.
+
+        It raises the driver's errors, and no event reports it.
+        """
         return timed(self._lease.raw, self._lease.longest_statement)
 
     def _send(self, statement: Statement) -> Awaitable[Any]:
@@ -168,14 +171,14 @@ class Database(Statements):
     ) -> None:
         self.name: str = validation.name("Database.name", name, example='name="orders"')
         check_address("Database.dsn", dsn)
-        for field, given, kind in (
+        for field, value, kind in (
             ("options", options, PoolOptions),
             ("breaker", breaker, CircuitBreaker),
             ("retry_budget", retry_budget, RetryBudget),
         ):
-            if given is not None:
+            if value is not None:
                 validation.instance(
-                    f"Database.{field}", given, kind, example=f"{kind.__name__}(...)"
+                    f"Database.{field}", value, kind, example=f"{kind.__name__}(...)"
                 )
         if password is not None and not callable(password):
             validation.secret(
@@ -223,11 +226,13 @@ class Database(Statements):
         await self._stack.aclose()
 
     async def wait_connected(self) -> None:
-        """Wait until there is a database, for what must outlast one that is away; bound it by a timeout of your own."""
+        """Wait until there is a database, however long that takes: bound it by your own timeout."""
         await self._pool.monitor.found.wait()
 
     async def ping(self) -> None:
-        """Raise DatabaseUnavailableError unless the database answers in time, on a connection that no load can take.
+        """Raise DatabaseUnavailableError unless the database answers in time.
+
+        It is asked on a connection that no load can take.
 
         That is a second, or twice what the last connection took to open, `connect_timeout` at most.
         Any answer on another connection meanwhile will do. Several that wait share one question.
@@ -235,7 +240,10 @@ class Database(Statements):
         await self._pool.monitor.ping()
 
     async def check_writes(self) -> None:
-        """Check that no write was refused in the last 30 seconds; it asks the database nothing, and raises the refusal."""
+        """Raise the refusal of a write in the last 30 seconds, if there was one.
+
+        It asks the database nothing.
+        """
         self._pool.monitor.check_writes()
 
     @asynccontextmanager
@@ -278,7 +286,7 @@ class Database(Statements):
     async def run_transaction(
         self, function: Callable[[Connection], Awaitable[T]], *, isolation: Isolation | None = None
     ) -> T:
-        """Run a function in one transaction, and the whole again if it was lost to another one (40001, 40P01).
+        """Run a function in one transaction; run all of it again if another one won (40001, 40P01).
 
         Three times at most, after waits that vary, within the request's time and the retry budget,
         but never once COMMIT was sent: a conflict that the server finds only then is raised. The
@@ -311,12 +319,12 @@ class Database(Statements):
             return await lease.run(statement, lease.time_left())
 
     def _forget(self) -> None:
-        """Reset the circuit, since the database is available again: it has just answered. One that is forced open stays so."""
+        """Reset the circuit, unless it is forced open: the database has just answered."""
         if self.breaker.statistics().state is not CircuitState.FORCED_OPEN:
             self.breaker.reset()
 
     async def durability_problems(self) -> list[str]:
-        """Name the server's settings under which an acknowledged commit may be lost; ideally none."""
+        """Name the server's settings under which an acknowledged commit may be lost."""
         rows = await self.fetch(_DURABILITY, operation="durability", repeatable=True)
         return [
             f"{row['name']} = {row['setting']}"

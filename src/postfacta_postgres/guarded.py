@@ -29,8 +29,10 @@ from .monitor import Pooled
 from .permits import Loan, first_word
 from .pool import Pool
 
+# The codes are those of PostgreSQL's manual, appendix A.
 _DISK_FULL: Final = "53100"
 _READ_ONLY: Final = "25006"
+# A serialization failure, and a deadlock: what another transaction's success has ended.
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
 
 
@@ -139,7 +141,10 @@ class Lease(Loan):
         await self.run(Statement("execute", sql, operation="BEGIN", repeatable=True), limit)
 
     async def run(self, statement: Statement, limit: float | None) -> Any:
-        """Run a statement within a limit, see `time_left`, and classify its errors, which `Connection` documents."""
+        """Run a statement within a limit, see `time_left`, and classify its errors.
+
+        `Connection` documents them.
+        """
         pool = self._pool
         raw = self.raw
         started = pool.now()
@@ -164,19 +169,19 @@ class Lease(Loan):
             pool.monitor.answered_at = pool.now()
         except Exception as error:
             sqlstate = sqlstate_of(error)
-            known = self._take_note(error, sqlstate, limit)
+            meaning = self._take_note(error, sqlstate, limit)
             if is_open and not statement.repeatable and _has_sent_more(raw, sent):
-                known = outcome_of(
-                    known,
+                meaning = outcome_of(
+                    meaning,
                     statement.sql,
                     sqlstate,
                     is_inside=is_inside,
                     is_closed=raw.is_closed(),
                 )
-            error_type = type(known or error).__name__
-            if known is None:
+            error_type = type(meaning or error).__name__
+            if meaning is None:
                 raise
-            raise known from error
+            raise meaning from error
         finally:
             pool.observe(
                 QueryFinished(
@@ -194,7 +199,10 @@ class Lease(Loan):
         return result
 
     def time_left(self) -> float | None:
-        """Return the seconds that a statement sent now may take; None if the server's own limit is the shorter."""
+        """Return the seconds that a statement sent now may take.
+
+        None means that the server's own limit is the shorter.
+        """
         most = self._pool.options.statement_timeout
         left = time_to_wait(most)
         return left if left < most else None
@@ -202,13 +210,16 @@ class Lease(Loan):
     def _take_note(
         self, error: Exception, sqlstate: str, limit: float | None
     ) -> errors.ResilienceError | None:
-        """Apply a failure to the connection, the database's availability, and the circuit; return what it means."""
+        """Return what a failure means.
+
+        It is applied to the connection, the database's availability, and the circuit.
+        """
         pool = self._pool
         raw = self.raw
-        known = translate(error, pool.name, broken=raw.is_closed())
+        meaning = translate(error, pool.name, broken=raw.is_closed())
         is_late = isinstance(error, TimeoutError)
         is_moved = sqlstate == _READ_ONLY
-        if sqlstate and not broke(sqlstate, known):
+        if sqlstate and not broke(sqlstate, meaning):
             pool.monitor.answered_at = pool.now()
         if limit is not None and (is_late or sqlstate == QUERY_CANCELED):
             pool.observe(DeadlineExceeded("database"))
@@ -218,22 +229,28 @@ class Lease(Loan):
             # A server that does not even end a statement at its own limit, or that sends an
             # unexpected message.
             raw.terminate()
-        if known is not None and (is_moved or sqlstate == _DISK_FULL):
-            pool.monitor.refused_write(known)
+        if meaning is not None and (is_moved or sqlstate == _DISK_FULL):
+            pool.monitor.refused_write(meaning)
         if is_moved or raw.is_closed():
             pool.monitor.suspect(self._pooled, moved=is_moved)
-        self._judge(sqlstate, known, limit)
-        return known
+        self._judge(sqlstate, meaning, limit)
+        return meaning
 
 
 def _must_be_committed(answer: object) -> None:
-    """Raise what a failed transaction is, whose COMMIT the server answers so: asyncpg's own commit hides it."""
+    """Raise the error of a failed transaction, whose COMMIT the server answers by ROLLBACK.
+
+    asyncpg's own commit hides it.
+    """
     if answer == "ROLLBACK":
         raise asyncpg.InFailedSQLTransactionError("a statement had failed, so COMMIT rolled back")
 
 
 def _excuse(connection: RawConnection, statement: Statement) -> None:
-    """Ignore how long a request takes whose statement is prepared first: the same takes fewer round trips later."""
+    """Ignore how long a request takes whose statement is prepared first.
+
+    The same statement takes fewer round trips later.
+    """
     cache = getattr(connection, "_stmt_cache", None)
     if cache is None or (statement.method == "execute" and not statement.args):
         return
@@ -249,12 +266,12 @@ def _count_of_sent(connection: RawConnection) -> object:
 
 
 def _has_sent_more(connection: RawConnection, sent: object) -> bool:
-    """Return whether the driver has, or may have, put a statement on the wire since it had `sent` as many."""
+    """Return whether the driver has, or may have, sent more statements than it had `sent`."""
     return sent is None or sent != _count_of_sent(connection)
 
 
 def retries(setup: Setup, budget: RetryBudget) -> tuple[Retry, Retry]:
-    """Return what tries a statement once more after its connection broke, and what a transaction lost to another."""
+    """Return the retry of a statement whose connection broke, and that of a lost transaction."""
 
     def retry(what: str, attempts: int, on: On, *, base: float, cap: float) -> Retry:
         return Retry(

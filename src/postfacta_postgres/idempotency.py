@@ -1,4 +1,6 @@
-"""Give a write one effect, however often it is sent: its answer is stored under its key, in its own transaction.
+"""Give a write one effect, however often it is sent.
+
+Its answer is stored under its key, in its own transaction.
 
 A second request with the same key waits on the unique index of the first one's row. If the first
 commits, its stored answer is returned, byte for byte; if it rolls back, or its process dies, the
@@ -18,8 +20,15 @@ from .database import Connection, Database
 
 KEYS_TABLE: Final = """
 create table idempotency_keys (
-  principal text not null, key text not null check (char_length(key) between 1 and 255), request_sha256 bytea not null,
-  status int, headers jsonb, body bytea, created_at timestamptz not null default now(), primary key (principal, key));
+  principal text not null,
+  key text not null check (char_length(key) between 1 and 255),
+  request_sha256 bytea not null,
+  status int,
+  headers jsonb,
+  body bytea,
+  created_at timestamptz not null default now(),
+  primary key (principal, key)
+);
 create index idempotency_keys_age on idempotency_keys (created_at)"""
 """The table of the keys, for a migration of yours."""
 
@@ -27,9 +36,11 @@ _CLAIM: Final = """
 insert into idempotency_keys (principal, key, request_sha256) values ($1, $2, $3)
 on conflict (principal, key) do nothing returning true"""
 _STORED: Final = """
-select request_sha256, status, headers::text, body from idempotency_keys where principal = $1 and key = $2"""
+select request_sha256, status, headers::text, body
+from idempotency_keys where principal = $1 and key = $2"""
 _STORE: Final = """
-update idempotency_keys set status = $3, headers = $4::text::jsonb, body = $5 where principal = $1 and key = $2"""
+update idempotency_keys set status = $3, headers = $4::text::jsonb, body = $5
+where principal = $1 and key = $2"""
 _PRUNE: Final = """
 delete from idempotency_keys where (principal, key) in (
   select principal, key from idempotency_keys where created_at < now() - interval '24 hours'
@@ -37,7 +48,7 @@ delete from idempotency_keys where (principal, key) in (
 
 
 class KeyInUseError(LockTimeoutError):
-    """The first request with this key is still under way, for longer than a lock may be waited for."""
+    """The first request with this key is under way for longer than a lock may be waited for."""
 
     _what = "the first request with this idempotency key is still under way"
 
@@ -50,7 +61,7 @@ class KeyReusedError(InvalidInputError):
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer that is stored, and returned to each repetition of its request: then it `is_replay`."""
+    """An answer that is stored; when a repetition of its request gets it, it `is_replay`."""
 
     status: int
     headers: Mapping[str, str]

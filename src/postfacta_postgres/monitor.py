@@ -28,7 +28,7 @@ from .connecting import Connector, RawConnection, Setup
 
 Pooled: TypeAlias = PooledConnection[RawConnection]
 
-# Longer than writes of a service that has any are apart.
+# Seconds, longer than writes of a service that has any are apart.
 _REFUSED_FOR = 30.0
 
 
@@ -95,9 +95,9 @@ class ConnectionMonitor:
         for pooled in self._table.evict(generation):
             pooled.connection.terminate()
 
-    def refused_write(self, known: ResilienceError) -> None:
+    def refused_write(self, meaning: ResilienceError) -> None:
         """Record that a write was refused."""
-        self._refused_write = known, self._setup.clock() + _REFUSED_FOR
+        self._refused_write = meaning, self._setup.clock() + _REFUSED_FOR
 
     def check_writes(self) -> None:
         """Raise the error of a recently refused write; see `Database.check_writes`."""
@@ -108,7 +108,10 @@ class ConnectionMonitor:
             self._refused_write = None
 
     async def keep(self) -> None:
-        """Connect, notice when the database is lost, connect again; until cancelled. It may run again after that."""
+        """Connect, notice when the database is lost, connect again, until cancelled.
+
+        It may run again after that.
+        """
         setup = self._setup
         attempt = 0
         try:
@@ -138,22 +141,27 @@ class ConnectionMonitor:
             self._doubted.set()
 
     async def ping(self) -> None:
-        """Have the database asked, or join a question that is under way; raise its absence without an answer in time.
+        """Have the database asked, or join a question that is under way.
+
+        Raise its absence without an answer in time.
 
         A caller that leaves does not end the question.
         """
-        asked = self._setup.clock()
+        asked_at = self._setup.clock()
         with anyio.move_on_after(self._connector.patience):
             await self.looked.wait()
             if self.is_there:
                 if not self._is_judging:
                     self._doubted.set()
                 await self._judged.wait()
-        if self.answered_at < asked:
+        if self.answered_at < asked_at:
             raise self.absence()
 
     async def _is_confirmed(self) -> bool:
-        """Resolve a doubt: ask on the reserved connection, else open a new one; any answer meanwhile will do."""
+        """Resolve a doubt: ask on the reserved connection, else open a new one.
+
+        Any answer on another connection meanwhile will do.
+        """
         reserved = self._reserved
         patience = self._connector.patience
         began = self._setup.clock()
@@ -180,7 +188,7 @@ class ConnectionMonitor:
         return self.answered_at >= (began if reserved is not None else began - patience)
 
     async def _answers(self, reserved: Pooled) -> bool:
-        """Return whether the reserved connection answers in time; else it is dropped, and a late answer with it."""
+        """Return whether the reserved connection answers in time; else drop it."""
         began = self._setup.clock()
         try:
             with anyio.fail_after(self._connector.patience):
@@ -203,7 +211,7 @@ class ConnectionMonitor:
             connection = await self._connector.open(
                 min(timeout, setup.options.connect_timeout), search=True
             )
-        except Exception as error:  # noqa: BLE001 - whatever it is, an event reported it, and it is tried again
+        except Exception as error:  # noqa: BLE001 - an event reported it, and it is tried again
             self._is_silent = isinstance(error, TimeoutError)
             return
         # On the same host it was not lost: connections that break alone, one after the other, are

@@ -37,18 +37,21 @@ class Loan:
         self._block = block
 
     def _leave(self, error: Exception | None = None) -> None:
-        """Give it back, once: with the database's failure, or as a success if the last statement was answered."""
+        """Give it back, once.
+
+        It is a failure with an error, and a success if the last statement was answered.
+        """
         block = self._block
         self._block = None
         if block is not None:
             outcome = error or (None if self._is_answered else _NO_OUTCOME)
             block.__exit__(None, outcome, None)
 
-    def _judge(self, sqlstate: str, known: ResilienceError | None, limit: float | None) -> None:
-        """Note that a statement failed; give the permit back if the database is to blame, see `is_to_blame`."""
+    def _judge(self, sqlstate: str, meaning: ResilienceError | None, limit: float | None) -> None:
+        """Note that a statement failed; give the permit back if the database is to blame."""
         request = current_request()
         is_callers = request is not None and request.deadline_is_callers
-        if is_to_blame(sqlstate, known, limit=limit, is_callers=is_callers):
-            self._leave(known)
+        if is_to_blame(sqlstate, meaning, limit=limit, is_callers=is_callers):
+            self._leave(meaning)
         # What a driver finds wrong by itself has no SQLSTATE, and may never have been sent.
         self._is_answered = sqlstate not in {"", QUERY_CANCELED}

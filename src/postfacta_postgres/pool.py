@@ -37,6 +37,7 @@ from .connecting import (
 )
 from .monitor import ConnectionMonitor, Pooled
 
+# Seconds; a quarter of the shortest age that it looks for, if that is less.
 _SWEEP_AT_MOST_EVERY = 10.0
 # Errors after which the server may still be at work on the connection.
 _TIME_IS_UP = (TimeoutError, errors.DeadlineExceededError, errors.OutcomeUnknownError)
@@ -44,7 +45,7 @@ _TIME_IS_UP = (TimeoutError, errors.DeadlineExceededError, errors.OutcomeUnknown
 
 @dataclass(slots=True, eq=False)
 class _Opening:
-    """What a caller waits for while a connection is opened for it: that one, or one that comes back before."""
+    """What a caller waits for: a connection that is opened for it, or that comes back before."""
 
     generation: int
     since: float
@@ -99,7 +100,10 @@ class Pool:
         return self.monitor.is_there and self._group is not None
 
     def open(self, group: TaskGroup) -> None:
-        """Begin to connect, once more after a `close`; it lasts until the group is cancelled, which must come after that."""
+        """Begin to connect, once more after a `close`.
+
+        It lasts until the group is cancelled, which must come after `close`.
+        """
         self._group = group
         self.watch = Watch(asyncio.get_running_loop())
         self.monitor.begin()
@@ -131,7 +135,10 @@ class Pool:
             self.monitor.renew_if_old()
 
     async def lend(self) -> Pooled:
-        """Lend a connection, which must come back through `take_back`; see `Database.acquire` for what it raises."""
+        """Lend a connection, which must come back through `take_back`.
+
+        See `Database.acquire` for what it raises.
+        """
         started = self.now()
         patience = time_to_wait(self.options.acquire_timeout)
         error_type = "cancelled"
@@ -159,7 +166,7 @@ class Pool:
         return self._table.enter()
 
     async def _wait(self, started: float, patience: float, *, has_slot: bool) -> Pooled:
-        """Wait for what is missing: to know whether there is a database, for a slot, for a connection."""
+        """Wait for what is missing: the first attempt to connect, a slot, a connection."""
         is_queueing = False
         try:
             with anyio.move_on_after(patience):
@@ -197,7 +204,9 @@ class Pool:
         return pooled
 
     async def _open(self) -> Pooled:
-        """Wait for a new connection, or one that comes back before; the slot passes to the task that opens it.
+        """Wait for a new connection, or one that comes back before.
+
+        The slot passes to the task that opens it.
 
         A caller that leaves does not end the attempt: if no request had the time for one, there
         would never be one.
@@ -228,13 +237,15 @@ class Pool:
             self._settle(opening.pooled)
 
     async def _open_for(self, opening: _Opening) -> None:
+        """Open a connection for a caller, or for the next one if that has left."""
         table = self._table
         pooled = None
         self._openings.add(opening)
         try:
             with opening.scope:
                 raw = await self.connector.open(self.options.connect_timeout)
-                now = self.monitor.answered_at = self.now()
+                now = self.now()
+                self.monitor.answered_at = now
                 pooled = table.opened(
                     raw, generation=opening.generation, now=now, luck=self._luck()
                 )
@@ -251,7 +262,10 @@ class Pool:
                 table.leave()
 
     def _end_openings(self, is_silent: bool) -> None:  # noqa: FBT001 - what the monitor calls
-        """Refuse those that wait for a new connection; of a silent database a young opening is kept for later callers."""
+        """Refuse those that wait for a new connection.
+
+        Of a silent database a young opening is kept for later callers.
+        """
         young_since = self.now() - self.connector.patience if is_silent else math.inf
         for opening in self._openings:
             opening.generation = self._table.generation
@@ -270,7 +284,10 @@ class Pool:
         return errors.DeadlineExceededError(self.name)
 
     async def take_back(self, pooled: Pooled, error: BaseException | None) -> None:
-        """Reset a returned connection and keep it for the next caller, or close it; `error` ended the caller's block."""
+        """Reset a returned connection and keep it for the next caller, or close it.
+
+        `error` ended the caller's block.
+        """
         self.observe(ConnectionReleased(self.name, self.now() - pooled.since))
         connection = pooled.connection
         is_cut_off = isinstance(error, _TIME_IS_UP) or not isinstance(error, Exception | None)
@@ -322,7 +339,10 @@ class Pool:
             await self.watch.within(patience, connection.execute, connection.get_reset_query())
 
     def _settle(self, pooled: Pooled) -> None:
-        """Store a connection that was reset, or lend it to the first that waits for a new one; drop a closed one."""
+        """Store a connection that was reset, or lend it to the first that waits for a new one.
+
+        A closed one is dropped.
+        """
         connection = pooled.connection
         table = self._table
         self._lent.discard(pooled)

@@ -22,7 +22,7 @@ from postfacta_core.events import ConnectionAcquired, DeadlineExceeded
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded.account import choose_account
 from postfacta_postgres import PoolOptions
-from tests.adapters.borrowers import PSYCOPG, Opens, fails
+from tests.adapters.borrowers import PSYCOPG, Opens, fails, kind_of
 from tests.kit.pg import open_folder
 from tests.kit.ports import free_port
 
@@ -210,7 +210,7 @@ async def test_a_limit_of_a_borrowed_connection_ends_with_its_transaction(
     setting = "select current_setting('statement_timeout')"
     async with opens(bouncer.dsn, RecordingObserver()) as run:
         with request_within(0.4):
-            assert type(await fails(run("select pg_sleep(60)"))) is DeadlineExceededError
+            assert kind_of(await fails(run("select pg_sleep(60)"))) is DeadlineExceededError
         with request_within(5.0):
             assert await run(setting) != "0"
         for _ in range(SERVER_CONNECTIONS):
