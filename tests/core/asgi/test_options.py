@@ -25,6 +25,8 @@ GIVEN = {
     "BILLING_CANCEL_ON_DISCONNECT": "true",
     "BILLING_RATE_LIMITS": "100/minute per client, 1000/minute per global",
     "BILLING_TRUSTED_PROXIES": "10.0.0.0/8,unix",
+    "BILLING_TRUSTED_TRACES": "10.0.0.0/8",
+    "BILLING_REQUEST_ID_HEADER": "true",
     "BILLING_SHEDDING": "shadow",
     "BILLING_CONCURRENCY_START": "32",
     "BILLING_PRIORITY_KEY": "key",
