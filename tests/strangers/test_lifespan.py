@@ -156,6 +156,53 @@ def test_an_application_in_a_mount_says_what_is_wrong(shop: Environment, tmp_pat
         assert served.log.count("Harden the outermost application") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "uvicorn service:app --port {port}",
+        "gunicorn service:app --bind 127.0.0.1:{port} --worker-class uvicorn_worker.UvicornWorker",
+    ],
+    ids=["uvicorn", "gunicorn"],
+)
+def test_a_library_that_wraps_the_servers_handler_changes_no_exit_code(
+    environments: Environments, tmp_path: Path, command: str
+) -> None:
+    environment = environments(
+        "fastapi", "uvicorn", "gunicorn", "uvicorn-worker", "sse-starlette==3.7.0"
+    )
+    code = "    import sse_starlette\n" + SERVICE.format(delay=0)
+    with environment.serve(code, cwd=tmp_path, command=command) as served:
+        until_ready(served.url)
+        served.process.terminate()
+        assert served.process.wait(SLACK) == 0, served.log
+        assert "was sent SIGTERM" not in served.log
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("application", ["api", "app"])
+def test_a_program_that_awaits_a_server_ends_by_the_signal(
+    shop: Environment, tmp_path: Path, application: str, signum: signal.Signals
+) -> None:
+    main = f"""
+    import signal
+    import uvicorn
+
+    async def main():
+        # Whatever started it may have left it ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        await uvicorn.Server(uvicorn.Config({application}, port=PORT)).serve()
+        await asyncio.sleep(60)
+
+    asyncio.run(main())
+"""
+    code = SERVICE.format(delay=0) + main
+    command = "python service.py"
+    with shop.serve(code, cwd=tmp_path, command=command, own_port="PORT") as served:
+        assert httpx2.get(f"{served.url}/").text == '"quick"'
+        served.process.send_signal(signum)
+        assert served.process.wait(SLACK) == -signum, served.log
+
+
 def until_ready(url: str) -> None:
     end = time.monotonic() + SLACK
     while True:

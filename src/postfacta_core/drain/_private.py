@@ -7,6 +7,7 @@ one; `tests/core/drain/test_private.py` fails first.
 from __future__ import annotations
 
 import gc
+import inspect
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
@@ -43,11 +44,27 @@ def callback_of(handle: Any) -> tuple[Callable[..., Any], *tuple[Any, ...]]:
 
 
 def uvicorn_of(handler: Any) -> Any:
-    """Return the server if this is uvicorn's own handler, or None. One that overrides it wants to be called."""
-    made_by = getattr(handler, "__module__", None), getattr(handler, "__name__", None)
+    """Return the uvicorn whose handler this is, or None. Libraries such as sse-starlette wrap it."""
     server = getattr(handler, "__self__", None)
-    is_server = isinstance(getattr(server, "should_exit", None), bool)
-    return server if is_server and made_by == ("uvicorn.server", "handle_exit") else None
+    is_server = any(kind.__module__ == "uvicorn.server" for kind in type(server).__mro__)
+    return server if is_server else None
+
+
+def captured_by(server: Any) -> list[int]:
+    """Return the signals that a uvicorn raises again once it has ended."""
+    captured: list[int] = getattr(server, "_captured_signals", [])
+    return captured
+
+
+def is_run_by_uvicorn() -> bool:
+    """Return whether uvicorn, or gunicorn's worker, runs the event loop of this thread."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if frame.f_code.co_name == "run" and package in {"uvicorn", "uvicorn_worker"}:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def reloads(server: Any) -> bool:

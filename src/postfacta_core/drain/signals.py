@@ -30,9 +30,11 @@ from anyio.lowlevel import current_token
 
 from ._private import (
     callback_of,
+    captured_by,
     handlers_of,
     has_silent_connections,
     is_own_handler,
+    is_run_by_uvicorn,
     listeners_of,
     reloads,
     shutdown_event,
@@ -48,7 +50,11 @@ OnSignal = Callable[[int], None]
 
 
 class _PlainHandlers:
-    """In front of `signal.signal` handlers or the default action; uvicorn, which would die of it, gets `should_exit`."""
+    """In front of `signal.signal` handlers or the default action.
+
+    uvicorn raises a signal that its handler got again, once it has ended. A program that awaits
+    `Server.serve` ends by that. A process of uvicorn's own ends anyway, with code 0.
+    """
 
     def __init__(
         self, on_signal: OnSignal, signums: list[int], name: str = "wrap", *, loop: Any = None
@@ -57,21 +63,32 @@ class _PlainHandlers:
         self._loop = loop
         self._on_signal = on_signal
         self._due = 0  # the signal that is passed on when it comes next
+        self._came = 0  # the last signal
+        self._ends_anyway = is_run_by_uvicorn()
         self._is_restored = False
         self._thread = threading.get_ident()  # the main thread
-        self._theirs = {signum: signal.getsignal(signum) for signum in signums}
+        self._theirs: dict[int, Any] = {signum: signal.getsignal(signum) for signum in signums}
         for signum in signums:
             signal.signal(signum, self._handle)
 
     def pass_on(self) -> None:
         server = uvicorn_of(self._theirs[signal.SIGTERM])
         if server is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(_let_go, server, self._loop)
+            self._loop.call_soon_threadsafe(_let_go, server, self._loop, self._stop)
             return
         self._due = signal.SIGTERM
         # To the main thread, which runs handlers: it wakes from a wait, which a signal to the
         # process may not do.
         signal.pthread_kill(self._thread, signal.SIGTERM)
+
+    def _stop(self, server: Any) -> None:
+        if not (self._came or self._ends_anyway):
+            server.should_exit = True
+            return
+        signum = self._came or signal.SIGTERM
+        self._theirs[signum](signum, None)
+        if self._ends_anyway:
+            captured_by(server).clear()
 
     def restore(self) -> None:
         self._is_restored = True
@@ -83,6 +100,7 @@ class _PlainHandlers:
         # Once restored we are called only by a handler that was installed over ours: then we are
         # not here.
         if signum != self._due and not self._is_restored:
+            self._came = signum
             self._on_signal(signum)
             return
         self._due = 0
@@ -263,8 +281,8 @@ def choose(on_signal: OnSignal) -> Mechanism | None:  # noqa: PLR0911 - one for 
     )
 
 
-def _let_go(server: Any, loop: Any) -> None:
-    """Stop listening, and ask uvicorn to exit once every connection that it accepted has sent a request.
+def _let_go(server: Any, loop: Any, stop: Callable[[Any], None]) -> None:
+    """Stop listening, and stop uvicorn once every connection that it accepted has sent a request.
 
     It closes those that have not: where workers share its listener, each is a client that it took
     from a sibling.
@@ -278,7 +296,7 @@ def _let_go(server: Any, loop: Any) -> None:
         if has_silent_connections(server) and loop.time() < until:
             loop.call_later(_TICK, exit_when_served)
         else:
-            server.should_exit = True
+            stop(server)
 
     loop.call_later(0 if listeners is None else _ACCEPTED, exit_when_served)
 

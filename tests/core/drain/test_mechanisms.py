@@ -9,8 +9,9 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -135,37 +136,70 @@ def test_pythons_own_handler_of_ctrl_c_is_left_alone() -> None:
     assert apart(leaves_interrupt) == 0
 
 
-class Overriding(Server):
-    """One that does more than uvicorn's own."""
+class Drained(Server):
+    """A server that drains in place of serving."""
 
-    calls = 0
+    signums: Sequence[int] = ()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.calls += 1
-
-
-def asks_uvicorn(kind: str) -> None:
-    async def main() -> None:
-        server = (Overriding if kind == "overriding" else Server)(uvicorn.Config("none:none"))
-        with server.capture_signals():
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        with self.capture_signals():
             mechanism = chosen(lambda signum: None, "wrap")
-            send()
-            assert not server.should_exit
+            for signum in self.signums:
+                send(signum)
+            assert not self.should_exit
             in_a_thread(mechanism.pass_on)
-            if isinstance(server, Overriding):
-                await until(lambda: server.calls == 1)
-            else:
-                await until(lambda: server.should_exit)
-            assert server.should_exit == (kind == "own")
+            await until(lambda: self.should_exit)
+            assert not self.force_exit
             mechanism.restore()
-        # A signal that uvicorn had caught would be raised again here.
-
-    run("asyncio", main)
+        # Signals that uvicorn had caught are raised again here.
 
 
-@pytest.mark.parametrize("kind", ["own", "overriding"])
-def test_uvicorn_is_asked_to_exit_and_does_not_die_of_the_signal(kind: str) -> None:
-    assert apart(asks_uvicorn, kind) == 0
+def wrap_the_handler(calls: list[int]) -> None:
+    """Do what sse-starlette does when it is imported."""
+    original = Server.handle_exit
+
+    def handle_exit(server: Server, sig: int, frame: FrameType | None) -> None:
+        calls.append(sig)
+        original(server, sig, frame)
+
+    setattr(Server, "handle_exit", handle_exit)  # noqa: B010 - as a library does that is not typed
+
+
+def runs_uvicorn(*names: str) -> None:
+    calls = list[int]()
+    wrap_the_handler(calls)
+    server = Drained(uvicorn.Config("none:none"))
+    server.signums = [signal.Signals[name] for name in names]
+    server.run()
+    assert calls == [*server.signums, signal.SIGTERM][:1]
+
+
+@pytest.mark.parametrize("names", [("SIGTERM",), ("SIGINT",), ()], ids=str)
+def test_uvicorns_own_process_does_not_die_of_the_signal(names: tuple[str, ...]) -> None:
+    assert apart(runs_uvicorn, *names) == 0
+
+
+def awaits_uvicorn(*names: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    server = Drained(uvicorn.Config("none:none"))
+    server.signums = [signal.Signals[name] for name in names]
+    run("asyncio", server.serve)
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (("SIGTERM",), -signal.SIGTERM),
+        (("SIGINT",), -signal.SIGINT),
+        (("SIGTERM", "SIGINT"), -signal.SIGINT),
+        ((), 0),
+    ],
+    ids=str,
+)
+def test_a_program_that_awaits_uvicorn_gets_the_signal_afterwards(
+    names: tuple[str, ...], code: int
+) -> None:
+    assert apart(awaits_uvicorn, *names) == code
 
 
 def sees_a_reload(flag: str) -> None:

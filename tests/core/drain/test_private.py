@@ -16,6 +16,7 @@ from uvicorn.server import Server
 
 from postfacta_core.drain._private import (
     callback_of,
+    captured_by,
     handlers_of,
     has_silent_connections,
     is_own_handler,
@@ -62,6 +63,11 @@ def finds_uvicorn() -> None:
     with server.capture_signals():
         assert uvicorn_of(signal.getsignal(signal.SIGTERM)) is server
         assert reloads(server)
+        assert captured_by(server) == []
+        server.handle_exit(signal.SIGUSR1, None)
+        captured = captured_by(server)
+        assert captured == [signal.SIGUSR1]
+        captured.clear()  # Else it is raised again here.
     assert uvicorn_of(signal.getsignal(signal.SIGTERM)) is None
     assert not reloads(None)
 
