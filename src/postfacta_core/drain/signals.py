@@ -262,12 +262,13 @@ def choose(on_signal: OnSignal) -> Mechanism | None:  # noqa: PLR0911 - one for 
         loop: Any = current_token().native_token  # asyncio's loop, or trio's token
     except anyio.NoEventLoopError:
         loop = None
+    term = signal.getsignal(signal.SIGTERM)
     name, table = handlers_of(loop)
-    if table and signal.SIGTERM in table:
+    # uvicorn's handler is in front of one that the program gave to its loop.
+    if table and signal.SIGTERM in table and uvicorn_of(term) is None:
         # A handle that looks unlike those we know: LookupError.
         with contextlib.suppress(LookupError):
             return _LoopHandlers(on_signal, loop, table=table, name=name)
-    term = signal.getsignal(signal.SIGTERM)
     interrupt = signal.getsignal(signal.SIGINT)
     if term is signal.SIG_DFL:
         if hasattr(loop, "run_sync_soon"):

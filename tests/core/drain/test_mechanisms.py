@@ -202,6 +202,23 @@ def test_a_program_that_awaits_uvicorn_gets_the_signal_afterwards(
     assert apart(awaits_uvicorn, *names) == code
 
 
+def awaits_uvicorn_with_a_handler_of_its_own() -> None:
+    async def main() -> None:
+        got = list[int]()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, got.append, signal.SIGTERM)
+        server = Drained(uvicorn.Config("none:none"))
+        server.signums = [signal.SIGTERM]
+        await server.serve()
+        # As it came, and as it was raised again.
+        await until(lambda: len(got) == 2)
+
+    run("asyncio", main)
+
+
+def test_a_handler_that_a_program_gave_to_its_loop_is_called() -> None:
+    assert apart(awaits_uvicorn_with_a_handler_of_its_own) == 0
+
+
 def sees_a_reload(flag: str) -> None:
     with Server(uvicorn.Config("none:none", reload=flag == "reload")).capture_signals():
         interception = Interception(lambda signum: None)
