@@ -6,13 +6,12 @@ from typing import Final
 
 from postfacta_slo.grafana.boards import Kind, Panel, Query, Row, Step
 
-from .queries import LAG, LIMITED, REQUESTS, chosen, faster_than, per_second, share
+from .queries import DURATIONS, LAG, LIMITED, REQUESTS, chosen, faster_than, per_second, share
 
 __all__ = ["EVENTS", "PHASES", "UP", "pool_panel", "rows", "versions_panel"]
 
-_COUNT: Final = f"{REQUESTS}_count"
 _FAILED: Final = f'{LIMITED},error_type!="",http_response_status_code!="499"'
-_ANSWERED: Final = f'{LIMITED},error_type="",http_response_status_code!="429"'
+_ANSWERED: Final = f'{LIMITED},http_route!="_prerouting",outcome=~"2xx|3xx|4xx"'
 _POOL: Final = "db_client_connection_pool_name"
 
 UP: Final = {0: "down", 1: "up"}
@@ -88,9 +87,9 @@ def _promises() -> list[Panel]:
 
 
 def _requests() -> list[Panel]:
-    failed = per_second(_COUNT, _FAILED)
-    asked = per_second(_COUNT, LIMITED)
-    slow = "Failures and refusals for rate are left out: a fast failure must not look like speed."
+    failed = per_second(REQUESTS, _FAILED)
+    asked = per_second(REQUESTS, LIMITED)
+    slow = "Failures, refusals and streams are left out: a fast failure must not look like speed."
     return [
         Panel(
             title="Requests by route",
@@ -99,7 +98,7 @@ def _requests() -> list[Panel]:
                 " failures."
             ),
             unit="reqps",
-            queries=[Query(per_second(_COUNT, LIMITED, by="http_route"), "{{http_route}}")],
+            queries=[Query(per_second(REQUESTS, LIMITED, by="http_route"), "{{http_route}}")],
             stacked=True,
         ),
         Panel(
@@ -111,7 +110,7 @@ def _requests() -> list[Panel]:
             unit="reqps",
             queries=[
                 Query(
-                    per_second(_COUNT, _FAILED, by="http_route, error_type"),
+                    per_second(REQUESTS, _FAILED, by="http_route, error_type"),
                     "{{http_route}} {{error_type}}",
                 )
             ],
@@ -131,9 +130,9 @@ def _requests() -> list[Panel]:
             description=f"From arrival to the last byte, with traces of single requests. {slow}",
             unit="s",
             queries=[
-                Query(faster_than(0.5, REQUESTS, _ANSWERED), "P50"),
-                Query(faster_than(0.95, REQUESTS, _ANSWERED), "P95", exemplars=True),
-                Query(faster_than(0.99, REQUESTS, _ANSWERED), "P99"),
+                Query(faster_than(0.5, DURATIONS, _ANSWERED), "P50"),
+                Query(faster_than(0.95, DURATIONS, _ANSWERED), "P95", exemplars=True),
+                Query(faster_than(0.99, DURATIONS, _ANSWERED), "P99"),
             ],
         ),
         Panel(
@@ -141,7 +140,7 @@ def _requests() -> list[Panel]:
             description=f"What 95 of 100 requests to each route stay below. {slow}",
             unit="s",
             queries=[
-                Query(faster_than(0.95, REQUESTS, _ANSWERED, by="http_route"), "{{http_route}}")
+                Query(faster_than(0.95, DURATIONS, _ANSWERED, by="http_route"), "{{http_route}}")
             ],
         ),
         Panel(
@@ -153,7 +152,7 @@ def _requests() -> list[Panel]:
             unit="reqps",
             queries=[
                 Query(
-                    per_second(_COUNT, LIMITED, by="http_response_status_code"),
+                    per_second(REQUESTS, LIMITED, by="http_response_status_code"),
                     "{{http_response_status_code}}",
                 )
             ],
@@ -164,7 +163,7 @@ def _requests() -> list[Panel]:
 
 def _saturation() -> list[Panel]:
     late = per_second("postfacta_deadline_exceeded_total", by="stage")
-    asked = per_second(_COUNT, LIMITED)
+    asked = per_second(REQUESTS, LIMITED)
     shed = per_second("postfacta_limiter_decisions_total", 'decision="shed"', by="limiter")
     return [
         pool_panel(),

@@ -7,6 +7,7 @@ from typing import Final
 from postfacta_slo.grafana.boards import Variable
 
 __all__ = [
+    "DURATIONS",
     "LAG",
     "LIMITED",
     "REQUESTS",
@@ -18,7 +19,8 @@ __all__ = [
     "variables",
 ]
 
-REQUESTS: Final = "http_server_request_duration_seconds"
+REQUESTS: Final = "http_server_requests_total"
+DURATIONS: Final = "http_server_request_duration_seconds"
 LAG: Final = "postfacta_event_loop_lag_seconds"
 
 # What users sent, and what counts for them: no probe, no scrape, and the traffic that the reader

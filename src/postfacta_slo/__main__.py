@@ -62,27 +62,27 @@ _CODES: Final = (
 )
 
 # Of each way to measure HTTP services: the counter of requests, the histogram of their seconds and
-# its edges, the conditions that leave out probes and scrapes, that an answer failed, and that it
-# did not if the histogram tells.
+# its edges, the conditions that leave out probes and scrapes, those of an event that counts, that
+# it failed, and of an answer whose seconds say how quick the service is, if the histogram says so.
 METRICS: Final[Mapping[str, Mapping[str, str]]] = {
     "postfacta": {
-        "counter": "http_server_request_duration_seconds_count",
+        "counter": "http_server_requests_total",
         "histogram": "http_server_request_duration_seconds",
         "edges": "0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10",
-        # A client that went away (499) got what it wanted, or gave up: that is no failure of the
-        # service.
-        "users": (
-            'traffic="user",http_route!~"/healthz.*|/metrics",http_response_status_code!="499"'
-        ),
-        "bad": 'error_type!=""',
-        "answered": ',error_type=""',
+        "users": 'traffic="user",http_route!~"/healthz.*|/metrics"',
+        # 499 is what the client ended: it left, or the time that it had given itself was up.
+        "counted": ',http_response_status_code!="499"',
+        "bad": ',error_type!=""',
+        # No failures and refusals, which are quick, and no streams, as long as their content.
+        "answered": ',http_route!="_prerouting",outcome=~"2xx|3xx|4xx"',
     },
     "fastapi-instrumentator": {
         "counter": "http_requests_total",
         "histogram": "http_request_duration_seconds",
         "edges": "0.1, 0.5, 1",
         "users": 'handler!="/metrics"',
-        "bad": 'status="5xx"',
+        "counted": "",
+        "bad": ',status="5xx"',
         "answered": "",
     },
 }

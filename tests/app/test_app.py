@@ -94,7 +94,7 @@ async def test_a_crash_is_one_500_in_the_shape_of_its_path_and_keeps_its_cause(
     assert plain.json().keys() == {"message", "requestId"}
     # Each is counted once, and logged once with its cause.
     counted = re.findall(
-        r'http_server_request_duration_seconds_count\{[^}]*status_code="500"[^}]*} ([\d.]+)',
+        r'http_server_requests_total\{[^}]*status_code="500"[^}]*} ([\d.]+)',
         metrics,
     )
     assert sum(map(float, counted)) == 5

@@ -31,7 +31,7 @@ async def assert_unharmed(service: Service) -> None:
     assert Objectives.read().ask(page)["requests-failed bad"] == 0
     for metric in read_open_metrics(page).values():
         for sample in metric.samples:
-            if sample.name == "http_server_request_duration_seconds_count":
+            if sample.name == "http_server_requests_total":
                 assert sample.labels["error_type"] in CALLERS_OWN, sample
             assert sample.name != "postfacta_unhandled_exceptions_total", sample
             if (

@@ -201,7 +201,7 @@ class Victim:
         errors: set[str] = set()
         for metric in read_open_metrics(page).values():
             for sample in metric.samples:
-                if sample.name == "http_server_request_duration_seconds_count":
+                if sample.name == "http_server_requests_total":
                     errors.add(sample.labels["error_type"])
                     assert not sample.labels["http_response_status_code"].startswith("5"), sample
                 if (
@@ -268,7 +268,7 @@ async def test_a_shortened_request_is_counted_as_its_callers(seconds: str) -> No
             )
         page = await service.page()
         assert service.objectives.ask(page) == before
-        query = 'http_server_request_duration_seconds_count{http_response_status_code="499",error_type="callers_deadline"}'
+        query = 'http_server_requests_total{http_response_status_code="499",error_type="callers_deadline"}'
         assert _sum(page, query) == 5
         await service.assert_unharmed()
 

@@ -91,8 +91,8 @@ async def test_strange_requests_add_no_series_to_those_of_the_first_few(number: 
         after = series(app)
     assert {one for one in after - before if "postfacta_event_loop" not in one[0]} == set()
     (requests,) = {
-        sum(one.value for one in family.samples if one.name.endswith("_count"))
+        sum(one.value for one in family.samples if one.name.endswith("_total"))
         for family in app.telemetry.metrics.registry.collect()
-        if family.name == "http_server_request_duration_seconds"
+        if family.name == "http_server_requests"
     }
     assert requests == number + 6

@@ -68,7 +68,9 @@ SABOTEURS = {
     "R13": Saboteur("docs/reference/gameday.md", "Verdict: **pass**", "Verdict: **fail**"),
     "R14": Saboteur("deploy/slo/policy.yaml", "review_by: 2027-05-26", "review_by: 2026-05-26"),
     "R15": Saboteur(
-        f"{_CORE}/asgi/_kernel.py", '_UNMATCHED: Final = "_unmatched"', '_UNMATCHED: Final = "/"'
+        f"{_CORE}/telemetry/exchange.py",
+        'UNMATCHED: Final = "_unmatched"',
+        'UNMATCHED: Final = "/"',
     ),
     "R16": Saboteur(
         f"{_CORE}/asgi/_route.py",

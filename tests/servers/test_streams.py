@@ -247,7 +247,7 @@ async def test_a_client_that_leaves_midway_is_counted_so(server: str, tmp_path: 
         # uvicorn takes the rest of the response, as if its client still read it.
         await until(lambda: running.count("handler-end") > 0, 15)
         metrics = await ask(running.port, encode("GET", "/metrics"))
-    name = "http_server_request_duration_seconds_count"
+    name = "http_server_requests_total"
     lines = [
         line for line in metrics.text.splitlines() if line.startswith(name) and "/deaf" in line
     ]

@@ -135,7 +135,7 @@ def test_a_service_that_is_down_pages_after_a_minute() -> None:
 def test_silence_is_an_alert_whatever_the_labels_were() -> None:
     absent = service_alerts(model(APP), RATE.service)[1]
     assert absent["alert"] == "PostfactaSLIMetricAbsent"
-    assert absent["expr"] == 'absent(http_server_request_duration_seconds_count{job="postfacta"})'
+    assert absent["expr"] == 'absent(http_server_requests_total{job="postfacta"})'
     assert (absent["for"], absent["labels"]["severity"]) == ("3m", "page")
 
 

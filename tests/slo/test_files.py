@@ -88,7 +88,7 @@ def test_a_service_that_is_gone_is_down_and_its_metrics_are_absent(quick: dict[s
             "1095s",
             [
                 {
-                    "labels": '{metric="http_server_request_duration_seconds_count",severity="page"}',
+                    "labels": '{metric="http_server_requests_total",severity="page"}',
                     "value": 1.0,
                 }
             ],
@@ -106,7 +106,7 @@ def test_a_service_that_is_gone_is_down_and_its_metrics_are_absent(quick: dict[s
 def test_a_metric_that_is_gone_alone_does_not_mean_that_the_service_is_down(
     quick: dict[str, Any],
 ) -> None:
-    gone = by_name(quick, "postfacta")["http_server_request_duration_seconds_count is gone"]
+    gone = by_name(quick, "postfacta")["http_server_requests_total is gone"]
     assert gone["promql_expr_test"][-1]["exp_samples"] == []
     assert "PostfactaDown" in gone["promql_expr_test"][-1]["expr"]
 
@@ -146,9 +146,7 @@ def test_what_no_series_can_be_made_up_for_is_named_and_not_proved() -> None:
 
 def test_a_metric_is_missed_as_loudly_as_each_of_its_alerts_says() -> None:
     loud = changed("AlertPolicy hour-slow", ["spec", "alertWhenNoData"], value=True, file=APP)
-    gone = by_name(proofs_of(read(loud)), "postfacta")[
-        "http_server_request_duration_seconds_count is gone"
-    ]
+    gone = by_name(proofs_of(read(loud)), "postfacta")["http_server_requests_total is gone"]
     assert [one["labels"].split(",")[1] for one in gone["promql_expr_test"][1]["exp_samples"]] == [
         'severity="page"}',
         'severity="ticket"}',

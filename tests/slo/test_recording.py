@@ -30,9 +30,7 @@ MINUTES: Final = objective("availability", APP)
 SLOW: Final = objective("latency-p95", APP)
 CHECKOUTS, QUICK, QUEUE, WORKERS = model(ORDERS).objectives
 
-ASKED: Final = (
-    'http_server_request_duration_seconds_count{job="postfacta",traffic="user",http_route="/",'
-)
+ASKED: Final = 'http_server_requests_total{job="postfacta",traffic="user",http_route="/",'
 GOOD: Final = ASKED + 'http_response_status_code="200"}'
 BAD: Final = ASKED + 'http_response_status_code="500",error_type="500"}'
 PROBE: Final = 'probe_success{job="postfacta-journey"}'
@@ -240,7 +238,8 @@ def test_a_slice_of_which_nothing_is_known_is_not_judged(tmp_path: Path) -> None
 
 def quick_and_slow(quick: int, slow: int) -> dict[str, str]:
     asked = (
-        'http_server_request_duration_seconds_{}{{job="postfacta",traffic="user",http_route="/"{}}}'
+        'http_server_request_duration_seconds_{}{{job="postfacta",traffic="user",http_route="/",'
+        'outcome="2xx"{}}}'
     )
     counts = {
         ("bucket", ',le="0.2"'): quick,
@@ -265,7 +264,8 @@ def test_a_slice_is_slow_if_too_many_took_longer(
 def test_a_slice_with_too_few_requests_does_no_harm(tmp_path: Path) -> None:
     # 1 in four scrapes is 5 in five minutes, and 20 are asked for.
     asked = (
-        'http_server_request_duration_seconds_count{job="postfacta",traffic="user",http_route="/"}'
+        'http_server_request_duration_seconds_count{job="postfacta",traffic="user",http_route="/",'
+        'outcome="2xx"}'
     )
     series = {asked: " ".join(f"{n}x3" for n in range(20))}
     check(tmp_path, SLOW, series, [(bad_slice(SLOW), "15m", 0), (judged(SLOW), "15m", 0)])

@@ -55,7 +55,7 @@ def test_a_hardened_datasette_is_measured_cut_in_time_and_drained(
         counts = [
             line
             for line in httpx2.get(f"{served.url}/metrics", timeout=10).text.splitlines()
-            if line.startswith("http_server_request_duration_seconds_count")
+            if line.startswith("http_server_requests_total")
         ]
         assert len([line for line in counts if '"200"' in line and "table" in line]) == 1
         assert len([line for line in counts if '"404"' in line and "nothing" not in line]) == 1

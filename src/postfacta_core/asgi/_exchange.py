@@ -157,9 +157,9 @@ class HttpExchange(Answering, Exchange):
     # and costs nothing.
     __slots__ = (
         "_has_body", "_in", "_is_ending", "_is_read", "_is_waiting", "_out", "_response_headers", "_scope", "admitted",
-        "already", "began", "client", "error", "error_type", "fields", "has_begun", "headers", "is_answered",
-        "is_complete", "is_held", "is_plain", "method", "path", "quiet", "request", "request_bytes", "response_bytes",
-        "route", "rules", "seconds", "shared", "shedding", "span", "status", "task", "traffic",
+        "already", "began", "client", "error", "fields", "has_begun", "headers", "is_answered",
+        "is_complete", "is_held", "is_plain", "method", "path", "request", "request_bytes", "response_bytes",
+        "route", "rules", "scheme", "seconds", "shared", "shedding", "status", "task", "traffic",
     )  # fmt: skip
 
     is_socket: Literal[False] = False
@@ -196,17 +196,14 @@ class HttpExchange(Answering, Exchange):
         self.fields: Headers = ()
         self._response_headers: Headers = ()
         self.status = self.request_bytes = self.response_bytes = self.already = 0
-        self.has_begun = self.is_answered = self.is_complete = self.is_held = self.quiet = False
+        self.has_begun = self.is_answered = self.is_complete = self.is_held = False
         self._has_body = self._is_ending = self._is_read = self._is_waiting = False
-        self.error = self.span = self.task = None
-        self.route = self.error_type = ""
+        self.error = self.task = None
+        self.route = ""
         self.traffic = "user"
         self.seconds = 0.0
         self.is_plain = True
-
-    @property
-    def scheme(self) -> str:  # type: ignore[override] # it is asked for by spans alone
-        return str(self._scope.get("scheme", "http"))
+        self.scheme = scope.get("scheme", "http")
 
     @property
     def http_version(self) -> str:  # type: ignore[override] # it is asked for by what is rare
@@ -374,6 +371,7 @@ class HttpExchange(Answering, Exchange):
             # empty: one whose first piece is all of it is no stream.
             whole = (b"content-length", b"%d" % len(message.get("body", b"")))
             if not any((name.lower(), value) == whole for name, value in self._response_headers):
+                self.is_stream = True
                 limit = self.request.limit = self.rules.stream_timeout
                 self.limit(min(limit, self.request.asked))
 

@@ -25,7 +25,7 @@ from ..deadlines.requests import RunningRequests
 from ..errors import BulkheadFullError, DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
 from ..limits._waiting import ADMIT, Shed, Wait
-from ..telemetry.exchange import ErrorTypes, Recorder, tells_of_disconnect
+from ..telemetry.exchange import UNMATCHED, ErrorTypes, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cookies import IS_SLOW, are_costly
@@ -44,7 +44,6 @@ RouteOf = Callable[[Scope], str | None]
 Door = Callable[[Scope, Send], Awaitable[None]]
 """Answers a probe or a scrape."""
 
-_UNMATCHED: Final = "_unmatched"
 _PREROUTING: Final = "_prerouting"
 _TRAFFIC: Final = {b"synthetic": "synthetic", b"load": "load"}
 # A field line costs two bytes for ": " and two for its line end, and a parser's bookkeeping on top
@@ -348,11 +347,11 @@ class Kernel(Shared):
     def _route(self, scope: Scope, request: RequestContext, path: str) -> str:
         try:
             if self.route_of is not None:
-                return self.route_of(scope) or _UNMATCHED
-            return self._reader.read(scope, request.root_path, path) or _UNMATCHED
+                return self.route_of(scope) or UNMATCHED
+            return self._reader.read(scope, request.root_path, path) or UNMATCHED
         except Exception as error:  # noqa: BLE001 - foreign code and foreign objects may raise anything
             self.observe(ListenerFailed("route_of", repr(error)))
-            return _UNMATCHED
+            return UNMATCHED
 
     async def _answer_for(self, exchange: _Either, error: Exception) -> bool:
         """Answer for an application that raised; return whether that is the end of it, and no crash."""

@@ -40,7 +40,7 @@ METHODS: Final = frozenset(
 """The only ones that become labels; all others are `_OTHER`."""
 
 CLOSED: Final = frozenset(
-    {"http_request_method", "http_response_status_code", "traffic", "outcome", "close_code", "stage", "db_system_name"}
+    {"http_request_method", "http_response_status_code", "url_scheme", "traffic", "outcome", "close_code", "stage", "db_system_name"}
 )  # fmt: skip
 """The labels whose values are a closed set. All others give way to `_OTHER` once a metric has too many series."""
 
@@ -74,11 +74,21 @@ _CHECK: Final = "check critical"
 INSTRUMENTS: Final[Mapping[str, About]] = {
     "http_server_request_duration_seconds": About(
         "From the request's arrival to the last byte of its response.",
-        "http_request_method http_route http_response_status_code error_type traffic",
+        "outcome url_scheme http_request_method http_route traffic",
         HTTP_BUCKETS,
+        values={
+            "outcome": ("2xx", "3xx", "4xx", "5xx", "stream", "failed", "left"),
+            "traffic": ("user", "synthetic", "load"),
+        },
+    ),
+    "http_server_requests_total": About(
+        "Requests that ended, by status and error.",
+        "http_request_method http_route traffic http_response_status_code error_type",
         values={"traffic": ("user", "synthetic", "load")},
     ),
-    "http_server_active_requests": About("Requests not answered yet.", "http_request_method"),
+    "http_server_active_requests": About(
+        "Requests not answered yet.", "http_request_method url_scheme"
+    ),
     "http_last_request_received_time": About(
         "When the last request came, in unix seconds.", "path method"
     ),

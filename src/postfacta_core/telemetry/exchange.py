@@ -11,6 +11,9 @@ from ..context import RequestContext
 OTHER: Final = "_OTHER"
 """The label of all that is outside of a closed set; OpenTelemetry's word."""
 
+UNMATCHED: Final = "_unmatched"
+"""The route of a request that no route of the application matched."""
+
 PREROUTING: Final = "_prerouting"
 """The route of a request that was refused before a handler saw it."""
 
@@ -55,6 +58,8 @@ class Exchange:
         method: As the client sent it, and `path` as the server gives it, without the query: no
             labels.
         quiet: A probe or a scrape, which gets no span and no log line.
+        is_stream: The answer is sent in pieces, for as long as its content takes: its length says
+            nothing of the service's speed.
         traffic: `user`, `synthetic` or `load`.
         status: Sent to the client; 0 until then. After `settle` never 0, and 499 for what its
             client ended.
@@ -71,6 +76,7 @@ class Exchange:
     # Of most requests, many of these never change: what is not set for each costs nothing.
     headers: Sequence[tuple[bytes, bytes]] = ()
     quiet: bool = False
+    is_stream: bool = False
     traffic: str = "user"
     scheme: str = "http"
     http_version: str = "1.1"

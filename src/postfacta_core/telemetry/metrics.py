@@ -11,9 +11,11 @@ import logging
 import math
 import platform
 from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from itertools import accumulate
+from itertools import accumulate, product
+from operator import add
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final, NamedTuple, cast
 
@@ -58,7 +60,7 @@ from ..events import (
 )
 from ..validation import validation
 from .catalogue import CLOSED, INSTRUMENTS, METHODS, POLICY_METRICS, RUNTIME_METRICS, About
-from .exchange import OTHER, Exchange, SocketExchange
+from .exchange import OTHER, PREROUTING, UNMATCHED, Exchange, SocketExchange
 
 _METRICS: Final = {**INSTRUMENTS, **POLICY_METRICS, **RUNTIME_METRICS}
 _METHODS: Final = {method: method for method in sorted(METHODS)}
@@ -66,6 +68,20 @@ _PHASES: Final = INSTRUMENTS["postfacta_lifecycle_state"].values["state"]
 _STAGES: Final = INSTRUMENTS["postfacta_deadline_exceeded_total"].values["stage"]
 _POOL_TIMEOUTS: Final = frozenset({"pool_timeout", "PoolTimeoutError"})
 _OVERFLOWS: Final = "postfacta_metrics_label_overflow_total"
+_DURATIONS: Final = "http_server_request_duration_seconds"
+_REQUESTS: Final = "http_server_requests_total"
+# A request is recorded once, under the labels of both; they are added up at the scrape.
+_OF_DURATIONS: Final = slice(0, 5)
+_OF_REQUESTS: Final = slice(2, 7)
+_RECORDED: Final = INSTRUMENTS[_DURATIONS]._replace(
+    names=f"{INSTRUMENTS[_DURATIONS].names} http_response_status_code error_type"
+)
+_Key = tuple[str, str, int, str, str, str, bool]
+"""Method, route, status, error type, traffic, scheme and whether it is a stream, as they were seen."""
+_SCHEMES: Final = {"http": "http", "https": "https"}
+_CLIENT_LEFT: Final = 499
+_SERVER_ERROR: Final = 500
+_NO_HANDLER: Final = 405
 _LOG: Final = logging.getLogger("postfacta")
 _CLOSE_CODES: Final = frozenset({*range(1000, 1016), 3000, 3003, 3008})
 
@@ -99,6 +115,13 @@ class Buckets:
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def add(self, other: Buckets) -> None:
+        """Add what another series of the same bounds has counted; of two exemplars the newer stays."""
+        self.total += other.total
+        self.counts = [*map(add, self.counts, other.counts)]
+        pairs = zip(self.exemplars, other.exemplars, strict=True)
+        self.exemplars = [max(pair, key=_moment) for pair in pairs]
 
 
 class Family(dict[tuple[str, ...], Buckets]):
@@ -172,7 +195,7 @@ class Metrics(Collector):
         self._policies: dict[tuple[int, int], tuple[str, Callable[[], Tally | None]]] = {}
         self._left_out = 0
         self._broken: set[tuple[str, str]] = set()
-        self._seen: dict[tuple[str, str, int, str, str], Buckets] = {}
+        self._seen: dict[_Key, Buckets] = {}
         # Active requests are counted at the scrape, so that each costs no more than a place in a
         # set; a background task after the response is not a request.
         self._under_way: set[Exchange] = set()
@@ -181,9 +204,9 @@ class Metrics(Collector):
         self._families: dict[str, Family] = {
             name: Family(about, label_cap)
             for name, about in INSTRUMENTS.items()
-            if about.buckets or (name.endswith("_total") and name != _OVERFLOWS)
+            if about.buckets or (name.endswith("_total") and name not in {_OVERFLOWS, _REQUESTS})
         }
-        self._durations = self._families["http_server_request_duration_seconds"]
+        self._recorded = self._families[_DURATIONS] = Family(_RECORDED, label_cap)
         self._queries = self._families["db_client_operation_duration_seconds"]
         self._calls = self._families["http_client_request_duration_seconds"]
         self._waits = self._families["db_client_connection_wait_time_seconds"]
@@ -199,32 +222,42 @@ class Metrics(Collector):
                 collector(registry=registry)
 
     def end(self, exchange: Exchange, /) -> None:
+        seconds = exchange.seconds
         key = (
             exchange.method,
             exchange.route,
             exchange.status,
             exchange.error_type,
             exchange.traffic,
+            exchange.scheme,
+            exchange.is_stream,
         )
-        series = self._seen.get(key) or self._find(*key)
-        series.counts[bisect_left(series.bounds, exchange.seconds)] += 1
-        series.total += exchange.seconds
+        series = self._seen.get(key) or self._find(key)
+        series.counts[bisect_left(series.bounds, seconds)] += 1
+        series.total += seconds
         request = exchange.request
         series.moment = request.started
         # An exemplar must lead to a trace that is stored: the lowest bit says so.
         if request.trace_flags and int(request.trace_flags, 16) & 1:
             ids = {"trace_id": request.trace_id, "span_id": request.span_id}
-            exemplar = Exemplar(ids, exchange.seconds, self._wall())
-            series.exemplars[bisect_left(series.bounds, exchange.seconds)] = exemplar
+            exemplar = Exemplar(ids, seconds, self._wall())
+            series.exemplars[bisect_left(series.bounds, seconds)] = exemplar
         if exchange.error is not None:
             self._count("postfacta_unhandled_exceptions_total", exchange.error_type)
 
-    def _find(self, given: str, route: str, status: int, *rest: str) -> Buckets:
-        method = _METHODS.get(given, OTHER)
-        series = self._durations[method, route, str(status), *rest]
-        if given == method and not self._durations.is_full:
-            error_type, traffic = rest
-            self._seen[given, route, status, error_type, traffic] = series
+    def _find(self, key: _Key) -> Buckets:
+        given, raw, status, error_type, traffic, scheme, is_stream = key
+        shown = _SCHEMES.get(scheme, OTHER)
+        # What no handler took stands under one method, since a client may send it with any; so does
+        # a method that a route does not have.
+        route = UNMATCHED if status == _NO_HANDLER else raw
+        has_handler = route != PREROUTING and (route != UNMATCHED or status // 100 not in {3, 4})
+        method = _METHODS.get(given, OTHER) if has_handler else OTHER
+        outcome = _outcome(status, error_type, is_stream=is_stream)
+        labels = (outcome, shown, method, _route(route), traffic, str(status), error_type)
+        series = self._recorded[labels]
+        if given in _METHODS and scheme == shown and not self._recorded.is_full:
+            self._seen[key] = series
         return series
 
     def connect(self, exchange: SocketExchange, /) -> None:
@@ -239,7 +272,7 @@ class Metrics(Collector):
         # The registry of IANA. What a client makes up is no label.
         code = exchange.close_code
         shown = str(code) if code in _CLOSE_CODES else OTHER if code else ""
-        key = (exchange.route, exchange.outcome, shown, exchange.error_type)
+        key = (_route(exchange.route), exchange.outcome, shown, exchange.error_type)
         self._families["postfacta_websocket_duration_seconds"][key].observe(exchange.seconds)
         if exchange.error is not None:
             self._count("postfacta_unhandled_exceptions_total", exchange.error_type)
@@ -334,7 +367,13 @@ class Metrics(Collector):
         # Ours are shown without a series too, so that a rule's names can be looked up before there
         # is one.
         numbers: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in INSTRUMENTS}
-        for name, family in self._families.items():
+        durations = Family(INSTRUMENTS[_DURATIONS], self._cap)
+        requests: dict[tuple[str, ...], float] = defaultdict(int)
+        for labels, series in tuple(self._recorded.items()):
+            durations[labels[_OF_DURATIONS]].add(series)
+            requests[labels[_OF_REQUESTS]] += sum(series.counts)
+        numbers[_REQUESTS] = requests
+        for name, family in {**self._families, _DURATIONS: durations}.items():
             if family.about.buckets:
                 yield _histogram(name, family)
                 del numbers[name]
@@ -365,11 +404,16 @@ class Metrics(Collector):
         for name, family in self._families.items():
             yield Sample(_OVERFLOWS, (name,), family.overflows)
         yield Sample(_OVERFLOWS, ("policies",), self._left_out)
-        methods = [_METHODS.get(exchange.method, OTHER) for exchange in tuple(self._under_way)]
-        for method in (*_METHODS, OTHER):
-            yield Sample("http_server_active_requests", (method,), methods.count(method))
+        recorded = tuple(self._recorded.items())
+        active = Counter(
+            (_METHODS.get(exchange.method, OTHER), _SCHEMES.get(exchange.scheme, OTHER))
+            for exchange in tuple(self._under_way)
+        )
+        schemes = {scheme for _, scheme in active} | {scheme for (_, scheme, *_), _ in recorded}
+        for key in product((*_METHODS, OTHER), sorted(schemes)):
+            yield Sample("http_server_active_requests", key, active[key])
         latest: dict[tuple[str, ...], float] = {}
-        for (method, route, *_), series in tuple(self._durations.items()):
+        for (_, _, method, route, *_), series in recorded:
             latest[route, method] = max(series.moment, latest.get((route, method), -math.inf))
         # To the millisecond, so that a moment reads the same at each scrape.
         now = self._clock()
@@ -422,6 +466,23 @@ class Metrics(Collector):
             self._broken.add((kind, name))
             event = f"metrics.{kind}_failed"
             _LOG.error(event, extra={kind: name, "error": why})
+
+
+def _moment(exemplar: Exemplar | None) -> float:
+    return float(exemplar.timestamp or 0) if exemplar is not None else -math.inf
+
+
+def _route(route: str) -> str:
+    # OpenTelemetry leaves the attribute out, which for Prometheus is an empty label.
+    return "" if route == UNMATCHED else route
+
+
+def _outcome(status: int, error_type: str, *, is_stream: bool) -> str:
+    if status == _CLIENT_LEFT:
+        return "left"
+    if status >= _SERVER_ERROR or not error_type:
+        return "stream" if is_stream and not error_type else f"{status // 100}xx"
+    return "failed"
 
 
 def _checked(sample: Sample) -> Sample:

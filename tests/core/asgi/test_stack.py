@@ -131,9 +131,7 @@ async def test_every_answer_has_the_id_and_the_headers_and_is_counted() -> None:
                     for family in app.telemetry.metrics.registry.collect()
                     for sample in family.samples
                 ]
-                counted = [
-                    s for s in samples if s.name == "http_server_request_duration_seconds_count"
-                ]
+                counted = [s for s in samples if s.name == "http_server_requests_total"]
                 assert [(s.labels["http_response_status_code"], s.value) for s in counted] == [
                     (str(status), 1)
                 ]

@@ -45,8 +45,8 @@ def value(app: Hardened, name: str, **labels: str) -> float | None:
 def seen(app: Hardened, status: int, error_type: str) -> float | None:
     return value(
         app,
-        "http_server_request_duration_seconds_count",
-        http_request_method="GET",
+        "http_server_requests_total",
+        http_request_method="_OTHER",
         http_route="_prerouting",
         http_response_status_code=str(status),
         error_type=error_type,

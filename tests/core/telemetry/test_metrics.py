@@ -32,6 +32,7 @@ from postfacta_core.events import (
 from postfacta_core.telemetry.exchange import Exchange, SocketExchange
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import ManualClock
+from tests.kit.every import every
 from tests.kit.exposition import OPEN_METRICS, read_open_metrics
 
 
@@ -74,14 +75,11 @@ def metrics() -> Metrics:
 
 def test_a_request_is_one_observation_under_its_labels(metrics: Metrics) -> None:
     finished(metrics)
-    labels = {
-        "http_request_method": "GET",
-        "http_route": "/i/{id}",
-        "http_response_status_code": "200",
-        "error_type": "",
-        "traffic": "user",
-    }
+    both = {"http_request_method": "GET", "http_route": "/i/{id}", "traffic": "user"}
+    labels = {**both, "outcome": "2xx", "url_scheme": "http"}
     name = "http_server_request_duration_seconds"
+    counted = {**both, "http_response_status_code": "200", "error_type": ""}
+    assert value(metrics, "http_server_requests_total", **counted) == 1
     assert value(metrics, f"{name}_count", **labels) == 1
     assert value(metrics, f"{name}_sum", **labels) == 0.15
     assert value(metrics, f"{name}_bucket", le="0.1", **labels) == 0
@@ -90,11 +88,90 @@ def test_a_request_is_one_observation_under_its_labels(metrics: Metrics) -> None
 
 
 def test_a_request_is_active_until_it_is_answered(metrics: Metrics) -> None:
+    labels = {"http_request_method": "_OTHER", "url_scheme": "https"}
     exchange = Exchange(RequestContext("an-id-of-some-kind", 0.0), "BREW", "/")
+    exchange.scheme = "https"
     metrics.begin(exchange)
-    assert value(metrics, "http_server_active_requests", http_request_method="_OTHER") == 1
+    assert value(metrics, "http_server_active_requests", **labels) == 1
     metrics.answered(exchange)
-    assert value(metrics, "http_server_active_requests", http_request_method="_OTHER") == 0
+    metrics.end(exchange)
+    assert value(metrics, "http_server_active_requests", **labels) == 0
+
+
+# What is recorded: the method, the route, the status, the error, the scheme, whether it is a stream.
+# What is shown: the method, the route, the outcome, the scheme.
+SHOWN: dict[str, tuple[tuple[str, str, int, str, str, bool], tuple[str, str, str, str]]] = {
+    "a whole answer": (("GET", "/i", 200, "", "http", False), ("GET", "/i", "2xx", "http")),
+    "a mistake": (("GET", "/i", 404, "", "https", False), ("GET", "/i", "4xx", "https")),
+    "a crash": (("GET", "/i", 500, "Boom", "http", False), ("GET", "/i", "5xx", "http")),
+    "cut short": (("GET", "/i", 200, "Boom", "http", False), ("GET", "/i", "failed", "http")),
+    "a stream": (("GET", "/i", 200, "", "http", True), ("GET", "/i", "stream", "http")),
+    "a cut stream": (("GET", "/i", 200, "Boom", "http", True), ("GET", "/i", "failed", "http")),
+    "left": (
+        ("GET", "/i", 499, "client_disconnected", "http", True),
+        ("GET", "/i", "left", "http"),
+    ),
+    "no route": (("PUT", "_unmatched", 404, "", "http", False), ("_OTHER", "", "4xx", "http")),
+    "a redirect": (("PUT", "_unmatched", 307, "", "http", False), ("_OTHER", "", "3xx", "http")),
+    "no template": (("PUT", "_unmatched", 200, "", "http", False), ("PUT", "", "2xx", "http")),
+    "no such method": (("PUT", "/i", 405, "", "http", False), ("_OTHER", "", "4xx", "http")),
+    "refused": (
+        ("PUT", "_prerouting", 503, "shed", "http", False),
+        ("_OTHER", "_prerouting", "5xx", "http"),
+    ),
+    "a scheme": (("GET", "/i", 200, "", "gopher", False), ("GET", "/i", "2xx", "_OTHER")),
+}
+
+
+def test_what_a_client_makes_up_is_no_label() -> None:
+    with every() as case:
+        for name, (recorded, shown) in SHOWN.items():
+            with case(name):
+                metrics = Metrics(CollectorRegistry(), with_process=False)
+                method, route, status, error_type, scheme, is_stream = recorded
+                exchange = Exchange(RequestContext("an-id-of-some-kind", 990.0), method, "/i/7")
+                exchange.route, exchange.status, exchange.error_type = route, status, error_type
+                exchange.scheme, exchange.is_stream = scheme, is_stream
+                for _ in range(2):
+                    metrics.end(exchange)
+                names = ("http_request_method", "http_route", "outcome", "url_scheme")
+                labels = {**dict(zip(names, shown, strict=True)), "traffic": "user"}
+                count = "http_server_request_duration_seconds_count"
+                assert value(metrics, count, **labels) == 2
+
+
+def test_all_statuses_of_a_class_are_one_histogram(metrics: Metrics) -> None:
+    for status, seconds in ((401, 0.15), (404, 0.3), (422, 3.0)):
+        exchange = Exchange(RequestContext("an-id-of-some-kind", 990.0), "GET", "/i/7")
+        exchange.request.trace_id = f"{status:032x}"
+        exchange.request.trace_flags = "01"
+        exchange.status, exchange.route, exchange.seconds = status, "/i/{id}", seconds
+        metrics.end(exchange)
+    page = read_open_metrics(metrics.render(OPEN_METRICS).body)
+    samples = page["http_server_request_duration_seconds"].samples
+    counts = [sample.value for sample in samples if sample.name.endswith("_count")]
+    assert counts == [3]
+    assert [sample.value for sample in samples if sample.labels.get("le") == "0.5"] == [2]
+    kept = {sample.labels["le"] for sample in samples if sample.exemplar is not None}
+    assert kept == {"0.2", "0.5", "5.0"}
+    counted = page["http_server_requests"].samples
+    assert {each.labels["http_response_status_code"] for each in counted} == {"401", "404", "422"}
+
+
+def test_the_newest_exemplar_of_a_bucket_stays() -> None:
+    now = ManualClock(1000)
+    metrics = Metrics(CollectorRegistry(), wall=now, with_process=False)
+    for status in (404, 401, 404):
+        now.advance(1)
+        exchange = Exchange(RequestContext("an-id-of-some-kind", 990.0), "GET", "/i/7")
+        exchange.request.trace_id = f"{int(now()):032x}"
+        exchange.request.trace_flags = "01"
+        exchange.status, exchange.route, exchange.seconds = status, "/i/{id}", 0.15
+        metrics.end(exchange)
+    page = read_open_metrics(metrics.render(OPEN_METRICS).body)
+    samples = page["http_server_request_duration_seconds"].samples
+    (kept,) = [sample.exemplar for sample in samples if sample.exemplar is not None]
+    assert int(kept.labels["trace_id"], 16) == 1003
 
 
 def test_a_crash_is_counted_by_its_class(metrics: Metrics) -> None:
@@ -114,7 +191,7 @@ def test_past_the_cap_only_the_open_labels_give_way() -> None:
     assert (
         value(
             metrics,
-            f"{name}_count",
+            "http_server_requests_total",
             http_request_method="POST",
             http_route="_OTHER",
             http_response_status_code="500",

@@ -121,7 +121,7 @@ def test_promtool_sees_that_a_service_is_gone_at_the_time_that_the_page_says(
     series = [
         {"series": 'up{job="postfacta",instance="one"}', "values": f"1+0x{begins} 0+0x40"},
         {
-            "series": 'http_server_request_duration_seconds_count{job="postfacta"}',
+            "series": 'http_server_requests_total{job="postfacta"}',
             "values": f"1+1x{begins} stale",
         },
     ]

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 
+from postfacta_slo.__main__ import starter
 from postfacta_slo.promise.openslo import read
 from postfacta_slo.proofs.files import proofs_of
 from postfacta_slo.rules.alerts import rules_of
@@ -66,70 +68,117 @@ USER: Final = {
     "http_request_method": "GET",
     "http_route": "/api/v1/incidents",
     "http_response_status_code": "200",
+    "outcome": "2xx",
 }
 COUNTS: Final = [
     ("an answer", {}, GOOD, True),
-    ("a crash", {"http_response_status_code": "500", "error_type": "ValueError"}, BAD, False),
-    ("an answer cut short", {"error_type": "ValueError"}, BAD, False),
     (
-        "shed",
-        {"http_response_status_code": "503", "http_route": "_prerouting", "error_type": "shed"},
+        "a crash",
+        {"http_response_status_code": "500", "error_type": "ValueError", "outcome": "5xx"},
         BAD,
         False,
     ),
-    ("draining", {"http_response_status_code": "503", "error_type": "draining"}, BAD, False),
+    ("an answer cut short", {"error_type": "ValueError", "outcome": "failed"}, BAD, False),
+    ("a stream", {"outcome": "stream"}, GOOD, False),
+    (
+        "shed",
+        {
+            "http_response_status_code": "503",
+            "outcome": "5xx",
+            "http_route": "_prerouting",
+            "error_type": "shed",
+        },
+        BAD,
+        False,
+    ),
+    (
+        "draining",
+        {"http_response_status_code": "503", "outcome": "5xx", "error_type": "draining"},
+        BAD,
+        False,
+    ),
     (
         "an open breaker",
-        {"http_response_status_code": "503", "error_type": "breaker_open"},
+        {"http_response_status_code": "503", "outcome": "5xx", "error_type": "breaker_open"},
         BAD,
         False,
     ),
     (
         "no connection",
-        {"http_response_status_code": "503", "error_type": "pool_timeout"},
+        {"http_response_status_code": "503", "outcome": "5xx", "error_type": "pool_timeout"},
         BAD,
         False,
     ),
     (
         "too late",
-        {"http_response_status_code": "504", "error_type": "deadline_exceeded"},
+        {"http_response_status_code": "504", "outcome": "5xx", "error_type": "deadline_exceeded"},
         BAD,
         False,
     ),
     (
         "a client's own limit",
-        {"http_response_status_code": "429", "http_route": "_prerouting"},
+        {"http_response_status_code": "429", "outcome": "4xx", "http_route": "_prerouting"},
         GOOD,
         False,
     ),
-    ("not signed in", {"http_response_status_code": "401"}, GOOD, True),
-    ("forbidden", {"http_response_status_code": "403"}, GOOD, True),
-    ("not found", {"http_response_status_code": "404", "http_route": "_unmatched"}, GOOD, True),
-    ("in conflict", {"http_response_status_code": "409"}, GOOD, True),
-    ("changed meanwhile", {"http_response_status_code": "412"}, GOOD, True),
-    ("invalid", {"http_response_status_code": "422"}, GOOD, True),
+    ("not signed in", {"http_response_status_code": "401", "outcome": "4xx"}, GOOD, True),
+    ("forbidden", {"http_response_status_code": "403", "outcome": "4xx"}, GOOD, True),
+    (
+        "not found",
+        {"http_response_status_code": "404", "http_route": "", "outcome": "4xx"},
+        GOOD,
+        True,
+    ),
+    ("in conflict", {"http_response_status_code": "409", "outcome": "4xx"}, GOOD, True),
+    ("changed meanwhile", {"http_response_status_code": "412", "outcome": "4xx"}, GOOD, True),
+    ("invalid", {"http_response_status_code": "422", "outcome": "4xx"}, GOOD, True),
     (
         "client left",
-        {"http_response_status_code": "499", "error_type": "client_disconnected"},
+        {
+            "http_response_status_code": "499",
+            "error_type": "client_disconnected",
+            "outcome": "left",
+        },
+        OUT,
+        False,
+    ),
+    (
+        "the caller's own time was up",
+        {"http_response_status_code": "499", "error_type": "callers_deadline", "outcome": "left"},
         OUT,
         False,
     ),
     ("a load test", {"traffic": "load"}, OUT, False),
     (
         "a failed load test",
-        {"traffic": "load", "http_response_status_code": "503", "error_type": "shed"},
+        {
+            "traffic": "load",
+            "http_response_status_code": "503",
+            "outcome": "5xx",
+            "error_type": "shed",
+        },
         OUT,
         False,
     ),
     (
         "the journey probe",
-        {"traffic": "synthetic", "http_response_status_code": "500", "error_type": "x"},
+        {
+            "traffic": "synthetic",
+            "http_response_status_code": "500",
+            "outcome": "5xx",
+            "error_type": "x",
+        },
         OUT,
         False,
     ),
     (
         "not ready",
-        {"http_route": "/healthz/ready", "http_response_status_code": "503", "error_type": "503"},
+        {
+            "http_route": "/healthz/ready",
+            "http_response_status_code": "503",
+            "outcome": "5xx",
+            "error_type": "503",
+        },
         OUT,
         False,
     ),
@@ -137,26 +186,27 @@ COUNTS: Final = [
 ]
 
 
-def counted(labels: dict[str, str], verdict: str, *, for_latency: bool) -> dict[str, Any]:
+def counted(
+    labels: dict[str, str], verdict: str, recorded: list[tuple[str, str]], *, for_latency: bool
+) -> dict[str, Any]:
     """A test in which a kind of request comes ten times as often as ordinary ones, and is slow."""
-    metric = "http_server_request_duration_seconds"
-    usual = labels_of(USER | {"http_request_method": "POST"})
-    other = labels_of(USER | labels)
+    durations = "http_server_request_duration_seconds"
+    usual = USER | {"http_request_method": "POST"}
+    other = USER | labels
     share = {GOOD: 0.0, BAD: 10 / 11, OUT: 0.0}[verdict]
     slow = 10 / 11 if for_latency else 0.0
-    series = [
-        (f"{metric}_count{{{usual}}}", "1000+300x40"),
-        (f"{metric}_count{{{other}}}", "1000+3000x40"),
-    ]
-    for edge in ("0.2", "0.5"):
-        series += [(f'{metric}_bucket{{{usual},le="{edge}"}}', "1000+300x40")]
-        series += [(f'{metric}_bucket{{{other},le="{edge}"}}', "1000+0x40")]
-    asked = [
-        ('slo:sli_error:ratio_rate5m{slo="success-rate"}', share),
-        ('slo:slice_error:ratio{slo="latency-p95"}', slow),
-        ('slo:slice_error:ratio{slo="latency-p99"}', slow),
-        ('slo:slice_bad:bool{slo="availability"}', float(share > 0)),
-    ]
+    series: list[tuple[str, str]] = []
+    for each, all_of_them, quick in ((usual, "300", "300"), (other, "3000", "0")):
+        of_counter = labels_of(each, without="outcome")
+        of_durations = labels_of(each, without="http_response_status_code error_type")
+        series += [
+            (f"http_server_requests_total{{{of_counter}}}", f"1000+{all_of_them}x40"),
+            (f"{durations}_count{{{of_durations}}}", f"1000+{all_of_them}x40"),
+            (f'{durations}_bucket{{{of_durations},le="0.2"}}', f"1000+{quick}x40"),
+            (f'{durations}_bucket{{{of_durations},le="0.5"}}', f"1000+{quick}x40"),
+        ]
+    values = {"share": share, "slow": slow, "bad": float(share > 0)}
+    asked = [(expression, values[what]) for expression, what in recorded]
     checks = [
         {
             "expr": f"count(abs({expression} - {value!r}) < 1e-9)",
@@ -168,16 +218,32 @@ def counted(labels: dict[str, str], verdict: str, *, for_latency: bool) -> dict[
     return {"interval": "15s", "input_series": requests(series), "promql_expr_test": checks}
 
 
-def labels_of(labels: dict[str, str]) -> str:
-    return ",".join(f'{name}="{value}"' for name, value in labels.items())
+def labels_of(labels: dict[str, str], *, without: str) -> str:
+    shown = {name: value for name, value in labels.items() if name not in without.split()}
+    return ",".join(f'{name}="{value}"' for name, value in shown.items())
 
 
-def test_each_kind_of_request_counts_as_the_objectives_say(tmp_path: Path) -> None:
-    rules = rules_of(model(APP))["groups"]
+OURS: Final = [
+    ('slo:sli_error:ratio_rate5m{slo="success-rate"}', "share"),
+    ('slo:slice_error:ratio{slo="latency-p95"}', "slow"),
+    ('slo:slice_error:ratio{slo="latency-p99"}', "slow"),
+    ('slo:slice_bad:bool{slo="availability"}', "bad"),
+]
+THEIRS: Final = [
+    ('slo:sli_error:ratio_rate5m{slo="requests-succeed"}', "share"),
+    ('slo:sli_error:ratio_rate5m{slo="requests-are-quick"}', "slow"),
+]
+
+
+@pytest.mark.parametrize("file", ["app", "starter"])
+def test_each_kind_of_request_counts_as_the_objectives_say(file: str, tmp_path: Path) -> None:
+    written = list(yaml.safe_load_all(starter("shop", "postfacta", "postfacta")))
+    rules = rules_of(model(APP) if file == "app" else read(written))["groups"]
+    recorded = OURS if file == "app" else THEIRS
     up = {"series": 'up{job="postfacta",instance="one"}', "values": "1+0x40"}
     tests = []
     for name, labels, verdict, for_latency in COUNTS:
-        test = counted(labels, verdict, for_latency=for_latency)
+        test = counted(labels, verdict, recorded, for_latency=for_latency)
         tests.append({**test, "name": name, "input_series": [*test["input_series"], up]})
     proof = {
         "evaluation_interval": "15s",
@@ -190,11 +256,12 @@ def test_each_kind_of_request_counts_as_the_objectives_say(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("find", "put"),
     [
-        (',http_response_status_code!="429"', ""),
+        (',http_route!="_prerouting"', ""),
         (',http_response_status_code!="499"', ""),
         (',traffic="user"', ""),
         (',error_type!=""', ',http_response_status_code=~"5.."'),
-        (',error_type=""', ""),
+        (',outcome=~"2xx|3xx|4xx"', ""),
+        (',outcome=~"2xx|3xx|4xx"', ',outcome=~"2xx|3xx|4xx|stream"'),
         ("/healthz.*|/metrics", "/healthz.*"),
     ],
 )
@@ -202,7 +269,9 @@ def test_a_kind_of_request_that_counts_otherwise_is_noticed(
     find: str, put: str, tmp_path: Path
 ) -> None:
     rules = rules_of(model(APP))["groups"]
-    tests = [counted(labels, verdict, for_latency=slow) for _, labels, verdict, slow in COUNTS]
+    tests = [
+        counted(labels, verdict, OURS, for_latency=slow) for _, labels, verdict, slow in COUNTS
+    ]
     proof = {
         "evaluation_interval": "15s",
         "tests": tests,

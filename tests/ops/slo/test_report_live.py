@@ -90,7 +90,7 @@ def _history() -> Iterator[Series]:
             "http_response_status_code": status,
             "error_type": status if count else "",
         }
-        yield Series("http_server_request_duration_seconds_count", labels, _each_day(count))
+        yield Series("http_server_requests_total", labels, _each_day(count))
 
 
 @pytest.fixture(scope="module")
