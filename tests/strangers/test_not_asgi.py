@@ -166,6 +166,9 @@ def test_what_the_page_says_of_a_framework_is_so(
         assert 0 < float(call["x-request-timeout"]) < 2
         assert re.fullmatch(r"[0-9a-f]{32}", call["x-request-id"])
 
+        said = f'"request_id": "{call["x-request-id"]}"'
+        wait_until(lambda: said in served.log, f"no line has {said}")
+
         began = time.monotonic()
         late = get(served, 8)
         assert late.status_code == 504, late.text
