@@ -6,10 +6,8 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from importlib.metadata import distribution
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 __all__ = ["install_command", "missing_extra"]
 
@@ -21,6 +19,9 @@ def install_command(extra: str) -> str:
     wheel. No package index holds PostFacta, and anyone could register its name there. Without a
     record the command has a path to fill in.
     """
+    # It takes as long as all else that a command imports, and a message is rare.
+    from importlib.metadata import distribution  # noqa: PLC0415
+
     text = distribution("postfacta").read_text("direct_url.json")
     record: Mapping[str, Any] = json.loads(text or "{}")
     # What stands before the `@` of an address may be a password; installers leave out less than
@@ -29,7 +30,7 @@ def install_command(extra: str) -> str:
     if not url:
         return f"pip install '/path/to/checkout-or-wheel-of-postfacta[{extra}]'"
     if record.get("dir_info", {}).get("editable"):
-        return f"pip install -e {shlex.quote(f'{url2pathname(urlsplit(url).path)}[{extra}]')}"
+        return f"pip install -e {shlex.quote(f'{unquote(urlsplit(url).path)}[{extra}]')}"
     if repository := record.get("vcs_info"):
         url = f"{repository['vcs']}+{url}@{repository['commit_id']}"
     if digest := record.get("archive_info", {}).get("hashes", {}).get("sha256"):
