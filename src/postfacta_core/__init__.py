@@ -53,6 +53,11 @@ else:
             "Retry", "RetryBudget", "Timeout"),
         "health": ("HealthRegistry",),
         "limits": ("OverloadConfig", "OverloadLimiter", "Priority", "RateLimiter"),
+    }, {
+        "Database": "postfacta_postgres",
+        "Outgoing": "postfacta_adapters.httpx",
+        "RouteOptions": "postfacta_core.asgi",
+        "Telemetry": "postfacta_core.asgi",
     })
     # fmt: on
 

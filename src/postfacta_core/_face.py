@@ -8,18 +8,23 @@ from importlib import import_module
 
 
 def lazy(
-    package: str, names: Mapping[str, tuple[str, ...]]
+    package: str,
+    names: Mapping[str, tuple[str, ...]],
+    elsewhere: Mapping[str, str] | None = None,
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` for a package that imports nothing by itself; `__all__` is computed.
 
     `names` is what each of its modules exports. Type checkers read the same from imports under
-    `TYPE_CHECKING`.
+    `TYPE_CHECKING`. `elsewhere` is where names stand that are often looked for here.
     """
     homes = {name: module for module, exported in names.items() for name in exported}
 
     def load(name: str) -> object:
         if name == "__all__":
             return sorted(public for public in homes if not public.startswith("_"))
+        if name not in homes and elsewhere is not None and name in elsewhere:
+            # Of this error an import statement shows the text; of an AttributeError it does not.
+            raise ImportError(f"{package} has no {name}: from {elsewhere[name]} import {name}")
         if name not in homes:
             raise AttributeError(
                 f"module {package!r} has no attribute {name!r}", name=name, obj=sys.modules[package]

@@ -63,6 +63,13 @@ def test_dir_lists_names_that_are_not_loaded_yet() -> None:
         assert set(face.__all__) <= set(dir(face))
 
 
+@pytest.mark.parametrize("name", ["Database", "Outgoing", "RouteOptions", "Telemetry"])
+def test_a_name_of_another_package_is_refused_with_its_place(name: str) -> None:
+    with pytest.raises(ImportError, match=rf"^postfacta_core has no {name}: from ") as refused:
+        exec(f"from postfacta_core import {name}")  # noqa: S102 - a statement of our own
+    exec(str(refused.value).partition(": ")[2])  # noqa: S102 - likewise
+
+
 def test_an_unknown_name_is_refused_with_its_package() -> None:
     with pytest.raises(
         AttributeError, match="module 'postfacta_core' has no attribute 'CircuitBraker'"

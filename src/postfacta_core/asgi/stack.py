@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..clock import MONOTONIC, Clock
 from ..deadlines.requests import RunningRequests
@@ -180,6 +180,15 @@ class Hardened(Kernel):
         ]
         self._lifespan = LifespanMiddleware(app, held, lifecycle=self.lifecycle, observer=observer)
         self._later, self._served = self._served, {}  # Neither a lifespan nor a request has come.
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            # Of the application, such as `get`: a second way to it would hide mistakes.
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if hasattr(vars(self).get("app"), name):
+                text = f"{text}: the application inside has it, as `app.app.{name}`"
+            raise AttributeError(text, name=name, obj=self)
 
     def _tally(self) -> Iterable[Sample]:
         return runtime.tally(self.running.loop)

@@ -27,6 +27,7 @@ from postfacta_core.asgi import (
     ContextMiddleware,
     DeadlineMiddleware,
     ErrorMiddleware,
+    Hardened,
     HardenOptions,
     HealthMiddleware,
     LifecycleMiddleware,
@@ -585,3 +586,12 @@ async def test_after_its_lifespan_an_application_serves_as_before_it() -> None:
     async with running(app):
         assert (await call_asgi(app, "GET", "/items/7")).status == 200
     assert (await call_asgi(app, "GET", "/items/7")).status == 200
+
+
+async def test_what_only_the_application_has_is_named_with_its_place() -> None:
+    app: Any = harden(starlette(), service="billing")
+    with pytest.raises(AttributeError, match=r"inside has it, as `app\.app\.add_route`"):
+        app.add_route("/x", None)
+    with pytest.raises(AttributeError, match=r"'Hardened' object has no attribute 'nowhere'$"):
+        _ = app.nowhere
+    assert not hasattr(Hardened.__new__(Hardened), "anything")  # As `copy` asks.
