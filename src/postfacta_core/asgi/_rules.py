@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from ..deadlines._limits import TransferLimits
@@ -57,49 +58,99 @@ def route_table(classes: Sequence[tuple[Sequence[str], Rules]], others: Rules) -
     What grants a request more than others have is no other spelling's: an application answers 404
     to `//items//7`, and as many of those as a caller likes must count against its limits.
     """
+    pairs = [(route, rules) for routes, rules in classes for route in routes]
     listed = [
-        (*check_route("route", route), rules) for routes, rules in classes for route in routes
+        _Route(order, *check_route("route", route), rules=rules)
+        for order, (route, rules) in enumerate(pairs)
     ]
-    methods = {method for method, _, _ in listed} | {"", "HEAD"}
-    as_written = {method: _compiled(method, listed) for method in methods}
-    bounding = [route for route in listed if not route[2].grants]
-    otherwise = {method: _compiled(method, bounding) for method in methods}
+    methods = {route.method for route in listed} | {"", "HEAD"}
+    as_written = {method: _Table(method, listed) for method in methods}
+    bounding = [route for route in listed if not route.rules.grants]
+    otherwise = {method: _Table(method, bounding) for method in methods}
 
     def find(method: str, path: str) -> Rules:
-        tables = as_written
-        rules = (tables.get(method) or tables[""])[0].get(path)
+        table = as_written.get(method) or as_written[""]
+        rules = table.exact.get(path)
         if rules is None and "//" in path:
-            tables = otherwise
+            table = otherwise.get(method) or otherwise[""]
             path = _slashes("/", path)
-            rules = (tables.get(method) or tables[""])[0].get(path)
-        if rules is not None:
-            return rules
-        _, match, found = tables.get(method) or tables[""]
-        if match is not None and (place := match(path)) is not None and place.lastindex is not None:
-            return found[place.lastindex - 1]
-        return others
+            rules = table.exact.get(path)
+        if rules is None and table.has_parameters:
+            route = table.search(path)
+            rules = None if route is None else route.rules
+        return others if rules is None else rules
 
     return find
 
 
-_Compiled = tuple[dict[str, Rules], Callable[[str], re.Match[str] | None] | None, list[Rules]]
-"""The routes of one method: those without parameters, one expression for all others, and what each stands for."""
+class _Route:
+    """A route and its place in the order of all."""
+
+    def __init__(self, order: int, method: str, path: str, *, rules: Rules) -> None:
+        self.order = order
+        self.method = method
+        self.path = path
+        self.rules = rules
+        # The parts of the path, None for one that has a parameter.
+        marked = _PARAMETER.sub(lambda found: "{:}" if found[1] == ":path" else "{}", path)
+        parts = marked.split("/")
+        tail = [place for place, part in enumerate(parts) if "{:}" in part]
+        # What `{rest:path}` matches has any number of parts.
+        self.length: int | None = None if tail else len(parts)
+        fixed = parts[: tail[0]] if tail else parts
+        self.places = tuple(place for place, part in enumerate(fixed) if "{" not in part)
+        self.literals = tuple(fixed[place] for place in self.places)
+
+    @cached_property
+    def match(self) -> Callable[[str], re.Match[str] | None]:
+        pattern = pattern_of(self.path) + ("" if self.rules.grants else "/?")
+        return re.compile(pattern, re.DOTALL).fullmatch
 
 
-def _compiled(method: str, listed: Sequence[tuple[str, str, Rules]]) -> _Compiled:
-    exact: dict[str, Rules] = {}
-    patterns: list[str] = []
-    found: list[Rules] = []
-    of = {"", method} | ({"GET"} if method == "HEAD" else set[str]())
-    for _, path, rules in (each for each in listed if each[0] in of):
-        if "{" in path:
-            patterns.append(f"({pattern_of(path)}{'' if rules.grants else '/?'})")
-            found.append(rules)
-            continue
-        for written in [path] if rules.grants else [path, f"{path.rstrip('/')}/"]:
-            if not any(re.fullmatch(earlier, written, re.DOTALL) for earlier in patterns):
-                exact.setdefault(written, rules)
-    return (exact, re.compile("|".join(patterns), re.DOTALL).fullmatch if patterns else None, found)
+_Shapes = dict[tuple[int, ...], dict[tuple[str, ...], list[_Route]]]
+"""The routes by the places of their literal parts, and those by these parts: a service has few shapes of routes."""
+
+
+class _Table:
+    """The routes of one method: those without parameters by path, and all others by their shape."""
+
+    def __init__(self, method: str, listed: Sequence[_Route]) -> None:
+        of = {"", method} | ({"GET"} if method == "HEAD" else set[str]())
+        routes = [route for route in listed if route.method in of]
+        self.exact: dict[str, Rules] = {}
+        self._shapes: dict[int | None, _Shapes] = {}
+        for route in routes:
+            if "{" in route.path:
+                shape = self._shapes.setdefault(route.length, {}).setdefault(route.places, {})
+                shape.setdefault(route.literals, []).append(route)
+        self.has_parameters: bool = bool(self._shapes)
+        for route in routes:
+            if "{" not in route.path:
+                self._add(route)
+
+    def _add(self, route: _Route) -> None:
+        slashed = f"{route.path.rstrip('/')}/"
+        for written in [route.path] if route.rules.grants else [route.path, slashed]:
+            earlier = self.search(written)
+            if earlier is None or earlier.order > route.order:
+                self.exact.setdefault(written, route.rules)
+
+    def search(self, path: str) -> _Route | None:
+        """Return the first route with parameters that matches a path."""
+        parts = path.removesuffix("/").split("/")
+        first: _Route | None = None
+        for length in (len(parts), None):
+            for places, routes in self._shapes.get(length, _NO_SHAPES).items():
+                literals = tuple(parts[place] for place in places if place < len(parts))
+                for route in routes.get(literals, ()):
+                    is_earlier = first is None or route.order < first.order
+                    if is_earlier and route.match(path) is not None:
+                        first = route
+                        break
+        return first
+
+
+_NO_SHAPES: Final[_Shapes] = {}
 
 
 def pattern_of(path: str) -> str:

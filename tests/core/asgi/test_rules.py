@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, strategies as st
@@ -15,6 +18,7 @@ from postfacta_core.context import current_request
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.limits._waiting import Priority
 from postfacta_core.testing import call_asgi
+from tests.kit.bytecodes import bytecodes_of, fewest_bytecodes
 from tests.kit.every import every
 
 SCOPE: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
@@ -84,34 +88,110 @@ def test_what_grants_more_is_no_other_spellings() -> None:
                 assert find(*route.split(" ")) is rules
 
 
-PARTS = st.sampled_from(["a", "b", "{x}", "a.b"])
-PATHS = st.one_of(
-    st.lists(PARTS, max_size=3).map(lambda parts: "/" + "/".join(parts)),
-    st.lists(PARTS, max_size=2).map(lambda parts: "/".join(["", *parts, "{r:path}"])),
+PARTS = st.sampled_from(["a", "b", "{x}", "a.b", "{x}.b", "a{x}"])
+NOTHING: list[str] = []
+TAILS = st.sampled_from([NOTHING, NOTHING, ["{r:path}"], ["a{r:path}"], ["{r:path}", "b"]])
+PATHS = st.tuples(st.lists(PARTS, max_size=3), TAILS).map(
+    lambda parts: "/" + "/".join([*parts[0], *parts[1]])
 )
 ROUTES = st.tuples(st.sampled_from(["", "GET ", "POST "]), PATHS).map("".join)
 
 
 @given(
-    st.lists(ROUTES, max_size=6),
+    st.lists(st.tuples(ROUTES, st.booleans()), max_size=8),
     st.sampled_from(["GET", "HEAD", "POST", "PUT"]),
     PATHS,
     st.sampled_from(["", "/", "//"]),
 )
 def test_a_look_up_finds_what_a_search_in_order_would(
-    routes: list[str], method: str, path: str, slashes: str
+    routes: list[tuple[str, bool]], method: str, path: str, slashes: str
 ) -> None:
     path = path.replace("{r:path}", "r/s").replace("{x}", "x") + slashes
-    classes = [([route], Rules()) for route in routes]
+    classes = [([route], Rules(grants=grants)) for route, grants in routes]
 
-    def matches(route: str) -> bool:
+    def matches(route: str, rules: Rules) -> bool:
         of, template = check_route("route", route)
         pattern = re.escape(template).replace(r"\{r:path\}", ".*").replace(r"\{x\}", "[^/]+")
         is_method = of in {"", method} or (of, method) == ("GET", "HEAD")
+        if rules.grants:
+            return is_method and "//" not in path and re.fullmatch(pattern, path) is not None
         return is_method and re.fullmatch(f"{pattern}/?", re.sub("/+", "/", path)) is not None
 
-    first = next((rules for (route,), rules in classes if matches(route)), OTHERS)
+    first = next((rules for (route,), rules in classes if matches(route, rules)), OTHERS)
     assert route_table(classes, OTHERS)(method, path) is first
+
+
+def classes_of(count: int) -> list[tuple[list[str], Rules]]:
+    names = ["GET /api/r{}/{{id}}", "/api/r{}", "/{{tenant}}/r{}", "/files/r{}/{{rest:path}}"]
+    return [([names[n % 4].format(n)], Rules()) for n in range(count)]
+
+
+async def cost(work: Callable[[], object]) -> int:
+    async def run() -> None:
+        work()
+
+    return await fewest_bytecodes(run)
+
+
+async def test_a_look_up_costs_the_same_among_ten_and_a_thousand_routes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str] = []
+
+    def compiled(pattern: str, flags: int) -> object:
+        def fullmatch(text: str) -> object:
+            tried.append(pattern)
+            return re.fullmatch(pattern, text, flags)
+
+        return SimpleNamespace(fullmatch=fullmatch)
+
+    class Expressions:
+        """What is asked of `re`, which costs no bytecodes."""
+
+        compile, escape, fullmatch, DOTALL = (
+            staticmethod(compiled),
+            re.escape,
+            re.fullmatch,
+            re.DOTALL,
+        )
+
+    monkeypatch.setattr("postfacta_core.asgi._rules.re", Expressions)
+    few = route_table(classes_of(10), OTHERS)
+    classes = classes_of(1000)
+    many = route_table(classes, OTHERS)
+    places = {
+        "/api/r4/7": 4,
+        "/api/r1": 1,
+        "/acme/r2": 2,
+        "/files/r3/a/b": 3,
+        "/files//r7/a": 7,
+        "/nowhere": None,
+        "/api/r4/7/8": None,
+    }
+    with every() as case:
+        for path, place in places.items():
+            with case(path):
+                assert many("GET", path) is (OTHERS if place is None else classes[place][1])
+                tried.clear()
+                many("GET", path)
+                assert len("".join(tried)) < 40
+                look_ups = (partial(few, "GET", path), partial(many, "GET", path))
+                assert len({await cost(look_up) for look_up in look_ups}) == 1
+
+
+def listing(count: int) -> Callable[[], Awaitable[object]]:
+    classes = classes_of(count)
+
+    async def run() -> None:
+        route_table(classes, OTHERS)
+
+    return run
+
+
+async def test_to_list_ten_times_as_many_routes_costs_ten_times_as_much() -> None:
+    few = await bytecodes_of(listing(20))
+    many = await bytecodes_of(listing(200))
+    assert many.bytecodes < 11 * few.bytecodes
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
