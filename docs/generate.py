@@ -240,7 +240,10 @@ def _from(name: str, value: object, module: str) -> str:
 
     From the first face that exports it, or else from its module.
     """
-    faces = [face for face in FACES if getattr(import_module(face), name, None) is value]
+    modules = [import_module(face) for face in FACES]
+    # A face refuses a name that stands elsewhere with an ImportError.
+    own = [module for module in modules if name in dir(module)]
+    faces = [module.__name__ for module in own if getattr(module, name) is value]
     home = next((face for face in faces if name in exported(face)), module)
     return f"from {home} import {name}"
 
