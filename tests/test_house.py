@@ -13,6 +13,7 @@ from postfacta_app.settings import Settings, variable
 from postfacta_core import errors
 from postfacta_core.asgi._problem import PROBLEMS
 from tests.kit.every import every
+from tests.kit.short_timeouts import LEAST, PRESENT, short_timeouts, virtual_modules
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
@@ -107,6 +108,19 @@ def test_every_error_has_a_status() -> None:
 def test_every_setting_is_documented() -> None:
     page = (ROOT / "docs/reference/settings.md").read_text()
     assert [field for field in Settings.model_fields if f"`{variable(field)}`" not in page] == []
+
+
+def test_a_timeout_in_real_time_leaves_a_slow_machine_enough() -> None:
+    tests = ROOT / "tests"
+    folders = ("adapters", "app", "attack", "core", "plain", "postgres", "slo")
+    virtual = virtual_modules(tests)
+    with every() as case:
+        for folder in folders:
+            for module in sorted({*(tests / folder).rglob("*.py")} - virtual):
+                name = module.relative_to(tests).as_posix()
+                with case(name):
+                    lines = short_timeouts(module.read_text(encoding="utf-8"))
+                    assert len(lines) <= PRESENT.get(name, 0), f"below {LEAST} s in lines {lines}"
 
 
 def test_no_committed_file_names_a_package_registry() -> None:

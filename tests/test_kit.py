@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import anyio.lowlevel
 import pytest
 
 from tests.kit.bytecodes import bytecodes_of, refusal
 from tests.kit.every import every
+from tests.kit.short_timeouts import short_timeouts, virtual_modules
 
 
 def test_every_case_that_fails_is_listed_and_none_hides_another() -> None:
@@ -84,3 +86,37 @@ def test_a_count_that_is_far_too_low_is_refused() -> None:
         False,
         True,
     ]
+
+
+SHORT = [
+    *("Timeout(0.1)", "Timeout(seconds=x, call_timeout=4)", "harden(app, request_timeout=0.5)"),
+    *("guards.Timeout(2)", "time_limit(1)", 'Bulkhead("db", 1, max_wait=4.9)'),
+]
+LONG = [
+    *("Timeout(5)", "Timeout(SOON)", "anyio.fail_after(1)", "sleep(0.1)", "f(timeout=True)"),
+    *(
+        "f(timeout=0)",
+        "f(timeout=None)",
+        "Timeout()",
+        "f(**options)",
+        "f(ManualClock(), timeout=1)",
+    ),
+]
+
+
+def test_a_timeout_of_the_product_below_five_seconds_is_seen() -> None:
+    with every() as case:
+        for text in SHORT:
+            with case(text):
+                assert short_timeouts(f"\n{text}") == [2]
+        for text in LONG:
+            with case(text):
+                assert short_timeouts(text) == []
+
+
+def test_modules_that_a_conftest_lists_are_virtual() -> None:
+    tests = Path(__file__).parent
+    modules = virtual_modules(tests)
+    assert {tests / "core/guards/test_retry.py", tests / "core/test_events.py"} <= modules
+    assert tests / "core/asgi/test_silence.py" in modules
+    assert [module for module in modules if not module.exists()] == []

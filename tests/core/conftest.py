@@ -9,10 +9,23 @@ import pytest
 from tests.core.virtual import in_virtual_time
 
 IN_VIRTUAL_TIME = (
-    "guards/test_timeout",
+    "core/test_cancellation",
+    "core/test_composition",
+    "core/test_events",
     "deadlines/test_requests",
-    "health/test_registry",
     "drain/test_resources",
+    "guards/test_breaker",
+    "guards/test_breaker_permits",
+    "guards/test_bulkhead",
+    "guards/test_fallback",
+    "guards/test_guard",
+    "guards/test_hedge",
+    "guards/test_pipeline",
+    "guards/test_retry",
+    "guards/test_slots",
+    "guards/test_timeout",
+    "health/test_registry",
+    "limits/test_rate",
 )
 
 

@@ -31,6 +31,7 @@ from postfacta_core.guards.retry import Retry
 from postfacta_core.guards.timeout import Timeout
 from postfacta_core.limits import OverloadConfig
 from postfacta_core.testing import ManualClock
+from tests.core.virtual import loop_clock
 
 SOON = 0.02
 LONG = 60.0
@@ -117,7 +118,7 @@ async def test_a_circuit_inside_of_a_retry_counts_each_try_and_one_outside_each_
 async def test_a_timeout_outside_of_a_retry_bounds_all_tries_and_one_inside_each() -> None:
     for is_inside, calls in ((False, 1), (True, 3)):
         db = Dependency()
-        timeout, retry = Timeout(SOON), db.retry()
+        timeout, retry = Timeout(SOON, clock=loop_clock()), db.retry()
         pipeline = Pipeline(retry, timeout) if is_inside else Pipeline(timeout, retry)
         with anyio.fail_after(20), pytest.raises(DeadlineExceededError):
             await pipeline.call(db.hang)
@@ -173,7 +174,7 @@ async def test_an_open_circuit_outside_of_a_bulkhead_takes_no_slot() -> None:
 async def test_a_dependency_that_hangs_opens_the_circuit_if_the_timeout_is_inside() -> None:
     for is_inside, state in ((True, CircuitState.OPEN), (False, CircuitState.CLOSED)):
         db = Dependency()
-        breaker, timeout = db.breaker(calls=2), Timeout(SOON)
+        breaker, timeout = db.breaker(calls=2), Timeout(SOON, clock=loop_clock())
         pipeline = Pipeline(breaker, timeout) if is_inside else Pipeline(timeout, breaker)
         for _ in range(2):
             with anyio.fail_after(20), pytest.raises(DeadlineExceededError):
@@ -187,7 +188,7 @@ async def test_a_caller_in_a_hurry_does_not_open_the_circuit() -> None:
     pipeline = Pipeline(breaker, Timeout(LONG))
     for _ in range(3):
         with anyio.fail_after(20), pytest.raises(DeadlineExceededError):
-            await Timeout(SOON).call(pipeline.call, db.hang)
+            await Timeout(SOON, clock=loop_clock()).call(pipeline.call, db.hang)
     assert (breaker.statistics().state, counted(breaker)) == (CircuitState.CLOSED, {"ignored": 3})
 
 
@@ -220,7 +221,7 @@ async def test_a_timeout_bounds_the_wait_for_a_slot_too() -> None:
         # The bulkhead knows the bound, and refuses just before it, unless the loop lags: nothing
         # was begun.
         with anyio.fail_after(20), pytest.raises((BulkheadFullError, DeadlineExceededError)):
-            await Pipeline(Timeout(0.1), bulkhead).call(db.answer)
+            await Pipeline(Timeout(0.1, clock=loop_clock()), bulkhead).call(db.answer)
     assert (db.calls, bulkhead.used, bulkhead.waiting) == (0, 0, 0)
 
 
@@ -280,7 +281,7 @@ async def test_both_tries_of_a_hedge_take_a_slot_of_a_bulkhead_inside_and_one_of
 async def test_a_timeout_ends_both_tries_of_a_hedge() -> None:
     db = Dependency()
     with anyio.fail_after(20), pytest.raises(DeadlineExceededError):
-        await Pipeline(Timeout(0.05), Hedge("db", delay=0)).call(db.hang)
+        await Pipeline(Timeout(0.05, clock=loop_clock()), Hedge("db", delay=0)).call(db.hang)
     assert db.calls == 2
 
 
@@ -295,7 +296,7 @@ async def test_retries_and_hedges_spend_from_one_budget() -> None:
 
 async def test_a_fallback_around_a_pipeline_answers_for_each_of_its_refusals() -> None:
     db = Dependency()
-    breaker, bulkhead, timeout = db.breaker(), Bulkhead("db", 1), Timeout(SOON)
+    breaker, bulkhead, timeout = db.breaker(), Bulkhead("db", 1), Timeout(SOON, clock=loop_clock())
     fallback = Fallback("db", key=lambda: "key")
     pipeline = Pipeline(timeout, breaker, bulkhead)
     answer, hang = pipeline(db.answer), pipeline(db.hang)

@@ -20,6 +20,7 @@ from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.pipeline import Pipeline
 from postfacta_core.guards.retry import Retry
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.core.virtual import on_real_loops
 from tests.kit.every import every
 from tests.kit.interleaving import interleaved
 from tests.kit.waiting import until
@@ -269,6 +270,7 @@ def test_a_plain_function_runs_in_a_slot_and_is_refused_without_one() -> None:
     assert bulkhead.used == 0
 
 
+@on_real_loops
 async def test_tasks_and_threads_share_the_slots_and_wait_in_one_queue() -> None:
     bulkhead = Bulkhead("db", 1, max_waiting=2, max_wait=NEVER_HERE)
     order: list[str] = []
