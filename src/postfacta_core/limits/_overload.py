@@ -30,6 +30,7 @@ _KINDS: Final = 256
 _WEIGHT: Final = 1 / 16
 _UP: Final = 1 / 32
 _LAG_COUNTS: Final = 4.0
+_LATEST: Final = 2.0  # How late one request counts at most: a few that take for ever are no queue.
 _NONE: Final = 1e-9
 _NEVER_ANSWERED: Final = [math.inf]
 # Seconds after which a request that tells nothing lends its slot: such as a hung route, or an
@@ -222,7 +223,7 @@ class OverloadLimiter:
             allowed = known[0] * self._tolerance + self._spare
             age = took + lag * self._lag_weight
             if ending == Ending.ANSWERED or age > allowed:
-                self._late += age / allowed
+                self._late += min(age / allowed, _LATEST)
                 self._ended += 1
                 if ending == Ending.ANSWERED:
                     self._answered += 1

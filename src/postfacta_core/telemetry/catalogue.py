@@ -203,7 +203,7 @@ POLICY_METRICS: Final[Mapping[str, About]] = {
         "All the time admitted requests waited.", "limiter"
     ),
     "postfacta_limiter_pressure": About(
-        "How old requests get, by what they may take, for each that is answered; late above 1.",
+        "How old requests get, by what they may take, each twice at most, for each that is answered; late above 1.",
         "limiter",
     ),
     "postfacta_limiter_work": About("The requests at once that answers prove.", "limiter"),
