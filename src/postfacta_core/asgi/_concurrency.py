@@ -230,6 +230,7 @@ class Slotted(Running):
     rules: Rules
     client: str
     is_held: bool = False
+    is_plain: bool
     is_answered: bool = False
     admitted: float = 0.0
     began: float = 0.0

@@ -5,7 +5,7 @@ Which it is, and why, stands in docs/reference/middlewares.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +26,7 @@ from ..validation import validation
 from ._application import cors_rules, note_taken, permit
 from ._cookies import COST_OF_COOKIES, IS_SLOW
 from ._cors import CorsRules
+from ._exchange import HttpExchange
 from ._kernel import Kernel, RouteOf
 from ._problem import Render
 from ._route import note_routes
@@ -204,7 +205,7 @@ class Hardened(Kernel):
         note_taken(self.app, self.doors, metrics_path=self._metrics_path)
         rules = cors_rules(self.app) if self.cors is None else None
         if rules is not None:
-            self.permit = partial(permit, rules)
+            self.permit: Callable[[HttpExchange], Awaitable[bool]] | None = partial(permit, rules)
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_first = not self._served
