@@ -184,7 +184,11 @@ class Kernel(Shared):
             return
         make, begin, end, admit = served
         # Its headers, once for all parts.
-        headers: Headers = scope["headers"] if self._reads else ()
+        headers: Headers = ()
+        if self._reads:
+            headers = scope["headers"]
+            if not isinstance(headers, list):  # Any iterable is legal, and may be read only once.
+                headers = scope["headers"] = [*headers]
         fields: dict[bytes, bytes] = {}
         for name, value in headers:
             if name in _WANTED:
