@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final
@@ -170,11 +171,18 @@ def _rendered(problem: Problem, scope: Scope, render: Render | None) -> tuple[st
             if (rendered := render(problem, scope)) is not None:
                 return rendered
     request = request_of(scope)
+    before = _beginning(problem.status, problem.code, title=problem.title, detail=problem.detail)
+    end = '"}' if request is None else f'", "request_id": "{request.request_id}"}}'
     # `instance` is a URI reference, and a client may have put anything into the path.
-    members = kind_members(problem) | {"instance": quote(scope["path"], errors="replace")}
-    if request is not None:
-        members["request_id"] = request.request_id
-    return "application/problem+json", json.dumps(members).encode()
+    body = f"{before}{quote(scope['path'], errors='replace')}{end}"
+    return "application/problem+json", body.encode()
+
+
+@lru_cache(256)
+def _beginning(status: int, code: str, *, title: str, detail: str) -> str:
+    """Return the JSON of a type of problem, up to the path: a flood has the same one each time."""
+    problem = Problem(status=status, code=code, title=title, detail=detail)
+    return json.dumps(kind_members(problem))[:-1] + ', "instance": "'
 
 
 async def send_problem(

@@ -154,3 +154,27 @@ async def test_a_middleware_alone_costs_no_more_than_it_did() -> None:
         for name, most in MOST.items():
             with case(name):
                 assert refusal(bytecodes[name] - bytecodes["bare"], most) == ""
+
+
+# The whole cost of what is refused, without its line: the options, the headers, the most bytecodes.
+REFUSED: dict[str, tuple[HardenOptions, list[tuple[bytes, bytes]], int]] = {
+    "429": (HardenOptions(rate_limits=["1/hour per client"]), [], 2050),
+    "504": (HardenOptions(), [(b"x-request-timeout", b"0")], 1932),
+    "431": (HardenOptions(), [(b"cookie", b"x" * 40_000)], 1342),
+    "413": (HardenOptions(), [(b"content-length", b"9999999999")], 2332),
+}
+
+
+async def test_a_refusal_costs_no_more_than_it_did(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "postfacta")
+    with every() as case:
+        for status, (options, headers, most) in REFUSED.items():
+            with case(status):
+                clock = itertools.count(1000.0, 1e-6).__next__
+                app = harden(answer, service="billing", options=options, clock=clock)
+                app.running.loop = asyncio.get_running_loop()
+                scope = partial(scope_of, "GET", *headers)
+                for _ in range(30):
+                    await _serve(app, scope)
+                costs = [await bytecodes_of(partial(_serve, app, scope)) for _ in range(5)]
+                assert refusal(min(cost.bytecodes for cost in costs), most) == ""
