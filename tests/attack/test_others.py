@@ -22,7 +22,6 @@ from postfacta_embedded import EmbeddedPostgres
 from tests.app.live import NEW
 from tests.app.running import ADMIN, command, sign_in, started
 from tests.attack.hall import PASSWORD
-from tests.kit.every import every
 from tests.kit.pg import fresh_database
 from tests.servers.serving import serving
 
@@ -30,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("programs")
 
 ROOT: Final = Path(__file__).parents[2]
 SECONDS: Final = 6.0
+PAIRS: Final = 3
 LEARNING: Final = 4.0  # Seconds of the attack before anything counts.
 LESS: Final = (
     0.1  # A busy machine costs single requests, of which one more may be the only one of its kind.
@@ -216,14 +216,6 @@ def reading_slowly(path: bytes) -> Attack:
     return together(holding(asks, 30, reads=1024), holding(asks, 30, reads=0))
 
 
-async def sleep_once(url: str) -> None:
-    """Send 40 requests to a route that sleeps 5 s, once, as the service is fresh and its caller begins."""
-    await asyncio.sleep(LEARNING)
-    async with attacking(url) as web:
-        await asyncio.gather(*(web.get("/sleep") for _ in range(40)))
-        await asyncio.sleep(60)
-
-
 async def guess_at_hall(web: httpx2.AsyncClient, _: int) -> None:
     """Send a wrong password."""
     await web.post("/sign-in", content=b"wrong horse")
@@ -256,7 +248,6 @@ AT_HALL: Final[dict[str, Attack]] = {
     "slow bodies": holding(_BODY.replace(b"/login", b"/write"), 200),
     "slow readers": reading_slowly(b"/large"),
     "handshakes": holding(get(b"/lobby", _UPGRADE), 60),
-    "sleepers": sleep_once,
     "returning sleepers": holding(get(b"/sleep", b"connection: close\r\n"), 40),
     "streams": holding(get(b"/live"), 60),
 }
@@ -301,32 +292,39 @@ async def play(
         return caller.shares()
 
 
-def compare(off: Shares, on: Shares) -> None:
-    with every() as case:
-        for kind, (share, single) in off.items():
-            with case(kind, "off", share, "on", on[kind][0]):
-                assert share > 0  # else it proves nothing
-                assert on[kind][0] >= share - LESS - single
+def compare(measure: Callable[[str], Shares]) -> None:
+    """Compare the shares with shedding on and off, up to three times.
+
+    What else the machine does between the two may make one of them worse; a defect makes each pair so.
+    """
+    pairs: list[tuple[Shares, Shares]] = []
+    while len(pairs) < PAIRS:
+        off = measure("off")
+        on = measure("enforce")
+        pairs.append((off, on))
+        assert all(share > 0 for share, _ in off.values())  # else it proves nothing
+        if all(on[kind][0] >= share - LESS - single for kind, (share, single) in off.items()):
+            return
+    pytest.fail(f"off and on, as shares that succeeded and of one request: {pairs}")
 
 
 @pytest.mark.parametrize("attack", AT_APP)
 def test_callers_of_the_app_are_served_as_with_shedding_off(attack: str, dsn: str) -> None:
-    off, on = (shares_under(AT_APP[attack], dsn, mode) for mode in ("off", "enforce"))
-    compare(off, on)
+    compare(lambda shedding: shares_under(AT_APP[attack], dsn, shedding))
 
 
 @pytest.mark.parametrize("attack", AT_HALL)
 def test_callers_of_a_hardened_service_are_served_as_with_shedding_off(
     attack: str, tmp_path: Path
 ) -> None:
-    found: list[Shares] = []
-    for mode in ("off", "enforce"):
-        environment = {**os.environ, "POSTFACTA_SHEDDING": mode, "PYTHONPATH": str(ROOT)}
-        command = "uvicorn tests.attack.hall:app --port {port} --log-level error --no-access-log"
+    command = "uvicorn tests.attack.hall:app --port {port} --log-level error --no-access-log"
+
+    async def make(web: httpx2.AsyncClient) -> Caller:
+        return at_hall(web)
+
+    def measure(shedding: str) -> Shares:
+        environment = {**os.environ, "POSTFACTA_SHEDDING": shedding, "PYTHONPATH": str(ROOT)}
         with serving(command, tmp_path / "log", environment=environment) as (port, _):
+            return asyncio.run(play(f"http://127.0.0.1:{port}", AT_HALL[attack], make))
 
-            async def make(web: httpx2.AsyncClient) -> Caller:
-                return at_hall(web)
-
-            found.append(asyncio.run(play(f"http://127.0.0.1:{port}", AT_HALL[attack], make)))
-    compare(*found)
+    compare(measure)
