@@ -5,8 +5,8 @@ The adapters report each step, and raise what is returned. This module knows no 
 1. A loan begins with the wish for a connection: the request's time and the circuit are asked before
    the pool. A wait in vain is the database's fault only if not all connections are lent.
 2. In a transaction the server is given the request's limit before a statement, and once more when a
-   quarter of it has passed. The limit ends with the transaction. Outside of one there is none, since
-   it would stay in the session.
+   quarter of it has passed. The limit ends with the transaction. Outside of one there is none,
+   since it would stay in the session.
 3. A loan in which the database failed is a failure of the circuit, counted at once. Else it is a
    success if its last statement was answered, even by an error.
 4. A COMMIT, or a statement outside of a transaction, whose answer is lost may have been done.

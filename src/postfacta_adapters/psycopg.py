@@ -1,7 +1,7 @@
 """Guard the pools of psycopg 3: a circuit, the request's time, the core's errors.
 
-A connection that is lent is of a subclass of its class, which is made once; so are its cursors. They
-report each statement, and each end of a transaction, to the loan that the connection has.
+A connection that is lent is of a subclass of its class, which is made once; so are its cursors.
+They report each statement, and each end of a transaction, to the loan that the connection has.
 
 Inside the block all is psycopg's, its errors too. What leaves the block is of this library if it is
 about the database: then `harden` and `problem_handler` answer it by 503, 504 or 422.

@@ -1,7 +1,7 @@
 """Guard an engine of SQLAlchemy: a circuit before its pool, the request's time, the core's errors.
 
-It stands in the engine's pool and in its dialect, so that sessions, Core and the ORM need no change.
-What is about the database is raised as an error of this library, which `harden` and
+It stands in the engine's pool and in its dialect, so that sessions, Core and the ORM need no
+change. What is about the database is raised as an error of this library, which `harden` and
 `problem_handler` answer by 503, 504 or 422; all else stays SQLAlchemy's.
 """
 

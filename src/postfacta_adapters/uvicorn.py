@@ -104,8 +104,8 @@ class BoundedHttp(HttpToolsProtocol):
       more closes the one that has been idle longest, so clients that send requests get through. If
       all others are serving, it is the new one that is closed. That is logged as
       `connections.full`, at most once a minute.
-    * A message of a WebSocket has at most 1 MiB, where uvicorn's own `--ws-max-size` of 16 MiB was left as it is; a
-      larger one closes the WebSocket with 1009 before it is held.
+    * A message of a WebSocket has at most 1 MiB, where uvicorn's own `--ws-max-size` of 16 MiB was
+      left as it is; a larger one closes the WebSocket with 1009 before it is held.
     * No response waits for the client's delayed acknowledgement: `TCP_NODELAY`, no matter who
       opened the listener.
 

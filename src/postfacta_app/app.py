@@ -247,8 +247,8 @@ def _options(
         drain=DrainLimits(drain_delay=settings.delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
         metrics_token=tokens if settings.metrics_token else "",
-        # A proxy on this machine may add no header of its own: then its clients look like a scrape by
-        # this machine.
+        # A proxy on this machine may add no header of its own: then its clients look like a scrape
+        # by this machine.
         allow_metrics=lambda _: settings.is_local or settings.metrics_token is not None,
         allow_health_detail=may_see_checks,
         traffic_key=(lambda: rotation.current.valid("traffic_key")) if settings.traffic_key else "",

@@ -41,7 +41,8 @@ _COMMITS_A_PART: Final = re.compile(
 )
 # A statement that had less time, and whose request ran out of it, says nothing about the database.
 _FAIR: Final = 1.0
-# As `CircuitConfig` has for its first opening; a database that comes back resets its circuit before.
+# As `CircuitConfig` has for its first opening; a database that comes back resets its circuit
+# before.
 _OPEN_FOR: Final = 5.0
 # The most that `CircuitConfig.sliding_window_size` may be.
 _LARGEST_WINDOW: Final = 10_000

@@ -295,7 +295,8 @@ async def play(
 def compare(measure: Callable[[str], Shares]) -> None:
     """Compare the shares with shedding on and off, up to three times.
 
-    What else the machine does between the two may make one of them worse; a defect makes each pair so.
+    What else the machine does between the two may make one of them worse; a defect makes each pair
+    so.
     """
     pairs: list[tuple[Shares, Shares]] = []
     while len(pairs) < PAIRS:

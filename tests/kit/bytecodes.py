@@ -63,8 +63,8 @@ async def bytecodes_of(serve: Callable[[], Awaitable[object]]) -> Cost:
 async def fewest_bytecodes(serve: Callable[[], Awaitable[object]], runs: int = 5) -> int:
     """Return the fewest of some runs, once it is warm.
 
-    What arrives in two pieces takes a turn of the loop more, and timers that were cancelled lie in the
-    loop's heap for a while.
+    What arrives in two pieces takes a turn of the loop more, and timers that were cancelled lie in
+    the loop's heap for a while.
     """
     for _ in range(3):
         await serve()

@@ -31,7 +31,8 @@ __all__ = ["MOST", "FairLoop", "in_fair_time", "now"]
 MOST: Final = 0.07
 """Seconds that a standstill takes at most."""
 
-# Seconds between two beats. A thread that computes gives the lock of the interpreter away after 5 ms.
+# Seconds between two beats. A thread that computes gives the lock of the interpreter away after 5
+# ms.
 _BEAT: Final = 0.02
 # Seconds by which this clock is ahead of the machine's: what compares the two fails at once.
 _AHEAD: Final = 3600.0

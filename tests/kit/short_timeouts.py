@@ -1,8 +1,8 @@
 """Which tests give a part of the product a time-out that a slow machine may miss.
 
 A time-out below `LEAST` seconds is either the subject, and then its time is virtual, or beside the
-point, and then it can be longer. A module has virtual time where it names one of `_VIRTUAL`, or where
-a `conftest.py` lists it in `IN_VIRTUAL_TIME`.
+point, and then it can be longer. A module has virtual time where it names one of `_VIRTUAL`, or
+where a `conftest.py` lists it in `IN_VIRTUAL_TIME`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stop the workers of pytest at random, as a busy machine does: `python -m pytest -p tests.kit.stopping -n 2`.
 
-A worker stands still for at most `LONGEST` seconds at a time. A test that fails by it depends on the
-pace of the machine. The head of the run prints the seed, and `--stopping-seed` repeats it.
+A worker stands still for at most `LONGEST` seconds at a time. A test that fails by it depends on
+the pace of the machine. The head of the run prints the seed, and `--stopping-seed` repeats it.
 
 It stops children of this process by their id, and nothing else.
 """

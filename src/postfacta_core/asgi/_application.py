@@ -1,7 +1,7 @@
 """Look once, as it starts, at what an application does itself that `harden` does around it.
 
-No framework is imported. Starlette's and Litestar's CORS rules are read by the names of their attributes,
-and so are those of a middleware that has the same ones.
+No framework is imported. Starlette's and Litestar's CORS rules are read by the names of their
+attributes, and so are those of a middleware that has the same ones.
 """
 
 from __future__ import annotations

@@ -281,8 +281,8 @@ class OverloadLimiter:
     def share(self, holders: Mapping[Hashable, int]) -> None:
         """Leave half of the limit to others, by how many slots each client holds while requests find no room.
 
-        What one client holds beyond half cannot be taken back: it is room for others in addition, who go first. Where
-        all come from one address there are no others, and nothing changes.
+        What one client holds beyond half cannot be taken back: it is room for others in addition,
+        who go first. Where all come from one address there are no others, and nothing changes.
         """
         client, held = max(holders.items(), key=itemgetter(1), default=(None, 0))
         self._beyond = max(0, held - max(1, int(self.limit) // 2))

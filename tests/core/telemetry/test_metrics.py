@@ -106,8 +106,8 @@ def test_a_request_is_active_until_it_is_answered(metrics: Metrics) -> None:
     assert value(metrics, "http_server_active_requests", **labels) == 0
 
 
-# What is recorded: the method, the route, the status, the error, the scheme, whether it is a stream.
-# What is shown: the method, the route, the outcome, the scheme.
+# What is recorded: the method, the route, the status, the error, the scheme, whether it is a
+# stream. What is shown: the method, the route, the outcome, the scheme.
 SHOWN: dict[str, tuple[tuple[str, str, int, str, str, bool], tuple[str, str, str, str]]] = {
     "a whole answer": (("GET", "/i", 200, "", "http", False), ("GET", "/i", "2xx", "http")),
     "a mistake": (("GET", "/i", 404, "", "https", False), ("GET", "/i", "4xx", "https")),
