@@ -121,7 +121,8 @@ class Shedding:
 
     def arrive(self, exchange: Slotted, scope: Scope) -> Admit | Wait | Shed | None:
         """Decide about a request that came now; None if it is to be served without a slot."""
-        rules, request = exchange.rules, exchange.request
+        rules = exchange.rules
+        request = exchange.request
         if rules.shedding is Mode.OFF:
             return None
         priority = request.priority = self.priority(scope, rules.priority)
