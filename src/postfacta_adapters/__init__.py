@@ -1,4 +1,6 @@
-"""PostFacta for software that a service may have: pools, clients, servers, frameworks, tokens, secrets, jobs, tracing.
+"""PostFacta for software that a service may have.
+
+Pools, clients, servers, frameworks, tokens, secrets, jobs, tracing.
 
 Import from the module; it says which extra is missing, and none of the others needs that.
 """

@@ -1,4 +1,6 @@
-"""Read the headers that say whether a request may take effect: preconditions (RFC 9110, 13.1) and `Idempotency-Key`.
+"""Read the headers that say whether a request may take effect.
+
+Preconditions (RFC 9110, 13.1) and `Idempotency-Key`.
 
 It needs the extra `starlette`, which FastAPI brings too. Its time is linear in the length of the
 headers, which `harden` bounds by `TransferLimits.max_header_bytes`.
@@ -36,7 +38,9 @@ class ConditionError(HTTPException):
 
 
 def check_if_match(request: Request, etag: str) -> None:
-    """Raise unless `If-Match` names the stored version, or is `*`: for a change, which must not undo another's.
+    """Raise unless `If-Match` names the stored version, or is `*`.
+
+    For a change, which must not undo another's.
 
     Call it in the transaction of the change, with the row locked, or write only where the version
     is still the same.
@@ -58,7 +62,9 @@ def check_if_match(request: Request, etag: str) -> None:
 
 
 def is_not_modified(request: Request, etag: str) -> bool:
-    """Return whether `If-None-Match` names this version, or is `*`: answer a GET or HEAD by 304 with the `ETag` then.
+    """Return whether `If-None-Match` names this version, or is `*`.
+
+    Answer a GET or HEAD by 304 with the `ETag` then.
 
     Args:
         request: The request; a repeated header is one list.
@@ -84,7 +90,9 @@ def _named(request: Request, header: str) -> list[str]:
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Return the `Idempotency-Key`, or None if there is none: 1 to 255 ASCII characters, such as `write_once` takes.
+    """Return the `Idempotency-Key`, or None if there is none.
+
+    1 to 255 ASCII characters, such as `write_once` takes.
 
     It may be a quoted string, as draft-ietf-httpapi-idempotency-key-header has it, or bare, as most
     clients send it. It may be a dependency of a FastAPI route: `Depends(idempotency_key)`.

@@ -84,7 +84,10 @@ def outgoing_headers(name: str = "outgoing", *, priority_key: str = "") -> dict[
 
 
 def is_failure(response: Any) -> bool:
-    """Return whether a response is a failure of the dependency: a status of 500 or more, but 501, or 429."""
+    """Return whether a response is a failure of the dependency.
+
+    A status of 500 or more, but 501, or 429.
+    """
     status: int = response.status_code
     return status == HTTPStatus.TOO_MANY_REQUESTS or (
         status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED  # noqa: PLR2004 - the class of 5xx
@@ -186,7 +189,8 @@ class Outgoing:
         if not hasattr(inner, "handle_async_request"):
             if not hasattr(inner, "handle_request"):
                 raise TypeError(
-                    f"Outgoing.transport needs a transport, such as httpx2.AsyncHTTPTransport(), not {inner!r}"
+                    "Outgoing.transport needs a transport, such as httpx2.AsyncHTTPTransport(),"
+                    f" not {inner!r}"
                 )
             if self.pipeline is not None and self.pipeline.no_sync:
                 raise TypeError(
@@ -241,7 +245,10 @@ class Outgoing:
         return self._judged(call, attempt.response)
 
     def _prepare(self, request: Any, attempt: _Try) -> Any:
-        """Return a copy of a request, with headers and bounded waits; raise `DeadlineExceededError` if no time is left."""
+        """Return a copy of a request, with headers and bounded waits.
+
+        Raise `DeadlineExceededError` if no time is left.
+        """
         try:
             ours = outgoing_headers(self.name, priority_key=self._priority_key)
         except DeadlineExceededError:
@@ -451,7 +458,10 @@ def _add(ours: dict[str, str], theirs: MutableMapping[str, str]) -> None:
 
 
 def _retry_after(headers: Mapping[str, str], wall: Clock) -> float | None:
-    """Read `Retry-After`, seconds or a date (RFC 9110, section 10.2.3); what cannot be read is None."""
+    """Read `Retry-After`, seconds or a date (RFC 9110, section 10.2.3).
+
+    What cannot be read is None.
+    """
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text), _LONGEST)

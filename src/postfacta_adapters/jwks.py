@@ -128,12 +128,18 @@ class Jwks:
         return not self._fetched.is_set()
 
     def age(self) -> float:
-        """Return the seconds since the fetch that brought the present keys; infinite before the first. For a metric."""
+        """Return the seconds since the fetch that brought the present keys.
+
+        Infinite before the first. For a metric.
+        """
         return self._clock() - self._read_at
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Fetch at once, and then as needed until the block ends: a resource for `harden(resources=[...])`."""
+        """Fetch at once, and then as needed until the block ends.
+
+        A resource for `harden(resources=[...])`.
+        """
         async with anyio.create_task_group() as tasks:
             # Outside of the request that wants it, whose deadline is not the fetch's.
             outside = copy_context()
@@ -170,7 +176,9 @@ class Jwks:
         return self._keys.get(kid)
 
     async def signed(self, token: str) -> dict[str, Any] | None:
-        """Return the claims of a token that the issuer signed, for whatever service and time; else None; see `key`.
+        """Return the claims of a token that the issuer signed, for whatever service and time.
+
+        Else None; see `key`.
 
         The key's own algorithm verifies the signature, never the token's choice. Who calls this
         checks the claims, as where an issuer has an `iss` for each tenant; otherwise use `verify`.

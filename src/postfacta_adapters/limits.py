@@ -92,7 +92,10 @@ class SharedStore:
         self._is_tried = False
 
     def subscribe(self, rates: Sequence[Rate], tell: Callable[[bool, str], None]) -> None:
-        """Count these rates too, and tell each change: whether the store is there, and the class of the error."""
+        """Count these rates too, and tell each change.
+
+        Whether the store is there, and the class of the error.
+        """
         for rate in rates:
             if rate.period != int(rate.period):
                 rule = "of whole seconds, where a store is shared"
@@ -105,7 +108,10 @@ class SharedStore:
         return found if await self.ask(partial(self._decide, charges, found, spend=spend)) else None
 
     async def ask(self, work: Callable[[], Awaitable[object]]) -> bool:
-        """Run an operation on the store, which is cancelled at the timeout; return whether the store was available."""
+        """Run an operation on the store, which is cancelled at the timeout.
+
+        Return whether the store was available.
+        """
         began = self._clock()
         changes = self._changes
         if not self.is_up:
@@ -134,7 +140,10 @@ class SharedStore:
         return error == ""
 
     async def __aenter__(self) -> Self:
-        """Take ownership of its connections. It works without that too, but then they are never closed."""
+        """Take ownership of its connections.
+
+        It works without that too, but then they are never closed.
+        """
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -142,7 +151,10 @@ class SharedStore:
         await _close(self._limits.storage)
 
     async def replace(self, storage: str | Storage) -> None:
-        """Use another storage from now on, such as the same one with a new password; calls under way end with the former."""
+        """Use another storage from now on, such as the same one with a new password.
+
+        Calls under way end with the former.
+        """
         former = self._limits.storage
         self._limits = type(self._limits)(_storage(storage))
         await anyio.sleep(self._timeout)

@@ -39,7 +39,10 @@ _METRIC: Final = "postfacta_telemetry_spans_dropped_total"
 
 
 class _CountedSpans(BatchSpanProcessor):
-    """Queues spans for a thread that exports them, and counts each that is lost. A `Provider` makes it."""
+    """Queues spans for a thread that exports them, and counts each that is lost.
+
+    A `Provider` makes it.
+    """
 
     def __init__(
         self, exporter: SpanExporter, *, queued: int, batch: int, every: float, patience: float
@@ -57,7 +60,10 @@ class _CountedSpans(BatchSpanProcessor):
         )
 
     def begin_anew(self) -> None:
-        """Count from zero, in a forked process too: the SDK leaves its parent's spans to the parent."""
+        """Count from zero, in a forked process too.
+
+        The SDK leaves its parent's spans to the parent.
+        """
         self._lock = threading.Lock()
         self._pending = 0
         self.dropped = {"queue_full": 0, "export_failed": 0, "shutdown": 0}
@@ -90,7 +96,10 @@ class _CountedSpans(BatchSpanProcessor):
                 self.dropped["export_failed"] += count * is_lost
 
     def shutdown(self) -> None:
-        """Send what is left, as far as that can be done in time. It may be called again, which does nothing."""
+        """Send what is left, as far as that can be done in time.
+
+        It may be called again, which does nothing.
+        """
         with self._lock:
             if self._is_closing:
                 return
@@ -118,7 +127,10 @@ os.register_at_fork(after_in_child=_begin_anew)
 
 
 class _Watched(SpanExporter):
-    """Removes secrets from each batch, and reports its outcome. What cannot be cleaned is not sent."""
+    """Removes secrets from each batch, and reports its outcome.
+
+    What cannot be cleaned is not sent.
+    """
 
     def __init__(self, exporter: SpanExporter, spans: _CountedSpans) -> None:
         self._exporter = exporter

@@ -1,4 +1,6 @@
-"""Show a circuit to code that was written for pybreaker: its listeners, its storages, its exception.
+"""Show a circuit to code that was written for pybreaker.
+
+Its listeners, its storages, its exception.
 
 The circuit decides, and the view decides nothing. It gets what happened in order: the circuit puts
 its news in line under its lock, and one thread at a time passes them on without it.
@@ -101,7 +103,10 @@ def attach(
 
 
 class View(pybreaker.CircuitBreaker):
-    """A circuit as pybreaker, and code written for it, sees it. What is done to it, the circuit does."""
+    """A circuit as pybreaker, and code written for it, sees it.
+
+    What is done to it, the circuit does.
+    """
 
     def __init__(
         self, breaker: CircuitBreaker, listeners: Sequence[Listener], storage: Storage | None
@@ -226,7 +231,10 @@ class View(pybreaker.CircuitBreaker):
 
     @property
     def excluded_exceptions(self) -> Any:
-        """Raise `AttributeError`: the circuit's `on` says what a failure is; `is_system_error` asks it."""
+        """Raise `AttributeError`: the circuit's `on` says what a failure is.
+
+        `is_system_error` asks it.
+        """
         raise self._fixed("on")
 
     def add_excluded_exception(self, exception: Any) -> None:

@@ -136,7 +136,9 @@ class Reloaded(Generic[T]):
 
     @asynccontextmanager
     async def watching(self, renew: Renew | None = None) -> AsyncGenerator[None]:
-        """Read in intervals, and on SIGHUP, until the block ends: a resource for `harden(resources=[...])`.
+        """Read in intervals, and on SIGHUP, until the block ends.
+
+        A resource for `harden(resources=[...])`.
 
         A SIGHUP that comes because the terminal of the process was closed stops the service as
         well, by a SIGTERM to itself. Afterwards SIGHUP does what it did before. Outside of the main

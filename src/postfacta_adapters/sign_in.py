@@ -230,7 +230,9 @@ async def _waits(charges: Sequence[Charge]) -> dict[RateLimiter, float]:
 
 
 def client_of(scope: Mapping[str, Any]) -> str:
-    """Return the address of the client of an HTTP request: an IPv4 address, an IPv6 /64, or empty if it has none.
+    """Return the address of the client of an HTTP request.
+
+    An IPv4 address, an IPv6 /64, or empty if it has none.
 
     Behind the `trusted_proxies` of `harden` it is the client that they name. Without them it is the
     peer.

@@ -80,7 +80,10 @@ class _Answer(NamedTuple):
 
 
 def is_away(error: ResilienceError, dependency: str) -> bool:
-    """Return whether a guard or database of this name could not be asked; one that is only read-only can."""
+    """Return whether a guard or database of this name could not be asked.
+
+    One that is only read-only can.
+    """
     is_refused = (
         isinstance(error, RejectedError | DeadlineExceededError) and error.policy == dependency
     )
@@ -88,7 +91,9 @@ def is_away(error: ResilienceError, dependency: str) -> bool:
 
 
 def allow_stale(request: Request) -> None:
-    """Declare that the answer to this request may be kept: it holds nothing that its caller may soon not see.
+    """Declare that the answer to this request may be kept.
+
+    It holds nothing that its caller may soon not see.
 
     Call it in a handler once that is known, or make it a dependency of a FastAPI route:
     `Depends(allow_stale)`.
@@ -164,7 +169,9 @@ class StaleAnswers:
         ]
 
     def forget(self) -> None:
-        """Drop all answers, and keep none of the requests under way: for when a caller may have lost access.
+        """Drop all answers, and keep none of the requests under way.
+
+        For when a caller may have lost access.
 
         Call it on the event loop's thread. Other processes need a call of their own.
         """
@@ -175,7 +182,9 @@ class StaleAnswers:
         handler: Callable[..., Awaitable[Response]],
         caller: Callable[[Request], Hashable | None],
     ) -> Callable[..., Coroutine[Any, Any, Response]]:
-        """Return a handler that answers as `answer` does: a Starlette endpoint, or a route handler of FastAPI's.
+        """Return a handler that answers as `answer` does.
+
+        A Starlette endpoint, or a route handler of FastAPI's.
 
         Args:
             handler: An async function with the request among its parameters, whatever its name.

@@ -27,7 +27,10 @@ _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class MalformedJsonError(ValueError):
-    """The text is not strict JSON, or has too many values. Its words are for the client, and repeat none of the text."""
+    """The text is not strict JSON, or has too many values.
+
+    Its words are for the client, and repeat none of the text.
+    """
 
 
 def parse(body: bytes, *, most_parts: int = _MOST_PARTS, most_depth: int = _MOST_DEPTH) -> object:

@@ -1,4 +1,6 @@
-"""Turn parts of a service off by name while it runs: kill switches from a JSON file or from OpenFeature's provider.
+"""Turn parts of a service off by name while it runs.
+
+Kill switches from a JSON file or from OpenFeature's provider.
 
 They are read in the background, so that no request waits for them; if they cannot be read, the last
 states stay. A provider needs the extra `flags`, which brings OpenFeature's SDK.
@@ -39,7 +41,9 @@ class State:
 
 
 class Switches:
-    """What operators may turn off by name without a restart. All is on until something turns it off.
+    """What operators may turn off by name without a restart.
+
+    All is on until something turns it off.
 
         switches = Switches(["exports", "mail"], file="/etc/billing/switches.json")
         app = harden(web, service="billing", resources=[switches.running()])
@@ -105,11 +109,16 @@ class Switches:
             self._client = api.get_client(domain)
 
     def is_on(self, name: str) -> bool:
-        """Return whether a switch is on, as last read. Raises `KeyError` for a name that was not given."""
+        """Return whether a switch is on, as last read.
+
+        Raises `KeyError` for a name that was not given.
+        """
         return self.states[name].on
 
     def read(self) -> dict[str, State]:
-        """Return what the file says of each switch, or the provider of those that it knows. Call it in a thread.
+        """Return what the file says of each switch, or the provider of those that it knows.
+
+        Call it in a thread.
 
         Raises:
             ValueError: If the file cannot be used: what is wrong, where, and what is right.
@@ -151,7 +160,10 @@ class Switches:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Read once, and then in intervals until the block ends: a resource for `harden(resources=[...])`."""
+        """Read once, and then in intervals until the block ends.
+
+        A resource for `harden(resources=[...])`.
+        """
         await anyio.to_thread.run_sync(self.reread)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_reading, name="switches")

@@ -1,4 +1,6 @@
-"""Give the jobs of a worker what `harden` gives requests: a deadline, metrics, an end that loses none.
+"""Give the jobs of a worker what `harden` gives requests.
+
+A deadline, metrics, an end that loses none.
 
 A job is whatever a worker takes from a queue or a schedule. It has a context as a request has:
 guards, `Outgoing` and a database see its deadline, and its id goes along to other services.
@@ -276,7 +278,11 @@ class Job:
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Count it; raise `DeadlineExceededError` if its time ran out, `StoppedError` if the worker could wait no longer."""
+        """Count it.
+
+        Raise `DeadlineExceededError` if its time ran out, `StoppedError` if the worker could wait
+        no longer.
+        """
         scope = cast("anyio.CancelScope", self._scope)
         raised = error
         try:

@@ -12,7 +12,9 @@ def lazy(
     names: Mapping[str, tuple[str, ...]],
     elsewhere: Mapping[str, str] | None = None,
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` for a package that imports nothing by itself; `__all__` is computed.
+    """Return `__getattr__` and `__dir__` for a package that imports nothing by itself.
+
+    `__all__` is computed.
 
     `names` is what each of its modules exports. Type checkers read the same from imports under
     `TYPE_CHECKING`. `elsewhere` is where names stand that are often looked for here.

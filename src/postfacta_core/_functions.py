@@ -19,14 +19,23 @@ def is_async(function: object) -> bool:
 
 
 def must_be_guardable(owner: str, function: object, *, if_async: bool = False) -> None:
-    """Raise `TypeError` for what no call can guard; with `if_async` also for a plain function. It says what to do."""
+    """Raise `TypeError` for what no call can guard; with `if_async` also for a plain function.
+
+    It says what to do.
+    """
     name = getattr(function, "__qualname__", repr(function))
     msg = ""
     if isinstance(function, staticmethod | classmethod):
         kind = "staticmethod" if isinstance(function, staticmethod) else "classmethod"
-        msg = f"{owner} cannot decorate a {kind} object: put @{kind} above it, as the outermost decorator"
+        msg = (
+            f"{owner} cannot decorate a {kind} object: put @{kind} above it, as the outermost"
+            " decorator"
+        )
     elif not callable(function):
-        msg = f"{owner} decorates functions, not {function!r}; for example @{owner}(...) above an async def"
+        msg = (
+            f"{owner} decorates functions, not {function!r}; for example @{owner}(...) above an"
+            " async def"
+        )
     elif inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         msg = (
             f"{owner} cannot guard {name}: the body of a generator function runs after the call. "
@@ -34,15 +43,17 @@ def must_be_guardable(owner: str, function: object, *, if_async: bool = False) -
         )
     elif if_async and not is_async(function):
         msg = (
-            f"{owner} decorates async functions, and {name} is a plain one, which would block the event "
-            "loop: make it an async def, and run what blocks by anyio.to_thread.run_sync"
+            f"{owner} decorates async functions, and {name} is a plain one, which would block the"
+            " event loop: make it an async def, and run what blocks by anyio.to_thread.run_sync"
         )
     if msg:
         raise TypeError(msg)
 
 
 async def answer_of(owner: str, function: Callable[..., Awaitable[T]], result: Any) -> T:
-    """Return the result of a call, awaited if it is awaitable; raise `TypeError` if its body has not begun.
+    """Return the result of a call, awaited if it is awaitable.
+
+    Raise `TypeError` if its body has not begun.
 
     Guards ask `hasattr(result, "__await__")` themselves, which is all that a coroutine needs.
     """

@@ -13,7 +13,9 @@ _MAX_EXPONENT: Final = 2**53
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
-    """Exponential waits with full jitter, in seconds: callers that failed together do not come back together.
+    """Exponential waits with full jitter, in seconds.
+
+    Callers that failed together do not come back together.
 
     Attributes:
         base: The longest wait after the first try.
@@ -37,7 +39,9 @@ class Backoff:
             )
 
     def delay(self, attempt: int, luck: float) -> float:
-        """Return the seconds to wait after a try that failed, counted from 1: above 0, and up to the wait's bound.
+        """Return the seconds to wait after a try that failed, counted from 1.
+
+        Above 0, and up to the wait's bound.
 
         `luck` is from 0 up to 1; at 0 it is the bound. Raise `ValueError` if the attempt is below
         1.

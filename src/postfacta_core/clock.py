@@ -19,7 +19,10 @@ MONOTONIC: Final[Clock] = time.monotonic
 """For every decision and every duration: it never steps back."""
 
 PROCESS: Final[Clock] = time.process_time
-"""Processor time that this process has used: beside the elapsed time it shows what other processes took."""
+"""Processor time that this process has used.
+
+Beside the elapsed time it shows what other processes took.
+"""
 
 WALL: Final[Clock] = time.time  # noqa: TID251 - this is the one place that may
 """Seconds since the epoch, for what people and other machines read; never for a decision."""

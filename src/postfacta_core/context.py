@@ -22,7 +22,10 @@ class Slot(Protocol):
         """Release it for a while; only in the event loop's thread."""
 
     def come_back(self, *, is_evidence: bool = False) -> None:
-        """Take it again, without waiting; unless it `is_evidence`, learn nothing from its request."""
+        """Take it again, without waiting.
+
+        Unless it `is_evidence`, learn nothing from its request.
+        """
 
     def lend(self) -> bool:
         """Release it while something else bounds its request; return whether that could be done."""
@@ -134,7 +137,9 @@ def ignore_duration() -> None:
 
 
 def lend_slot() -> Slot | None:
-    """Release the present request's slot while something else bounds it; return what `reclaim_slot` takes back.
+    """Release the present request's slot while something else bounds it.
+
+    Return what `reclaim_slot` takes back.
 
     None if there is none to release: outside of a request, once its response began, or in a worker
     thread.
@@ -146,7 +151,10 @@ def lend_slot() -> Slot | None:
 
 
 def reclaim_slot(slot: Slot | None) -> None:
-    """Take back what `lend_slot` returned; how long it was lent says nothing of how long such requests take."""
+    """Take back what `lend_slot` returned.
+
+    How long it was lent says nothing of how long such requests take.
+    """
     if slot is not None:
         slot.ignore_duration()
         slot.come_back(is_evidence=True)

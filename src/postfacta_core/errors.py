@@ -32,11 +32,17 @@ class ResilienceError(Exception):
         seconds = self.retry_after
         if seconds is None or not 0 < seconds < math.inf:
             return f"{self.policy}: {self._what}"
-        return f"{self.policy}: {self._what}; try again in {f'{seconds:.3f}'.rstrip('0').rstrip('.')} s"
+        return (
+            f"{self.policy}: {self._what}; try again in"
+            f" {f'{seconds:.3f}'.rstrip('0').rstrip('.')} s"
+        )
 
 
 class RejectedError(ResilienceError):
-    """The work had no effect: it was refused before it began, or undone as a whole. Another try is safe."""
+    """The work had no effect: it was refused before it began, or undone as a whole.
+
+    Another try is safe.
+    """
 
     _what = "the call was refused, and had no effect"
 
@@ -60,7 +66,10 @@ class ReadOnlyDatabaseError(RejectedError):
 
 
 class LockTimeoutError(RejectedError):
-    """Others held a lock that a statement needs for longer than it may wait; its transaction writes nothing."""
+    """Others held a lock that a statement needs for longer than it may wait.
+
+    Its transaction writes nothing.
+    """
 
     _what = "another transaction held a lock for too long; nothing was written"
 
@@ -131,7 +140,10 @@ class StoppedError(ResilienceError):
 
 
 class OutcomeUnknownError(ResilienceError):
-    """The work was sent, and its answer was lost: it may have been done, once. Check before it is sent again."""
+    """The work was sent, and its answer was lost: it may have been done, once.
+
+    Check before it is sent again.
+    """
 
     _what = "the answer was lost; the work may have been done: check before it is sent again"
 
@@ -139,10 +151,16 @@ class OutcomeUnknownError(ResilienceError):
 class OutcomeTimeoutError(OutcomeUnknownError, DeadlineExceededError):
     """The time ran out after the work was sent: it may have been done."""
 
-    _what = "the time ran out after the work was sent; it may have been done: check before it is sent again"
+    _what = (
+        "the time ran out after the work was sent; it may have been done: check before it is sent"
+        " again"
+    )
 
 
 class InvalidInputError(ResilienceError):
-    """A value is none that the database can store, such as a text with NUL; sent again, it fails again."""
+    """A value is none that the database can store, such as a text with NUL.
+
+    Sent again, it fails again.
+    """
 
     _what = "a value cannot be stored; sent again, it fails again"

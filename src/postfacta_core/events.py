@@ -46,7 +46,10 @@ Tally = Callable[[], Iterable[Sample]]
 
 
 class PolicyCreated(NamedTuple):
-    """A policy was created; `tally`, kept weakly, reads its counts at the scrape, in any thread, and must not wait."""
+    """A policy was created.
+
+    `tally`, kept weakly, reads its counts at the scrape, in any thread, and must not wait.
+    """
 
     policy: str
     tally: Tally
@@ -61,7 +64,10 @@ class ModeChanged(NamedTuple):
 
 
 class CircuitChanged(NamedTuple):
-    """A circuit changed from one state to another at a moment of its clock; `reason` is one of a closed set."""
+    """A circuit changed from one state to another at a moment of its clock.
+
+    `reason` is one of a closed set.
+    """
 
     breaker: str
     old: str
@@ -71,7 +77,10 @@ class CircuitChanged(NamedTuple):
 
 
 class RetryScheduled(NamedTuple):
-    """A try failed, and another follows `delay` seconds later; `attempt` counts those made, from 1."""
+    """A try failed, and another follows `delay` seconds later.
+
+    `attempt` counts those made, from 1.
+    """
 
     policy: str
     attempt: int
@@ -102,7 +111,10 @@ class ListenerFailed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)  # A tuple has another `count`.
 class LogsSuppressed:
-    """Log records of one kind were sampled or too frequent: `count` were not written since the last report."""
+    """Log records of one kind were sampled or too frequent.
+
+    `count` were not written since the last report.
+    """
 
     event: str  # A logger's or an event's name from the code, never a message's text.
     count: int
@@ -180,7 +192,9 @@ class HttpCallFinished(NamedTuple):
 
 
 class DeadlineExceeded(NamedTuple):
-    """A request's time ran out at a `stage`: `ingress` (it came too late), `handler`, `handshake`, `pool`, `database`, `timeout`.
+    """A request's time ran out at a `stage`.
+
+    `ingress` (it came too late), `handler`, `handshake`, `pool`, `database`, `timeout`.
 
     Or `client`: there was none left for a call to another service.
     """
@@ -211,7 +225,10 @@ class SignalsIntercepted(NamedTuple):
 
 
 class Drained(NamedTuple):
-    """The last request has ended, `seconds` after the drain began; `left` did not heed a cancellation."""
+    """The last request has ended, `seconds` after the drain began.
+
+    `left` did not heed a cancellation.
+    """
 
     cancelled: int
     left: int
@@ -266,7 +283,10 @@ def fan_out(observers: Sequence[Observer]) -> Observer:
 
 
 def weakly(tally: Tally) -> Callable[[], Tally | None]:
-    """Refer weakly to a bound tally, so that it does not keep its policy alive; a plain function stays."""
+    """Refer weakly to a bound tally, so that it does not keep its policy alive.
+
+    A plain function stays.
+    """
     return WeakMethod(tally) if ismethod(tally) else lambda: tally
 
 

@@ -211,7 +211,10 @@ class LineWriter(logging.Handler):
             pause.wait(0.001)
 
     def close(self) -> None:
-        """End the thread, which writes what there is; `flush` waits for that. A later line is written by its caller."""
+        """End the thread, which writes what there is; `flush` waits for that.
+
+        A later line is written by its caller.
+        """
         if not self._is_closed:
             self._is_closed = True
             self._is_awake = False

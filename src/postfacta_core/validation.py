@@ -156,7 +156,10 @@ def one_of(field: str, value: object, options: Collection[str]) -> str:
 
 
 def texts(field: str, value: object, *, example: str) -> tuple[str, ...]:
-    """Check a list of texts; one text alone is refused, since it would be taken for its characters."""
+    """Check a list of texts.
+
+    One text alone is refused, since it would be taken for its characters.
+    """
     if isinstance(value, str | bytes) or not isinstance(value, Collection):
         refuse(field, value, "a list of texts", example=example)
     for each in cast("Collection[object]", value):
@@ -166,7 +169,10 @@ def texts(field: str, value: object, *, example: str) -> tuple[str, ...]:
 
 
 def error_types(field: str, value: object, *, example: str) -> tuple[type[Exception], ...]:
-    """Check a type of errors, or a tuple of them. What is no `Exception`, such as a cancellation, is refused."""
+    """Check a type of errors, or a tuple of them.
+
+    What is no `Exception`, such as a cancellation, is refused.
+    """
     given: object = value
     types = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (given,)
     for each in types:

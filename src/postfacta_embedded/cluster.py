@@ -124,9 +124,10 @@ def prepare_cluster(
             if cluster.password_file.exists() and not cluster.unfinished.exists():
                 raise EmbeddedPostgresError(
                     _USE,
-                    f"{data_dir} is {'empty' if data_dir.exists() else 'missing'}, and its password file "
-                    f"{cluster.password_file} shows that there was a database",
-                    "put the data back, as by mounting its disk, or remove the password file to start with an empty database",
+                    f"{data_dir} is {'empty' if data_dir.exists() else 'missing'}, and its password"
+                    f" file {cluster.password_file} shows that there was a database",
+                    "put the data back, as by mounting its disk, or remove the password file to"
+                    " start with an empty database",
                 )
             _create(cluster, binaries, account, log=log, needed_bytes=needed_bytes, fsync=fsync)
         elif found != binaries.major:
@@ -134,7 +135,8 @@ def prepare_cluster(
                 _USE,
                 f"{data_dir} was made by PostgreSQL {found}, and the binaries in {binaries.folder} "
                 f"are PostgreSQL {binaries.version}",
-                f"use the binaries of version {found}, or remove {data_dir} and {cluster.password_file} to start with an empty database",
+                f"use the binaries of version {found}, or remove {data_dir} and"
+                f" {cluster.password_file} to start with an empty database",
             )
         cluster.password()
         account.take_over(data_dir)

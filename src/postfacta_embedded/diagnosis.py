@@ -73,8 +73,12 @@ def explain(what: str, words: str, *, folder: Path, needed_bytes: int) -> Embedd
     if symptom is Symptom.DISK_FULL or speechless:
         return disk_full(what, folder, needed_bytes)
     advice = {
-        Symptom.NO_PERMISSION: f"make {folder} belong to the user who runs this, or choose another folder",
-        Symptom.SHARED_MEMORY_IN_USE: "processes of an earlier run are still ending: try again in a minute",
+        Symptom.NO_PERMISSION: (
+            f"make {folder} belong to the user who runs this, or choose another folder"
+        ),
+        Symptom.SHARED_MEMORY_IN_USE: (
+            "processes of an earlier run are still ending: try again in a minute"
+        ),
     }
     do = advice.get(
         symptom, f"the lines above are PostgreSQL's own; a log file in {folder} may hold more"

@@ -81,7 +81,14 @@ def runs_postgres_on(pid: int, data_dir: Path, *, proc: Path = _PROC) -> bool:
 
 def _command_from_ps(pid: int) -> str:
     done = subprocess.run(  # noqa: S603 -- an argument list, no shell
-        ["ps", "-ww", "-o", "command=", "-p", str(pid)],  # noqa: S607 -- ps is in another place on each system
+        [  # noqa: S607 -- ps is in another place on each system
+            "ps",
+            "-ww",
+            "-o",
+            "command=",
+            "-p",
+            str(pid),
+        ],
         capture_output=True,
         timeout=_PS_TIMEOUT,
         check=False,

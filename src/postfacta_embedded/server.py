@@ -357,7 +357,8 @@ class EmbeddedPostgres:
         if failure.timed_out:
             return EmbeddedPostgresError(
                 _WHAT,
-                f"it did not answer within {self._start_timeout:g} s; its last words were\n{last_lines(failure.words)}",
+                f"it did not answer within {self._start_timeout:g} s; its last words"
+                f" were\n{last_lines(failure.words)}",
                 f"see {self.log_file}; a long recovery needs a longer start timeout",
             )
         if failure.symptom is Symptom.PORT_IN_USE:

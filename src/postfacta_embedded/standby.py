@@ -113,7 +113,10 @@ class StandbyPostgres(EmbeddedPostgres):
         address = urlsplit(self._primary.dsn())
         password = unquote(address.password or "")
         _write_secret(cluster.password_file, password)
-        where = f"host={address.hostname} port={address.port} user={address.username} application_name={self._name}"
+        where = (
+            f"host={address.hostname} port={address.port} user={address.username}"
+            f" application_name={self._name}"
+        )
         code, output = self.run_program(
             "pg_basebackup",
             *(

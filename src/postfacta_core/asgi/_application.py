@@ -21,14 +21,14 @@ from ._rules import pattern_of
 from ._types import Scope
 
 _UNKNOWN_CORS: Final = (
-    "The application's %s has rules of its own that are not known here: a page of another origin cannot read what is"
-    " refused in its place, such as a 429. Set HardenOptions(cors=Cors(...))"
+    "The application's %s has rules of its own that are not known here: a page of another origin"
+    " cannot read what is refused in its place, such as a 429. Set HardenOptions(cors=Cors(...))"
 )
 
 
 _TAKEN: Final = (
-    "The application has routes at %s, which are not reached: harden answers there. Set HardenOptions(%s) to another"
-    " path, or remove the routes"
+    "The application has routes at %s, which are not reached: harden answers there. Set"
+    " HardenOptions(%s) to another path, or remove the routes"
 )
 _first_part: Final = re.compile(r"/[^/]*").sub
 
@@ -47,7 +47,10 @@ class _FoundCors(Cors):
 
 
 def cors_rules(app: object) -> CorsRules | None:
-    """Return the rules of the outermost CORS middleware of an application, if it has one; warn if they are unknown."""
+    """Return the rules of the outermost CORS middleware of an application, if it has one.
+
+    Warn if they are unknown.
+    """
     for layer in layers(app):
         middleware = _cors_of(layer)
         if middleware is None:
@@ -62,7 +65,10 @@ def cors_rules(app: object) -> CorsRules | None:
 
 
 def _cors_of(layer: Any) -> Any:
-    """Return what a layer knows of CORS: itself, Litestar's settings, or an entry in Starlette's list of middleware."""
+    """Return what a layer knows of CORS.
+
+    Itself, Litestar's settings, or an entry in Starlette's list of middleware.
+    """
     if _is_cors(layer.__class__):
         return layer
     entries = getattr(layer, "user_middleware", ())
@@ -93,7 +99,9 @@ def _read(middleware: Any, layer: Any) -> Cors:
 
 
 async def permit(cors: CorsRules, exchange: HttpExchange) -> bool:
-    """Let a page read a refusal, by the application's own rules; return whether it was a preflight, and is answered.
+    """Let a page read a refusal, by the application's own rules.
+
+    Return whether it was a preflight, and is answered.
 
     A browser shows its page nothing of a preflight that is refused. So it is answered, and what the
     page sends then has its own refusal.

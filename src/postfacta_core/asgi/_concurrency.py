@@ -56,7 +56,10 @@ _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priori
 
 
 class Shedding:
-    """What admits requests, and refuses others; `LoadSheddingMiddleware` makes it, and says what each option is."""
+    """What admits requests, and refuses others.
+
+    `LoadSheddingMiddleware` makes it, and says what each option is.
+    """
 
     clock: Clock
     render: Render | None
@@ -134,7 +137,10 @@ class Shedding:
         return self._give_back(decision, rules)
 
     def _give_back(self, decision: T, rules: Rules) -> T | None:
-        """Return the decision; None, without its slot, if the request was admitted and only waits."""
+        """Return the decision.
+
+        None, without its slot, if the request was admitted and only waits.
+        """
         if decision is ADMIT and rules.waits:
             self.release_at_once()
             return None
@@ -292,7 +298,10 @@ class Slotted(Running):
         return self._away > 0
 
     def whose(self) -> str:
-        """Return the client by which slots are shared: as for rates if those know it, else the peer."""
+        """Return the client by which slots are shared.
+
+        As for rates if those know it, else the peer.
+        """
         return self.request.client or self.client
 
     def yield_slot(self) -> str | None:
@@ -375,7 +384,10 @@ async def aside() -> AsyncGenerator[None]:
 
 @lru_cache(256)
 def _refusal(limiter: str, retry_after: float) -> tuple[Problem, str, tuple[bytes, bytes]]:
-    """Return what is constant of the answer to a shed request: its problem, the begin of its body, and a header."""
+    """Return what is constant of the answer to a shed request.
+
+    Its problem, the begin of its body, and a header.
+    """
     problem = problem_of(LoadShedError(limiter, retry_after))
     before = json.dumps(kind_members(problem))[:-1] + ', "instance": "'
     return problem, before, (b"retry-after", b"%d" % retry_after)

@@ -18,8 +18,9 @@ IS_SLOW: Final = sys.version_info.micro < _REPAIRED
 """Whether this Python's parser is the slow one."""
 
 COST_OF_COOKIES: Final = (
-    f"Python {'.'.join(map(str, sys.version_info[:3]))} reads quoted cookies in quadratic time (CVE-2024-7592): "
-    f"those with many backslashes are refused with 431. Python 3.{sys.version_info.minor}.{_REPAIRED} has the cure"
+    f"Python {'.'.join(map(str, sys.version_info[:3]))} reads quoted cookies in quadratic time"
+    " (CVE-2024-7592): those with many backslashes are refused with 431. Python"
+    f" 3.{sys.version_info.minor}.{_REPAIRED} has the cure"
 )
 """What is logged at start where the parser is slow."""
 

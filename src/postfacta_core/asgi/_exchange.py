@@ -77,7 +77,10 @@ GRANTS: Final = frozenset(
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Shared:
-    """What all exchanges of one kernel have in common: of each part, what is asked of it in mid-exchange."""
+    """What all exchanges of one kernel have in common.
+
+    Of each part, what is asked of it in mid-exchange.
+    """
 
     clock: Clock = MONOTONIC
     render: Render | None = None
@@ -151,7 +154,10 @@ class Answering(Slotted):
 
 
 class HttpExchange(Answering, Exchange):
-    """One HTTP request and its response; its client is watched once it is older than 0.2 s and has its body."""
+    """One HTTP request and its response.
+
+    Its client is watched once it is older than 0.2 s and has its body.
+    """
 
     # What each request looks at lies in slots; what only some set is found in the classes above,
     # and costs nothing.
@@ -214,7 +220,10 @@ class HttpExchange(Answering, Exchange):
     async def send(  # noqa: C901, PLR0912, PLR0915 - one line of rules
         self, message: Message, *, is_ours: bool = False
     ) -> None:
-        """Send what the application sends, unless its caller was answered without it; or what is ours, as an answer is."""
+        """Send what the application sends, unless its caller was answered without it.
+
+        Or what is ours, as an answer is.
+        """
         kind = message["type"]
         is_start = kind == "http.response.start"
         if not is_ours:
@@ -329,7 +338,10 @@ class HttpExchange(Answering, Exchange):
         return self._events.is_between
 
     async def _wait_for_end(self) -> None:
-        """Let the sweep end the stream here: the next event may follow at once, and not end in time."""
+        """Let the sweep end the stream here.
+
+        The next event may follow at once, and not end in time.
+        """
         while self._answered is None:  # noqa: ASYNC110 - what sets it is made only as it ends
             await anyio.sleep(_POLL)
 
@@ -543,7 +555,10 @@ class HttpExchange(Answering, Exchange):
             await self.emit({"type": "http.response.body", "body": b""})
 
     async def is_abandoned(self) -> bool:
-        """Return whether the client has left, which uvicorn sends in place of the body; other messages are kept."""
+        """Return whether the client has left, which uvicorn sends in place of the body.
+
+        Other messages are kept.
+        """
         message = await self.receive()
         self._kept = [message]
         self.is_plain = False
@@ -558,7 +573,10 @@ class HttpExchange(Answering, Exchange):
     # The client
 
     def may_watch(self) -> bool:
-        """Return whether to begin now; one that is cancelled when its client leaves is read ahead of in any case."""
+        """Return whether to begin now.
+
+        One that is cancelled when its client leaves is read ahead of in any case.
+        """
         if self.rules.cancels:
             return True
         return not self._is_read and (
@@ -566,7 +584,10 @@ class HttpExchange(Answering, Exchange):
         )
 
     async def watch(self) -> None:
-        """Receive ahead of the application, but no more of a body than one piece; cancel it if it is alone."""
+        """Receive ahead of the application, but no more of a body than one piece.
+
+        Cancel it if it is alone.
+        """
         kept = self._kept = [] if self._kept is None else self._kept
         self.is_plain = False
         with anyio.CancelScope() as self._watcher:

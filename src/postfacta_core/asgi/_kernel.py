@@ -82,7 +82,10 @@ _Served = tuple[
 
 
 class Doors:
-    """An ASGI application around another one, with doors alone: all other requests cost next to nothing."""
+    """An ASGI application around another one, with doors alone.
+
+    All other requests cost next to nothing.
+    """
 
     def __init__(self, app: ASGIApp, doors: Mapping[str, Door]) -> None:
         check_options(type(self).__name__, app=app)
@@ -102,7 +105,10 @@ class Doors:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Kernel(Shared):
-    """An ASGI application around another one, with those parts whose options are given; see their middlewares."""
+    """An ASGI application around another one, with those parts whose options are given.
+
+    See their middlewares.
+    """
 
     app: ASGIApp = field(kw_only=False)
     observer: Observer = ignore
@@ -358,7 +364,10 @@ class Kernel(Shared):
             return UNMATCHED
 
     async def _answer_for(self, exchange: _Either, error: Exception) -> bool:
-        """Answer for an application that raised; return whether that is the end of it, and no crash."""
+        """Answer for an application that raised.
+
+        Return whether that is the end of it, and no crash.
+        """
         # That is no answer to the handshake of a WebSocket: the server closes it.
         if exchange.is_socket or exchange.has_begun:
             return False

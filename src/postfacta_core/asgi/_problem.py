@@ -118,7 +118,10 @@ PROBLEMS: Final[Mapping[type[ResilienceError], Problem]] = MappingProxyType({
     ResilienceError: replace(_UNAVAILABLE, detail=""),
 })
 # fmt: on
-"""The problem of every error of the library, or of the nearest class above it; immutable, see `Render`."""
+"""The problem of every error of the library, or of the nearest class above it.
+
+Immutable, see `Render`.
+"""
 
 # RFC 9110 renamed three; Python knows the new phrases from 3.13 on.
 _PHRASES: Final[Mapping[int, str]] = {
@@ -194,7 +197,10 @@ async def send_problem(
     close: bool = False,
     more_body: bool = False,
 ) -> None:
-    """Send a problem; `close` ends the connection with it, and with `more_body` its caller sends the end of it."""
+    """Send a problem.
+
+    `close` ends the connection with it, and with `more_body` its caller sends the end of it.
+    """
     content_type, body = _rendered(problem, scope, render)
     headers: list[tuple[bytes, bytes]] = []
     if problem.retry_after is not None:
@@ -238,7 +244,9 @@ def problem_response(error: BaseException, *, render: Render | None = None) -> A
 
 # Frameworks type a handler by their own Response, which is not named here: hence Any.
 async def problem_handler(request: object, error: Exception) -> Any:
-    """Answer a library error inside Starlette or FastAPI: `exception_handlers={ResilienceError: problem_handler}`.
+    """Answer a library error inside Starlette or FastAPI.
+
+    `exception_handlers={ResilienceError: problem_handler}`.
 
     For `Exception` it makes a problem of the framework's own 500 as well.
     """

@@ -79,7 +79,10 @@ class RateLimit:
 
 
 def parse_rate_limit(text: str, *, field: str = "rate limit") -> RateLimit:
-    """Parse a limit such as `100/minute per client`, or raise ValueError; without a scope it is per client."""
+    """Parse a limit such as `100/minute per client`, or raise ValueError.
+
+    Without a scope it is per client.
+    """
     found = _with_scope(text)
     try:
         return (
@@ -91,7 +94,10 @@ def parse_rate_limit(text: str, *, field: str = "rate limit") -> RateLimit:
 
 
 def check_rate_limits(field: str, rules: object) -> list[RateLimit]:
-    """Parse a list of limits or texts; a ValueError names the field if one cannot be read, or two have one name."""
+    """Parse a list of limits or texts.
+
+    A ValueError names the field if one cannot be read, or two have one name.
+    """
     if isinstance(rules, str) or not isinstance(rules, Sequence):
         validation.refuse(
             field, rules, "a list of rate limits", example="['100/minute per client']"
@@ -106,9 +112,10 @@ def check_rate_limits(field: str, rules: object) -> list[RateLimit]:
             )
         if limit.name in names:
             msg = (
-                f"{field} must be of different names, and {names[limit.name]!r} and {rule!r} are both named "
-                f"{limit.name!r}: a text that does not name what it is per is per client. For example '1000/minute per global', "
-                "'10/second;100/minute per client' for both at once, or RateLimit('100/minute', name='slow')"
+                f"{field} must be of different names, and {names[limit.name]!r} and {rule!r} are"
+                f" both named {limit.name!r}: a text that does not name what it is per is per"
+                " client. For example '1000/minute per global', '10/second;100/minute per client'"
+                " for both at once, or RateLimit('100/minute', name='slow')"
             )
             raise ValueError(msg)
         names[limit.name] = rule
@@ -135,7 +142,10 @@ class RatePlan:
         return RatePlan(rules, proxies=self._proxies, luck=self._luck)
 
     async def judge(self, scope: Scope, request: RequestContext) -> Verdict | None:
-        """Spend what a request costs; None if nothing limits it. Its client is known from then on."""
+        """Spend what a request costs; None if nothing limits it.
+
+        Its client is known from then on.
+        """
         peer = scope.get("client")
         client = client_address(peer[0] if peer else None, scope["headers"], self._proxies)
         request.client = client
@@ -173,7 +183,9 @@ class RatePlan:
 def fast_plan(  # noqa: C901 - in one frame, for each request
     rules: Sequence[LimitRule],
 ) -> Callable[[str, str, str], Verdict | None]:
-    """Return how limits whose keys and costs are known beforehand are hit by a request's keys: without charges.
+    """Return how limits whose keys and costs are known beforehand are hit by a request's keys.
+
+    Without charges.
 
     The limit that has the least left is the one that callers see. It returns None if one of several
     would refuse, or one does not enforce its rates: then nothing is spent, and the limits are hit
@@ -211,7 +223,10 @@ def fast_plan(  # noqa: C901 - in one frame, for each request
 
 
 class LimitRule(RateLimiter):
-    """The limiter of requests: `policy` is its part of the field, `key` which of `_KEYS` it has, if no function says so."""
+    """The limiter of requests.
+
+    `policy` is its part of the field, `key` which of `_KEYS` it has, if no function says so.
+    """
 
     def __init__(
         self, limit: RateLimit, *, store: Store | None, observer: Observer, clock: Clock
@@ -260,7 +275,10 @@ class LimitRule(RateLimiter):
 
 
 class Verdict(NamedTuple):
-    """The result for a request: the limit and the decision that callers see, and the policy field."""
+    """The result for a request.
+
+    The limit and the decision that callers see, and the policy field.
+    """
 
     rule: LimitRule
     decision: Decision

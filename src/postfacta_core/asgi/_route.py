@@ -100,7 +100,10 @@ class RouteReader:
         self._plain: dict[int, tuple[object, str | None]] = {}
 
     def read(self, scope: Scope, root_path: str, path: str) -> str | None:
-        """Return the template of a scope as the application left it; at entry, it had this `root_path` and path."""
+        """Return the template of a scope as the application left it.
+
+        At entry, it had this `root_path` and path.
+        """
         route = scope.get("route")
         if route is None:
             template = _of_litestar(scope, path) if "path_template" in scope else None
@@ -129,7 +132,10 @@ class RouteReader:
         return known[1]
 
     def _of_endpoint(self, scope: Scope, endpoint: object, path: str) -> str | None:
-        """Join the templates around an endpoint; of several places, take that which matches the request."""
+        """Join the templates around an endpoint.
+
+        Of several places, take that which matches the request.
+        """
         places = self._find(scope, endpoint, _endpoints)
         if len(places) == 1:
             return places[0].template
@@ -139,7 +145,10 @@ class RouteReader:
         return None if match == _NO_MATCH else template
 
     def _of_mounts(self, scope: Scope, growth: str, path: str) -> str | None:
-        """Return the template of the mounts by which the root_path grew; None if it may hold a parameter's value."""
+        """Return the template of the mounts by which the root_path grew.
+
+        None if it may hold a parameter's value.
+        """
         mounts = self._find(scope, scope.get("router"), _mounts)
         if not scope.get("path_params") or any(growth == mount.template for mount in mounts):
             return growth

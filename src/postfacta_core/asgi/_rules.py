@@ -1,4 +1,7 @@
-"""Find what a request is given by its route: limits, time, priority and rates, resolved at start."""
+"""Find what a request is given by its route.
+
+Limits, time, priority and rates, resolved at start.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,9 @@ Find = Callable[[str, str], Rules]
 
 
 def route_table(classes: Sequence[tuple[Sequence[str], Rules]], others: Rules) -> Find:
-    """Return what finds the rules of a request: the first route that matches counts, with `/items//7/` as `/items/7`.
+    """Return what finds the rules of a request.
+
+    The first route that matches counts, with `/items//7/` as `/items/7`.
 
     What grants a request more than others have is no other spelling's: an application answers 404
     to `//items//7`, and as many of those as a caller likes must count against its limits.
@@ -108,7 +113,10 @@ class _Route:
 
 
 _Shapes = dict[tuple[int, ...], dict[tuple[str, ...], list[_Route]]]
-"""The routes by the places of their literal parts, and those by these parts: a service has few shapes of routes."""
+"""The routes by the places of their literal parts, and those by these parts.
+
+A service has few shapes of routes.
+"""
 
 
 class _Table:

@@ -1,4 +1,7 @@
-"""Check the options of the middlewares and `HardenOptions`, each by the rule of its name; compare secrets."""
+"""Check the options of the middlewares and `HardenOptions`, each by the rule of its name.
+
+Compare secrets.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ from ..validation import validation
 
 Check = Callable[[str, object], object]
 Secret = str | Callable[[], Collection[str]]
-"""A secret, empty for none; or a function that returns all that hold now, so that a rotation needs no restart."""
+"""A secret, empty for none.
+
+Or a function that returns all that hold now, so that a rotation needs no restart.
+"""
 
 # RFC 9110, section 5: a name is a token, and a value holds no line end and no NUL.
 is_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
@@ -87,13 +93,19 @@ def _check_application(field: str, value: object) -> None:
     """Refuse what no server of ASGI could call, and say how an application of another kind becomes one."""
     is_class = isclass(value) and not hasattr(value, "__await__")
     if not callable(value) or is_class:
-        rule = "the application itself: a function of scope, receive and send, or an object of that kind"
+        rule = (
+            "the application itself: a function of scope, receive and send, or an object of that"
+            " kind"
+        )
         example = "app, and neither its class nor the text 'main:app'"
         validation.refuse(field, value, rule, example=example)
     if _takes(value, 3):
         return
     if _takes(value, 2):
-        rule = "an ASGI application, which takes scope, receive and send; this takes two, as those of WSGI do"
+        rule = (
+            "an ASGI application, which takes scope, receive and send; this takes two, as those of"
+            " WSGI do"
+        )
         example = "a2wsgi.WSGIMiddleware(app), or Django's get_asgi_application()"
         validation.refuse(field, value, rule, example=example)
     rule = "an ASGI application, which takes scope, receive and send"

@@ -66,5 +66,8 @@ def are_events(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def farewell() -> bytes:
-    """Return the last lines of a stream: when its client may come back, from 1 up to, not including, 5 seconds."""
+    """Return the last lines of a stream.
+
+    When its client may come back, from 1 up to, not including, 5 seconds.
+    """
     return b"retry: %d\n\n" % (_SOONEST + LUCK() * _SPREAD)

@@ -37,7 +37,10 @@ def _size(message: Message) -> int:
 
 
 class WebSocketExchange(Answering, SocketExchange):
-    """One WebSocket. Its limit is for its handshake: once it is accepted, it has none but its handler's."""
+    """One WebSocket.
+
+    Its limit is for its handshake: once it is accepted, it has none but its handler's.
+    """
 
     is_socket: Literal[True] = True
     has_cut_off: bool = False

@@ -43,8 +43,8 @@ _OF_REQUESTS: Final = frozenset(
 )
 _BUGS: Final = (TypeError, NameError, AttributeError)
 _ADVICE: Final = (
-    "The application raised before its lifespan began, so the start has failed. If it has no lifespan, it must"
-    ' return at once if scope["type"] is "lifespan", or raise NotImplementedError'
+    "The application raised before its lifespan began, so the start has failed. If it has no"
+    ' lifespan, it must return at once if scope["type"] is "lifespan", or raise NotImplementedError'
 )
 
 

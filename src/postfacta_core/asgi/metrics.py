@@ -100,7 +100,8 @@ def merge(pages: Sequence[bytes], *, silent: int = 0) -> bytes:
     """
     about = (
         f"# HELP {_WORKERS} {RUNTIME_METRICS[_WORKERS].text}\n# TYPE {_WORKERS} gauge\n"
-        f'{_WORKERS}{{state="answered"}} {float(len(pages))}\n{_WORKERS}{{state="silent"}} {float(silent)}\n'
+        f'{_WORKERS}{{state="answered"}} {float(len(pages))}\n{_WORKERS}{{state="silent"}}'
+        f" {float(silent)}\n"
     )
     sections: dict[bytes, list[bytes]] = {}
     for page in (*pages, about.encode()):

@@ -55,7 +55,9 @@ class ContextMiddleware(Kernel):
 
 
 class TelemetryMiddleware(Kernel):
-    """Make one `Exchange` of each HTTP request or WebSocket. What the application raises is recorded, and raised again.
+    """Make one `Exchange` of each HTTP request or WebSocket.
+
+    What the application raises is recorded, and raised again.
 
     It belongs right inside of `ContextMiddleware`; without that it makes a request context of its
     own. A layer that answers before the application may set, on the scope's `postfacta.request`,
@@ -208,7 +210,9 @@ class HealthMiddleware(Doors):
 
 
 class TransferMiddleware(Kernel):
-    """Answer 431 and 414 to large heads, 413 to large and 408 to slow bodies; drop clients that do not read.
+    """Answer 431 and 414 to large heads, 413 to large and 408 to slow bodies.
+
+    Drop clients that do not read.
 
     A body whose `Content-Length` is too large is refused before the application sees it; one of
     unknown length is counted. Of a response, what lies beyond the first 64 KiB is handed on in

@@ -204,7 +204,10 @@ class HardenOptions:
             )
         for route in self.routes:
             if (seconds := route.drain_timeout or 0.0) > self.drain.drain_timeout:
-                most = f"at most the drain_timeout of HardenOptions.drain, {self.drain.drain_timeout:g} s"
+                most = (
+                    "at most the drain_timeout of HardenOptions.drain,"
+                    f" {self.drain.drain_timeout:g} s"
+                )
                 example = f"DrainLimits(drain_timeout={seconds:g})"
                 validation.refuse("RouteOptions.drain_timeout", seconds, most, example=example)
         if self.metrics_path in self.probes:
@@ -230,7 +233,9 @@ class HardenOptions:
 
     @classmethod
     def from_env(cls, prefix: str, environ: Mapping[str, str] | None = None, **given: Any) -> Self:
-        """Read options from environment variables: with the prefix `BILLING_`, `BILLING_REQUEST_TIMEOUT=10`.
+        """Read options from environment variables.
+
+        With the prefix `BILLING_`, `BILLING_REQUEST_TIMEOUT=10`.
 
         A variable is named as its option; those of `limits`, `concurrency`, `drain` and `cors` have
         its name before their own: `BILLING_LIMITS_MAX_BODY_BYTES`, `BILLING_DRAIN_TIMEOUT`. Lists
@@ -357,7 +362,10 @@ def _header(variable: str, line: str) -> tuple[str, str]:
 
 
 def _variables(kind: type[Any], prefix: str, group: str = "") -> dict[str, Field[Any]]:
-    """Return the variables of the options of a class; `DRAIN_TIMEOUT`, not `DRAIN_DRAIN_TIMEOUT`."""
+    """Return the variables of the options of a class.
+
+    `DRAIN_TIMEOUT`, not `DRAIN_DRAIN_TIMEOUT`.
+    """
     return {
         f"{prefix}{group}{option.name.upper().removeprefix(group)}": option
         for option in fields(kind)

@@ -34,11 +34,17 @@ class Deadline:
         return max(0.0, self.at - self.clock())
 
     def for_next_hop(self) -> float:
-        """Return the seconds that a call made now may take: a twentieth less than is left, and 5 ms at least."""
+        """Return the seconds that a call made now may take.
+
+        A twentieth less than is left, and 5 ms at least.
+        """
         return time_for_next_hop(self.remaining())
 
     def header(self) -> str:
-        """Write the `X-Request-Timeout` of a call made now, in seconds; ValueError if the deadline never comes."""
+        """Write the `X-Request-Timeout` of a call made now, in seconds.
+
+        ValueError if the deadline never comes.
+        """
         if self.at == math.inf:
             raise ValueError("a deadline that never comes has no header")
         seconds = min(self.for_next_hop(), _LONGEST)
@@ -51,7 +57,10 @@ def time_for_next_hop(left: float) -> float:
 
 
 def asked_timeout(headers: Iterable[tuple[bytes, bytes]]) -> float:
-    """Return the shortest `X-Request-Timeout`, seconds such as `2.5`; `math.inf` without one that can be read."""
+    """Return the shortest `X-Request-Timeout`, seconds such as `2.5`.
+
+    `math.inf` without one that can be read.
+    """
     return min(
         (
             float(value)
@@ -117,7 +126,10 @@ class TransferLimits:
 
 
 def may_have_body(headers: Iterable[tuple[bytes, bytes]], http_version: str) -> bool:
-    """Return whether a request may have a body: in HTTP/1, only if a header says so (RFC 9112, section 6.3)."""
+    """Return whether a request may have a body.
+
+    In HTTP/1, only if a header says so (RFC 9112, section 6.3).
+    """
     if not http_version.startswith("1"):
         return True
     return any(

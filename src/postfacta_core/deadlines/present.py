@@ -1,4 +1,7 @@
-"""Until when the present work must have ended: its request, or the `Timeout` it is in, whichever is earlier."""
+"""Until when the present work must have ended.
+
+Its request, or the `Timeout` it is in, whichever is earlier.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ def time_left() -> float:
 
 
 def current_deadline() -> Deadline | None:
-    """Return the earlier deadline of the present request and of the `Timeout` it is in; None if neither has one."""
+    """Return the earlier deadline of the present request and of the `Timeout` it is in.
+
+    None if neither has one.
+    """
     request = current_request()
     bound = BOUND.get()
     deadline = Deadline(math.inf) if request is None else Deadline(request.deadline, request.clock)
@@ -53,5 +59,8 @@ def current_deadline() -> Deadline | None:
 
 
 def time_to_wait(most: float) -> float:
-    """Return the seconds that present work may wait: less than `most` if it must end before, with time for its answer."""
+    """Return the seconds that present work may wait.
+
+    Less than `most` if it must end before, with time for its answer.
+    """
     return min(most, time_for_next_hop(time_left()))

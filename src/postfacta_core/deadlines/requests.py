@@ -42,7 +42,9 @@ _NEVER: Final = math.inf  # An attribute of a module costs each request more tha
 
 
 def limit_request(seconds: float | None) -> None:
-    """Set another time limit for the present request, from its start; its caller's limit still applies.
+    """Set another time limit for the present request, from its start.
+
+    Its caller's limit still applies.
 
     It may be longer than the limit that all requests have; None is no limit, for a stream. Outside
     of a request, and without a running lifespan, it has no effect.
@@ -108,7 +110,10 @@ class Running:
         self.due = due
 
     def resume(self, error: BaseException | None) -> bool:
-        """End the wait for the client; return whether it ended by being cut short, and by that alone."""
+        """End the wait for the client.
+
+        Return whether it ended by being cut short, and by that alone.
+        """
         self.due = math.inf
         reader = self._reader
         self._reader = None
@@ -138,7 +143,10 @@ class Running:
                 self.cancel_scope.deadline = deadline + self.time_ahead
 
     def is_due(self, drained: float) -> bool:
-        """Return whether a drain ends it now, `drained` seconds after its delay; `math.inf` is its limit."""
+        """Return whether a drain ends it now, `drained` seconds after its delay.
+
+        `math.inf` is its limit.
+        """
         return self.is_endless or drained == math.inf
 
     def cancel(self, error: ResilienceError | None) -> None:
@@ -160,7 +168,10 @@ class Running:
             self.task.cancel()
 
     def take_back(self) -> int:
-        """Remove our cancellations from the task's count; return how many are left, made by others."""
+        """Remove our cancellations from the task's count.
+
+        Return how many are left, made by others.
+        """
         left = self.task.cancelling() if self.task else 0
         while self._cancels and self.task is not None:
             self._cancels -= 1
@@ -289,7 +300,10 @@ class RunningRequests:
                 self._tell_overdue()
 
     def cancel(self, error: ResilienceError, *, drained: float = math.inf) -> int:
-        """Cancel all requests that are due in a drain, by default all; return how many were not cancelled before."""
+        """Cancel all requests that are due in a drain, by default all.
+
+        Return how many were not cancelled before.
+        """
         chosen = [r for r in self._running if not r.is_cancelled and r.is_due(drained)]
         for running in chosen:
             running.cancel(error)
@@ -297,7 +311,10 @@ class RunningRequests:
         return len(chosen)
 
     def yield_slots(self) -> Counter[Hashable]:
-        """Let each that tells nothing leave its slot to others, see `Slotted.yield_slot`; count what clients still hold."""
+        """Let each that tells nothing leave its slot to others, see `Slotted.yield_slot`.
+
+        Count what clients still hold.
+        """
         clients = [running.yield_slot() for running in tuple(self._running)]
         return Counter(client for client in clients if client is not None)
 

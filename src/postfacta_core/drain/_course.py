@@ -98,7 +98,10 @@ class Course:
         return self._move(Phase.READY, now)
 
     def drain(self, now: float, *, at_once: bool = False) -> bool:
-        """Begin to drain, without a delay during startup. A second call ends the delay. Return whether it was the first."""
+        """Begin to drain, without a delay during startup. A second call ends the delay.
+
+        Return whether it was the first.
+        """
         delay = self.limits.drain_delay if self.phase is Phase.READY and not at_once else 0.0
         is_first = self._move(Phase.DRAINING, now)
         self.lets_go_at = min(self.lets_go_at, now + delay if is_first else now)
@@ -117,7 +120,10 @@ class Course:
         return min(now + self.limits.close_timeout, max(self.gone_at, now))
 
     def news(self) -> Iterator[PhaseChanged]:
-        """Yield the changes since the last call: for one thread at a time, and no signal handler."""
+        """Yield the changes since the last call.
+
+        For one thread at a time, and no signal handler.
+        """
         for phase in _ORDER[_ORDER.index(self._told) + 1 :]:
             if phase in self._since:
                 told = self._told

@@ -1,4 +1,6 @@
-"""Look at what servers and event loops keep to themselves: the only module that knows their private attributes.
+"""Look at what servers and event loops keep to themselves.
+
+The only module that knows their private attributes.
 
 Nothing is changed here. What is not found is None, so that a newer server is treated as an unknown
 one; `tests/core/drain/test_private.py` fails first.
@@ -34,7 +36,8 @@ def handlers_of(loop: Any) -> tuple[str, dict[int, Any] | None]:
 def callback_of(handle: Any) -> tuple[Callable[..., Any], *tuple[Any, ...]]:
     """Return callback and arguments of a loop's handle; LookupError if they are not found."""
     if hasattr(handle, "_callback"):
-        return (handle._callback, *handle._args)  # noqa: SLF001 - asyncio offers no other way to run it later
+        # asyncio offers no other way to run it later.
+        return (handle._callback, *handle._args)  # noqa: SLF001
     held = gc.get_referents(handle)
     callbacks = [one for one in held if callable(one)]
     arguments: list[tuple[Any, ...]] = [one for one in held if isinstance(one, tuple)]
@@ -44,7 +47,10 @@ def callback_of(handle: Any) -> tuple[Callable[..., Any], *tuple[Any, ...]]:
 
 
 def uvicorn_of(handler: Any) -> Any:
-    """Return the uvicorn whose handler this is, or None. Libraries such as sse-starlette wrap it."""
+    """Return the uvicorn whose handler this is, or None.
+
+    Libraries such as sse-starlette wrap it.
+    """
     server = getattr(handler, "__self__", None)
     is_server = any(kind.__module__ == "uvicorn.server" for kind in type(server).__mro__)
     return server if is_server else None

@@ -94,7 +94,10 @@ class Lifecycle:
         return moment <= self._course.told_at < math.inf
 
     def drain(self, *, at_once: bool = False) -> None:
-        """Begin to drain, as after a SIGTERM, or without its delay; a second call ends that. From any thread."""
+        """Begin to drain, as after a SIGTERM, or without its delay; a second call ends that.
+
+        From any thread.
+        """
         is_first = self._course.drain(self._clock(), at_once=at_once)
         self._was_asked = True
         self.is_draining = True
@@ -135,7 +138,10 @@ class Lifecycle:
         return max(0.0, self._close_by - now) / max(1, left)
 
     async def __aenter__(self) -> Self:
-        """Begin to catch signals; RuntimeError if it is entered already: two lifespans at once have one end only."""
+        """Begin to catch signals.
+
+        RuntimeError if it is entered already: two lifespans at once have one end only.
+        """
         if self._interception is not None:
             raise RuntimeError(
                 "this application runs already: a Lifecycle leads one lifespan at a time"

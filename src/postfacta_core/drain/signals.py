@@ -206,7 +206,9 @@ Mechanism = _PlainHandlers | _LoopHandlers | _WorkerEvent
 
 
 class Interception:
-    """Stands between SIGTERM and the server, until `release` or `close`; SIGINT too, where the server handles that.
+    """Stands between SIGTERM and the server, until `release` or `close`.
+
+    SIGINT too, where the server handles that.
 
     Make it on the event loop while the lifespan starts. It raises nothing; where no mechanism
     applies, the server gets its signals as if we were not here. Signals are kept back, as often as
@@ -235,13 +237,19 @@ class Interception:
         self.mechanism: str = self._server.name if self._server else "none"
 
     def release(self) -> None:
-        """Pass the signal to the server now, from any thread or signal handler; only the first call has an effect."""
+        """Pass the signal to the server now, from any thread or signal handler.
+
+        Only the first call has an effect.
+        """
         if self._server is not None and self._passed.acquire(blocking=False):
             with contextlib.suppress(Exception):  # the loop may be closed already
                 self._server.pass_on()
 
     def close(self) -> None:
-        """Restore everything, on the loop when the lifespan has shut down. It may be called twice."""
+        """Restore everything, on the loop when the lifespan has shut down.
+
+        It may be called twice.
+        """
         if self._server is not None:
             with contextlib.suppress(Exception):
                 self._server.restore()
@@ -252,7 +260,10 @@ class Interception:
 
 
 def choose(on_signal: OnSignal) -> Mechanism | None:  # noqa: PLR0911 - one for each kind of server
-    """Find the server's handlers, and install ours in front of them; None where nothing can be done."""
+    """Find the server's handlers, and install ours in front of them.
+
+    None where nothing can be done.
+    """
     if threading.current_thread() is not threading.main_thread():
         return None
     event = shutdown_event()

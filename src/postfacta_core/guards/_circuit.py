@@ -134,7 +134,10 @@ class CircuitConfig:
 
 @dataclass(frozen=True, slots=True)
 class CircuitStatistics:
-    """A snapshot: the calls are those in the window, or those that opened the circuit; rates are from 0 to 1."""
+    """A snapshot: the calls are those in the window, or those that opened the circuit.
+
+    Rates are from 0 to 1.
+    """
 
     state: CircuitState
     since: float
@@ -186,7 +189,10 @@ class _Window:
 
 
 class Circuit:
-    """A circuit; `moved` is called with each state change, after it: it must not raise, nor call the circuit."""
+    """A circuit.
+
+    `moved` is called with each state change, after it: it must not raise, nor call the circuit.
+    """
 
     def __init__(
         self,
@@ -213,7 +219,10 @@ class Circuit:
         self._begin(now)
 
     def pass_closed(self) -> int:
-        """Take a permit if it is closed, else `REFUSED`, which means: ask `enter`. It needs no lock."""
+        """Take a permit if it is closed, else `REFUSED`, which means: ask `enter`.
+
+        It needs no lock.
+        """
         # In this order: if a move comes between, the permit is of the state before, and moves
         # nothing.
         permit = self._generation
@@ -242,7 +251,10 @@ class Circuit:
         luck: float,
         asked: float = 0.0,
     ) -> str:
-        """Take a permit back, and return what its call counts as; a failure may have `asked` for seconds of peace."""
+        """Take a permit back, and return what its call counts as.
+
+        A failure may have `asked` for seconds of peace.
+        """
         if self.state is _HALF_OPEN:
             self._settle(now)
         is_of_now = permit == self._generation
@@ -269,7 +281,10 @@ class Circuit:
             self._judge(self._trials, self._wanted, now=now, luck=luck)
 
     def open(self, now: float, luck: float) -> None:
-        """Open it, as if a threshold had been reached, unless it is; raise if it is held by hand."""
+        """Open it, as if a threshold had been reached, unless it is.
+
+        Raise if it is held by hand.
+        """
         self._settle(now)
         if self.state is _FORCED_OPEN:
             raise ValueError(

@@ -1,4 +1,6 @@
-"""The base of all guards: name, mode, observer, the list of them all, and how a function is called under one.
+"""The base of all guards.
+
+Name, mode, observer, the list of them all, and how a function is called under one.
 
 A subclass adds its own verdict at four points, which the base calls once for async functions and
 once for plain ones:
@@ -51,7 +53,10 @@ RAISE: Final[Any] = object()  # What a guard answers to an error that it lets pa
 
 @dataclass(slots=True, eq=False)
 class Outcome(Generic[T]):
-    """The end of a call: the `result` that it returned, or the `error` that it raised. A cancelled one has none."""
+    """The end of a call: the `result` that it returned, or the `error` that it raised.
+
+    A cancelled one has none.
+    """
 
     result: T | None = None
     error: Exception | None = None
@@ -60,11 +65,17 @@ class Outcome(Generic[T]):
 Predicate = Callable[[Outcome[Any]], bool]
 
 On = type[Exception] | tuple[type[Exception], ...] | Predicate
-"""Which outcomes a guard acts on: types of errors, or a function of the `Outcome` that alone decides."""
+"""Which outcomes a guard acts on.
+
+Types of errors, or a function of the `Outcome` that alone decides.
+"""
 
 
 def asked_by(outcome: Outcome[Any]) -> float | None:
-    """Read how many seconds an outcome asks to wait: its error's or result's `retry_after`, if that is a number."""
+    """Read how many seconds an outcome asks to wait.
+
+    Its error's or result's `retry_after`, if that is a number.
+    """
     seconds: object = getattr(
         outcome.result if outcome.error is None else outcome.error, "retry_after", None
     )
@@ -92,7 +103,10 @@ class Runner:
         raise TypeError(f"{self!r} cannot guard a plain function: {self.no_sync}")
 
     def __call__(self, function: F) -> F:
-        """Decorate a function, async or plain: each call is guarded. Raise `TypeError` for one that cannot be."""
+        """Decorate a function, async or plain: each call is guarded.
+
+        Raise `TypeError` for one that cannot be.
+        """
         owner = type(self).__name__
         must_be_guardable(owner, function, if_async=bool(self.no_sync))
         if is_async(function):
@@ -108,7 +122,10 @@ class Runner:
             answer: Any = self.call_sync(function, *args, **kwargs)
             if type(answer) is CoroutineType:
                 answer.close()
-                msg = f"{owner} cannot guard {function!r}, a plain function that returns a coroutine: make it an async def"
+                msg = (
+                    f"{owner} cannot guard {function!r}, a plain function that returns a coroutine:"
+                    " make it an async def"
+                )
                 raise TypeError(msg)
             return answer
 
@@ -179,7 +196,10 @@ class Guard(Runner):
         return f"{type(self).__name__}({self.name!r}{''.join(texts)})"
 
     def _announce(self, **settings: object) -> None:
-        """List it with its settings and announce it: the end of every `__init__`, so that one that raises leaves no trace."""
+        """List it with its settings and announce it.
+
+        The end of every `__init__`, so that one that raises leaves no trace.
+        """
         self._settings.update(settings)
         self._mode_was_set()
         registry.add(self)
@@ -243,7 +263,9 @@ class Guard(Runner):
         return cast("T", self._passed(ticket, answer))
 
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a plain function under this guard; what either raises is raised. A wait blocks the thread.
+        """Call a plain function under this guard; what either raises is raised.
+
+        A wait blocks the thread.
 
         Raise `RuntimeError` on an event loop if the guard may have to wait.
         """
@@ -289,7 +311,10 @@ class Guard(Runner):
             self._types = validation.error_types(f"{owner}.on", on, example="on=ConnectionError")
 
     def _acts_on(self, outcome: Outcome[Any], *, otherwise: bool) -> bool:
-        """Return whether it acts on an outcome; `otherwise` is what a function means that raises."""
+        """Return whether it acts on an outcome.
+
+        `otherwise` is what a function means that raises.
+        """
         if self._predicate is None:
             return isinstance(outcome.error, self._types)
         return self._ask(self._predicate, outcome, otherwise=otherwise)
@@ -319,7 +344,10 @@ class Registry:
         self._guards: WeakValueDictionary[tuple[str, str], Guard] = WeakValueDictionary()
 
     def add(self, guard: Guard) -> None:
-        """List a guard; raise `ValueError` if one of its kind that another line made has its name."""
+        """List a guard.
+
+        Raise `ValueError` if one of its kind that another line made has its name.
+        """
         with self._lock:
             key = guard.kind, guard.name
             other = self._guards.get(key)
@@ -330,8 +358,9 @@ class Registry:
                 other = self._guards.get(key)
             if other is not None and other.made_at != guard.made_at:
                 raise ValueError(
-                    f"{type(guard).__name__}.name must be a name of its own: {guard.name!r} at {guard.made_at} was "
-                    f"given at {other.made_at} already. Share that one, or choose another name"
+                    f"{type(guard).__name__}.name must be a name of its own: {guard.name!r} at"
+                    f" {guard.made_at} was given at {other.made_at} already. Share that one, or"
+                    " choose another name"
                 )
             self._guards[key] = guard
 
@@ -341,7 +370,10 @@ class Registry:
         return iter(sorted(guards, key=lambda guard: (guard.kind, guard.name)))
 
     def find(self, kind: str, name: str) -> Guard:
-        """Return a guard, such as `find("breaker", "billing")`; raise `KeyError` with those there are if it is none."""
+        """Return a guard, such as `find("breaker", "billing")`.
+
+        Raise `KeyError` with those there are if it is none.
+        """
         found = self._guards.get((kind, name))
         if found is None:
             raise KeyError(
@@ -360,7 +392,10 @@ registry: Final = Registry()
 
 
 def _maker(guard: Guard) -> str:
-    """Return the file and line that made a guard: outside of all constructors of its class, a team's own too."""
+    """Return the file and line that made a guard.
+
+    Outside of all constructors of its class, a team's own too.
+    """
     frame: FrameType | None = sys._getframe(1)  # inspect.stack() reads files
     while frame is not None and (
         str(frame.f_globals.get("__name__")).startswith("postfacta_core.guards")
@@ -376,7 +411,10 @@ def _is_of(frame: FrameType, guard: Guard) -> bool:
 
 
 class BlockGuard(Guard):
-    """A guard that holds blocks of code too: `with guard.block():`, or `async with guard.block():`."""
+    """A guard that holds blocks of code too.
+
+    `with guard.block():`, or `async with guard.block():`.
+    """
 
     kinds: ClassVar[tuple[str, ...]] = ()  # What it counts for each mode: labels of its metric.
 
@@ -400,7 +438,9 @@ class BlockGuard(Guard):
 
 
 class Block:
-    """A block of code that a guard holds, as `BlockGuard.block` makes it; entered once, by `with` or `async with`.
+    """A block of code that a guard holds, as `BlockGuard.block` makes it.
+
+    Entered once, by `with` or `async with`.
 
     It may be left in another thread or context than it was entered in, as frameworks do with
     dependencies that `yield`.
@@ -467,7 +507,10 @@ def innermost(
 
 
 def running_loop() -> Any:
-    """Return asyncio's loop that runs in this thread, or None: where asyncio is not imported, no loop runs."""
+    """Return asyncio's loop that runs in this thread, or None.
+
+    Where asyncio is not imported, no loop runs.
+    """
     events = sys.modules.get("asyncio.events")
     return (
         None if events is None else events._get_running_loop()

@@ -1,4 +1,6 @@
-"""Decide which values are kept for the time in which no new one can be had: the last of each key, within bounds.
+"""Decide which values are kept for the time in which no new one can be had.
+
+The last of each key, within bounds.
 
 Of two calls at once, the one that began later has the newer value. What was asked for before
 something was forgotten is not kept after it: its caller may have lost access. Beyond the bounds,

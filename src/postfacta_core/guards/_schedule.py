@@ -18,7 +18,10 @@ class Schedule(NamedTuple):
     max_wait: float
 
     def plan(self, asked: float, attempt: int, *, left: float, luck: float) -> tuple[Plan, float]:
-        """Return what follows a try, counted from 1, and the wait: no shorter than was asked for, and less than is left."""
+        """Return what follows a try, counted from 1, and the wait.
+
+        No shorter than was asked for, and less than is left.
+        """
         # A wait below 0, infinite or nan says: do not try again. (gRPC's gRFC A6 reads a negative
         # pushback so.)
         if not 0 <= asked < math.inf:

@@ -1,4 +1,6 @@
-"""Decide who of those that wait for a slot gets it: the one that has waited longest, never a newcomer.
+"""Decide who of those that wait for a slot gets it.
+
+The one that has waited longest, never a newcomer.
 
 More slots may be taken than there are, by those who need not wait: these are not passed on. The
 pattern is Nygard's (*Release It!*, 2nd ed., 2018, "Bulkheads").
@@ -13,14 +15,20 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """A caller's place in the queue. Once `has_come`, the caller has a slot to hand back, even if it no longer waits."""
+    """A caller's place in the queue.
+
+    Once `has_come`, the caller has a slot to hand back, even if it no longer waits.
+    """
 
     wake: Callable[[], object]
     has_come: bool = False
 
 
 class Turns:
-    """A number of slots, and a FIFO queue for them. Its caller holds a lock, or is the only thread."""
+    """A number of slots, and a FIFO queue for them.
+
+    Its caller holds a lock, or is the only thread.
+    """
 
     def __init__(self, size: int, max_waiting: int) -> None:
         self.size: int = size

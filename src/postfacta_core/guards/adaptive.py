@@ -21,7 +21,9 @@ _Ticket = tuple[float, int] | None  # When a call was admitted, and its kind.
 
 
 class AdaptiveLimiter(BlockGuard):
-    """Find out how many calls may run at once, let a burst wait, and refuse the rest: a `Bulkhead` of unknown slots.
+    """Find out how many calls may run at once, let a burst wait, and refuse the rest.
+
+    A `Bulkhead` of unknown slots.
 
     * Calls of one function take about as long as each other; all blocks together are one kind.
     * A call has the `Priority` of its request: higher ones go first, and lower ones may use only a

@@ -90,7 +90,10 @@ class CircuitBreaker(BlockGuard):
         return {field: getattr(now, field) for field in shown}
 
     def open(self) -> None:
-        """Open it, as if a threshold had been reached; raise `ValueError` if it is forced open: reset it first."""
+        """Open it, as if a threshold had been reached.
+
+        Raise `ValueError` if it is forced open: reset it first.
+        """
         with self._lock:
             self._circuit.open(self._clock(), self._luck())
         self._tell()

@@ -54,7 +54,10 @@ class RetryBudget:
         self._lock = threading.Lock()
 
     def deposit(self) -> None:
-        """Add the share of one call, whatever its outcome, without a lock; a share may be lost where there is no GIL."""
+        """Add the share of one call, whatever its outcome, without a lock.
+
+        A share may be lost where there is no GIL.
+        """
         self._tokens += self._ratio
 
     def try_withdraw(self, now: float) -> bool:

@@ -223,7 +223,10 @@ class Fallback(Guard):
         return RAISE if answer is None else answer.value
 
     def _answer(self, ticket: _Ticket | None, outcome: Outcome[Any]) -> Answer[Any] | None:
-        """Return what to answer in place of an outcome, or a result that is a failure as it is; None for no other."""
+        """Return what to answer in place of an outcome, or a result that is a failure as it is.
+
+        None for no other.
+        """
         if ticket is None:
             return None
         if self._acts_on(outcome, otherwise=False):

@@ -36,7 +36,9 @@ _SHADOW = "shadow"
 
 
 class Hedge(Guard):
-    """Start a call a second time if it is slow; the first answer wins, and the other try is cancelled and awaited.
+    """Start a call a second time if it is slow.
+
+    The first answer wins, and the other try is cancelled and awaited.
 
     Only for calls that may be made twice at the same time, such as reads.
 
@@ -90,7 +92,10 @@ class Hedge(Guard):
         return {"budget_tokens": self.budget.tokens(self._clock())}
 
     def collect(self) -> Iterable[Sample]:
-        """Return its counts, for metrics: the outcomes of slow calls, and what is left of its budget."""
+        """Return its counts, for metrics.
+
+        The outcomes of slow calls, and what is left of its budget.
+        """
         return [*super().collect(), self.budget.sample(self._clock())]
 
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -151,7 +156,10 @@ class Hedge(Guard):
     def _later(
         self, tasks: TaskGroup, seconds: float, act: Callable[[], object]
     ) -> Callable[[], object]:
-        """Call a function in a task of this context after some seconds; return what prevents that."""
+        """Call a function in a task of this context after some seconds.
+
+        Return what prevents that.
+        """
         loop = running_loop()
         if loop is None:
             scope = anyio.CancelScope()

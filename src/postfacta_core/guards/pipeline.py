@@ -26,7 +26,9 @@ _NONSENSE: Final = {
 
 
 class Pipeline(Runner):
-    """Guards around a call; the first is the outermost. A pipeline inside of another is as if its guards stood there.
+    """Guards around a call; the first is the outermost.
+
+    A pipeline inside of another is as if its guards stood there.
 
         Pipeline(Timeout(2), Retry("billing"), breaker, Bulkhead("billing", 10))
 
@@ -77,7 +79,10 @@ class Pipeline(Runner):
         return cast("Awaitable[T]", self._first(*self._rest, function, *args))
 
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a plain function through all guards; raise `TypeError` if one of them cannot guard it."""
+        """Call a plain function through all guards.
+
+        Raise `TypeError` if one of them cannot guard it.
+        """
         if self.no_sync:
             super().call_sync(function, *args, **kwargs)
         if kwargs:

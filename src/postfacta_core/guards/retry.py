@@ -138,13 +138,19 @@ class Retry(Guard):
         return {"budget_tokens": self.budget.tokens(self._clock())}
 
     def collect(self) -> Iterable[Sample]:
-        """Return its counts, for metrics: the number of tries by outcome, and what is left of its budget."""
+        """Return its counts, for metrics.
+
+        The number of tries by outcome, and what is left of its budget.
+        """
         return [*super().collect(), self.budget.sample(self._clock())]
 
     async def call(
         self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Call an async function, and again if it fails and may be repeated; raise what the last try raised, as it is."""
+        """Call an async function, and again if it fails and may be repeated.
+
+        Raise what the last try raised, as it is.
+        """
         if self._mode is Mode.OFF:
             return await answer_of("Retry", function, function(*args, **kwargs))
         call = self._begin()
@@ -275,7 +281,10 @@ class Retry(Guard):
 
 
 def may_repeat(error: Exception) -> bool:
-    """Return whether a call that failed so may be made again, whatever it does: an error says so, or it never began."""
+    """Return whether a call that failed so may be made again, whatever it does.
+
+    An error says so, or it never began.
+    """
     is_repeatable = getattr(error, "is_repeatable", None)
     return is_repeatable if isinstance(is_repeatable, bool) else isinstance(error, RejectedError)
 

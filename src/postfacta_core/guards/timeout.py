@@ -38,7 +38,10 @@ _TICK: Final = 0.025  # How often it is looked whether a shield is gone.
 
 @dataclass(slots=True, eq=False)
 class _Bounded(Bound):
-    """A call under way, and what was bound when it began. On asyncio the queue ends it, on trio a scope."""
+    """A call under way, and what was bound when it began.
+
+    On asyncio the queue ends it, on trio a scope.
+    """
 
     ends_at: float
     outer: Bound | None
@@ -125,7 +128,10 @@ class Timeout(Guard):
     async def call(
         self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run it within the bound; raise `DeadlineExceededError` if it did not end in time, or if none is left."""
+        """Run it within the bound.
+
+        Raise `DeadlineExceededError` if it did not end in time, or if none is left.
+        """
         bounded = self._begin()
         try:
             coro: Any = function(*args, **kwargs)

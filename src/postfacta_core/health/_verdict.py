@@ -131,7 +131,10 @@ class Watched:
         )
 
     def _settle(self, now: float) -> bool:
-        """Count a last result that is too old as failed, which ends a run of successes; return whether it is."""
+        """Count a last result that is too old as failed, which ends a run of successes.
+
+        Return whether it is.
+        """
         is_stale = now >= self._ended + self.bound
         if is_stale:
             self.since = self.since if self.up is False else self._ended + self.bound

@@ -17,9 +17,9 @@ from ..validation import validation
 from ._verdict import Check, HealthReport, Watched
 
 NO_LIFESPAN: Final = (
-    "No lifespan has reached this application: its resources are not open, it is not ready, and it gets no SIGTERM."
-    " Harden the outermost application, since a Mount passes no lifespan on, and let the server run it, as"
-    " uvicorn does with --lifespan on."
+    "No lifespan has reached this application: its resources are not open, it is not ready, and it"
+    " gets no SIGTERM. Harden the outermost application, since a Mount passes no lifespan on, and"
+    " let the server run it, as uvicorn does with --lifespan on."
 )
 """What is wrong if a request comes before the lifespan has started, and what to do."""
 
@@ -135,7 +135,10 @@ class HealthRegistry:
         self._draining = True
 
     async def run_once(self, name: str) -> HealthChecked:
-        """Run one check now, besides its schedule, and count its result; KeyError if there is none of this name."""
+        """Run one check now, besides its schedule, and count its result.
+
+        KeyError if there is none of this name.
+        """
         watched = self._checks[name]
         error = "Cancelled"
 

@@ -14,7 +14,9 @@ _ROOT: Final = Path("/")
 
 
 def tally(loop: asyncio.AbstractEventLoop | None, root: Path = _ROOT) -> Iterator[Sample]:
-    """Return the numbers; it may be called from any thread, and takes some 0.1 ms, or 1 ms for 2,000 tasks.
+    """Return the numbers.
+
+    It may be called from any thread, and takes some 0.1 ms, or 1 ms for 2,000 tasks.
 
     Tasks are those of asyncio: trio's loop may be read by no other thread.
     """
@@ -25,7 +27,10 @@ def tally(loop: asyncio.AbstractEventLoop | None, root: Path = _ROOT) -> Iterato
 
 
 def memory_limit(root: Path = _ROOT) -> int:
-    """Read the bytes that this process may use: what its cgroups (version 2) say, or else what the machine has."""
+    """Read the bytes that this process may use.
+
+    What its cgroups (version 2) say, or else what the machine has.
+    """
     there_is = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     said = [_read(place / "memory.max") for place in _cgroups(root)]
     return min([there_is, *(int(text) for text in said if text.isdigit())])
@@ -47,7 +52,10 @@ def cpu_limit(root: Path = _ROOT) -> float:
 
 
 def _cgroups(root: Path) -> Iterator[Path]:
-    """List where limits of this process may be: those of a group hold for all that are in it, at any depth."""
+    """List where limits of this process may be.
+
+    Those of a group hold for all that are in it, at any depth.
+    """
     for line in _read(root / "proc/self/cgroup").splitlines():
         if line.startswith("0::/"):
             # In a container the path may be the machine's, of which only the lowest folder is

@@ -64,7 +64,10 @@ class Siblings:
         return self._number
 
     async def ask(self, question: bytes) -> tuple[list[bytes], int]:
-        """Query all others concurrently; return what came in time, and how many live and did not answer."""
+        """Query all others concurrently.
+
+        Return what came in time, and how many live and did not answer.
+        """
         answers: dict[int, bytes] = {}
 
         async def hear(number: int) -> None:
@@ -96,8 +99,8 @@ class Siblings:
         about = self._folder.stat()
         if about.st_uid != os.geteuid() or about.st_mode & _OTHERS_MAY_WRITE:
             raise PermissionError(
-                f"others may write to {self._folder}, or it is another user's: name a folder in it that is not there"
-                " yet, which is then made"
+                f"others may write to {self._folder}, or it is another user's: name a folder in it"
+                " that is not there yet, which is then made"
             )
         async with AsyncExitStack() as stack:
             self._number = self._claim(stack)

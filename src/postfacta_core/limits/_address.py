@@ -58,7 +58,10 @@ class TrustedProxies:
         self.look_up: Callable[[str], _Known | None] = lru_cache(_MOST_KNOWN)(self._classify)
 
     def includes(self, peer: str | None) -> bool:
-        """Return whether the other end of a connection is one of them; None or empty is a peer on a Unix socket."""
+        """Return whether the other end of a connection is one of them.
+
+        None or empty is a peer on a Unix socket.
+        """
         known = self.look_up(peer) if peer else None
         return known.is_trusted if known else self.has_unix and not peer
 
@@ -115,7 +118,10 @@ def client_address(
 
 @lru_cache(_MOST_KNOWN)
 def site_of(client: str) -> str | None:
-    """Return the /48 of a client's IPv6 network, which often is one site with 65,536 of them; None for others."""
+    """Return the /48 of a client's IPv6 network, which often is one site with 65,536 of them.
+
+    None for others.
+    """
     with suppress(ValueError):
         return str(IPv6Network(client).supernet(new_prefix=48))
     return None

@@ -129,7 +129,10 @@ class OverloadLimiter:
 
     @property
     def mode(self) -> Mode:
-        """How the decisions are used. In `shadow` one that would wait counts as refused. `off` is for the runner."""
+        """How the decisions are used. In `shadow` one that would wait counts as refused.
+
+        `off` is for the runner.
+        """
         return self._mode
 
     @mode.setter
@@ -150,7 +153,9 @@ class OverloadLimiter:
         luck: float = 0.0,
         client_of: Callable[[], Hashable] | None = None,
     ) -> Admit | Wait | Shed:
-        """Decide about a request that came now; `luck` from 0 up to, not including, 1 spreads the time of a new try.
+        """Decide about a request that came now.
+
+        `luck` from 0 up to, not including, 1 spreads the time of a new try.
 
         `client_of` is called if it finds no room.
         """
@@ -191,7 +196,10 @@ class OverloadLimiter:
         luck: float = 0.0,
         client_of: Callable[[], Hashable] | None = None,
     ) -> Admit | Wait | Shed:
-        """Decide as `arrive` does, in another mode than the limiter's: for one request, and where it is counted."""
+        """Decide as `arrive` does, in another mode than the limiter's.
+
+        For one request, and where it is counted.
+        """
         own = self._mode
         self.mode = mode
         decision = self.arrive(priority, now, luck=luck, client_of=client_of)
@@ -257,7 +265,10 @@ class OverloadLimiter:
         self.in_flight += 1
 
     def lend(self, now: float) -> None:
-        """Give the slot of a request that runs to others; `resume` must follow before its `finish`."""
+        """Give the slot of a request that runs to others.
+
+        `resume` must follow before its `finish`.
+        """
         self.in_flight -= 1
         if self._line.count:
             self._hand_over(now)
@@ -272,7 +283,10 @@ class OverloadLimiter:
         return self._known(kind) is not None
 
     def is_silent(self, kind: Hashable, admitted: float, now: float) -> bool:
-        """Return whether a request that runs tells nothing: none of its kind was answered since it began, or ever."""
+        """Return whether a request that runs tells nothing.
+
+        None of its kind was answered since it began, or ever.
+        """
         known = self._known(kind)
         if known is None:
             return now > admitted + _UNKNOWN_HANGS
@@ -291,13 +305,19 @@ class OverloadLimiter:
         self._line.set_crowd(client if self._beyond else NOBODY)
 
     def give_up(self, wait: Wait, now: float) -> Admit | Shed:
-        """End a wait for good; a caller that was cancelled and gets `ADMIT` hands the slot back by `finish`."""
+        """End a wait for good.
+
+        A caller that was cancelled and gets `ADMIT` hands the slot back by `finish`.
+        """
         if wait.verdict is None:
             self._decide(wait, wait.shed, now)
         return wait.verdict or wait.shed
 
     def beat(self, now: float, own: float = 1.0) -> None:
-        """Record a heartbeat of the event loop, some 20 a second; `own` is the service's share of its lag, from 0 to 1."""
+        """Record a heartbeat of the event loop, some 20 a second.
+
+        `own` is the service's share of its lag, from 0 to 1.
+        """
         self._lag_weight = _LAG_COUNTS * max(own, 0.5) - 1.0
         self._is_overloaded = self._line.is_overloaded(now)
         if self._line.count:

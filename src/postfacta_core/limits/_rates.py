@@ -141,7 +141,10 @@ class Buckets:
             del self.until[key]
 
     def admit(self, key: str, until: float, now: float) -> bool:
-        """Add a key that is not there; false if there is no room, and none of those looked at may go."""
+        """Add a key that is not there.
+
+        False if there is no room, and none of those looked at may go.
+        """
         known = self.until
         looks = _LOOKS if len(known) < self._max_keys else _LOOKS_AT_THE_BOUND
         for _ in range(min(looks, len(known))):

@@ -1,4 +1,7 @@
-"""Keep the requests that wait for room: in which order they go, for how long, and which makes way for another."""
+"""Keep the requests that wait for room.
+
+In which order they go, for how long, and which makes way for another.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ _LEAST: Final = (
 
 
 class Priority(IntEnum):
-    """How much a request matters; the names are those of "Site Reliability Engineering" (Google, chapter 21)."""
+    """How much a request matters.
+
+    The names are those of "Site Reliability Engineering" (Google, chapter 21).
+    """
 
     CRITICAL_PLUS = 0
     CRITICAL = 1

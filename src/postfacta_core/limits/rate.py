@@ -65,7 +65,9 @@ class Store(AbstractAsyncContextManager[object], Protocol):
     is_up: bool
 
     def subscribe(self, rates: Sequence[Rate], tell: Callable[[bool, str], None]) -> None:
-        """Get ready for these rates, and report each change: whether it is there, and the class of the error.
+        """Get ready for these rates, and report each change.
+
+        Whether it is there, and the class of the error.
 
         Raises:
             ValueError: If it cannot count one of them.
@@ -76,7 +78,10 @@ class Store(AbstractAsyncContextManager[object], Protocol):
 
 
 def check_store(field: str, store: object) -> None:
-    """Raise ValueError if it is neither a store nor None. An address may hold a password, so no error repeats it."""
+    """Raise ValueError if it is neither a store nor None.
+
+    An address may hold a password, so no error repeats it.
+    """
     if store is not None and not isinstance(store, Store):
         example = 'SharedStore("async+valkey://valkey:6379") of postfacta_adapters.limits'
         validation.refuse(field, type(store), "a Store, or None", example=example)
@@ -155,7 +160,9 @@ class RateLimiter:
         self.enforces: bool = mode is Mode.ENFORCE
 
     async def hit(self, key: str, cost: int = 1) -> Decision:
-        """Spend a cost for a key, if it is within all rates; a store is waited for no longer than its timeout.
+        """Spend a cost for a key, if it is within all rates.
+
+        A store is waited for no longer than its timeout.
 
         Args:
             key: The key that spends; the end of a key of more than 128 characters becomes its hash.
@@ -198,11 +205,16 @@ class RateLimiter:
 
 
 Charge = tuple[RateLimiter, str, int]
-"""One hit on its way to a decision, as `RateLimiter.charge` makes it: who counts it, its key and its cost."""
+"""One hit on its way to a decision, as `RateLimiter.charge` makes it.
+
+Who counts it, its key and its cost.
+"""
 
 
 async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Decision]:
-    """Make several hits, if each is within its limiter's rates; else none. The decisions come in the same order.
+    """Make several hits, if each is within its limiter's rates; else none.
+
+    The decisions come in the same order.
 
     A shared store is asked once, with one timeout; so limiters that are hit together have the same
     store or none, or it is a ValueError.
@@ -236,7 +248,10 @@ async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Deci
 def hit_here(
     charges: Sequence[Charge], *, spend: bool = True, allowed: str = "allowed"
 ) -> list[Decision]:
-    """Make several hits of limiters that are on, in this process's memory; shadows refuse here, too."""
+    """Make several hits of limiters that are on, in this process's memory.
+
+    Shadows refuse here, too.
+    """
     # All are spent, and given back if one refuses. Another thread may be refused in between.
     found: list[Decision] = []
     is_refused = not spend

@@ -1,4 +1,6 @@
-"""Every metric of the library by its full name: its labels, its description. The reference is written from it.
+"""Every metric of the library by its full name: its labels, its description.
+
+The reference is written from it.
 
 Three tables, by who has the numbers: `Metrics` itself, the policies that announced themselves, the
 process.
@@ -42,7 +44,10 @@ METHODS: Final = frozenset(
 CLOSED: Final = frozenset(
     {"http_request_method", "http_response_status_code", "url_scheme", "traffic", "outcome", "close_code", "stage", "db_system_name"}
 )  # fmt: skip
-"""The labels whose values are a closed set. All others give way to `_OTHER` once a metric has too many series."""
+"""The labels whose values are a closed set.
+
+All others give way to `_OTHER` once a metric has too many series.
+"""
 
 
 class About(NamedTuple):
@@ -108,7 +113,8 @@ INSTRUMENTS: Final[Mapping[str, About]] = {
         "Exceptions that no handler caught.", "error_type"
     ),
     "postfacta_deadline_exceeded_total": About(
-        "Requests and calls that ran out of time, by where; `caller` if the caller had set a shorter time.",
+        "Requests and calls that ran out of time, by where; `caller` if the caller had set a"
+        " shorter time.",
         "stage",
         values={
             "stage": (
@@ -203,7 +209,8 @@ POLICY_METRICS: Final[Mapping[str, About]] = {
         "All the time admitted requests waited.", "limiter"
     ),
     "postfacta_limiter_pressure": About(
-        "How old requests get, by what they may take, each twice at most, for each that is answered; late above 1.",
+        "How old requests get, by what they may take, each twice at most, for each that is"
+        " answered; late above 1.",
         "limiter",
     ),
     "postfacta_limiter_work": About("The requests at once that answers prove.", "limiter"),

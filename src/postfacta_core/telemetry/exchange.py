@@ -18,7 +18,10 @@ PREROUTING: Final = "_prerouting"
 """The route of a request that was refused before a handler saw it."""
 
 MAX_PATH: Final = 2048
-"""Bytes that a path takes in a line, and characters in a span: a client may send as many as its server takes."""
+"""Bytes that a path takes in a line, and characters in a span.
+
+A client may send as many as its server takes.
+"""
 MAX_METHOD: Final = 32
 """Characters of a method that is none of HTTP's. The longest that IANA has registered has 17."""
 
@@ -40,7 +43,10 @@ _OWN: Final = frozenset({
 
 
 class ErrorTypes(dict[str, str]):
-    """The closed set of error types of one process: the first `limit` foreign names; all others are `_OTHER`."""
+    """The closed set of error types of one process: the first `limit` foreign names.
+
+    All others are `_OTHER`.
+    """
 
     def __init__(self, limit: int = 30) -> None:
         super().__init__(zip(_OWN, _OWN, strict=True))
@@ -190,7 +196,10 @@ class SocketExchange(Exchange):
 
 
 def excerpt(text: str, limit: int) -> str:
-    """Return the beginning of a text, which takes at most `limit` bytes as JSON; `...` stands for what is left out."""
+    """Return the beginning of a text, which takes at most `limit` bytes as JSON.
+
+    `...` stands for what is left out.
+    """
     if len(encode_basestring_ascii(text)) - 2 <= limit:
         return text
     text = text[: limit - 3]
@@ -211,7 +220,9 @@ def tells_of_disconnect(error: BaseException) -> bool:
 
 
 class Recorder(Protocol):
-    """A recorder of exchanges. Inherit from it and write only what is wanted: the rest is not even called.
+    """A recorder of exchanges.
+
+    Inherit from it and write only what is wanted: the rest is not even called.
 
     Each is called once, in this order, and must not wait: `begin` before the application,
     `answered` with the last byte or the end without one (`seconds` is known), `end` with the

@@ -1,4 +1,6 @@
-"""Write log lines through the standard library: one for each exchange, one for each notable event; JSON or text.
+"""Write log lines through the standard library: one for each exchange, one for each notable event.
+
+JSON or text.
 
 A record's `msg` is a constant event name, and its fields are attributes, for formatters that write
 them. With any other, its message reads as a line.
@@ -103,7 +105,10 @@ _strict: Final = json.JSONEncoder(allow_nan=False).encode
 
 
 class EventRecord(logging.LogRecord):
-    """A record whose `msg` is an event's name. Its message is the name and its fields, as one line of text."""
+    """A record whose `msg` is an event's name.
+
+    Its message is the name and its fields, as one line of text.
+    """
 
     def getMessage(self) -> str:  # noqa: N802 - logging's own name
         event = str(self.msg)
@@ -128,7 +133,10 @@ def _as_text(message: str, fields: Mapping[str, object]) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a value as it stands in a line of text: in quotes if it could be read as more fields."""
+    """Return a value as it stands in a line of text.
+
+    In quotes if it could be read as more fields.
+    """
     text = str(value)
     if not _ends_field(text):
         return text
@@ -154,7 +162,10 @@ def _message_of(record: logging.LogRecord) -> str:
 
 
 def _printable(text: str) -> str:
-    """Escape what would move a terminal's cursor or end the line: control characters and Unicode's line ends."""
+    """Escape what would move a terminal's cursor or end the line.
+
+    Control characters and Unicode's line ends.
+    """
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
@@ -178,7 +189,10 @@ def _write(
 
 
 class JsonFormatter(logging.Formatter):
-    """Write a record as one JSON object: time, level, event, logger, what is `constant`, and each of its fields."""
+    """Write a record as one JSON object.
+
+    Time, level, event, logger, what is `constant`, and each of its fields.
+    """
 
     def __init__(self, constant: Mapping[str, object] | None = None) -> None:
         super().__init__()
@@ -214,7 +228,10 @@ class JsonFormatter(logging.Formatter):
         return _encode(fields)
 
     def access_line(self, values: Values, at: float, constant: Mapping[str, object]) -> str | None:
-        """Write an access line as `format` writes its record, at a fraction of the cost; None if it holds a secret."""
+        """Write an access line as `format` writes its record, at a fraction of the cost.
+
+        None if it holds a secret.
+        """
         names, texts, numbers = values
         text = "\n".join(texts)
         if redact_text(text) != text:
@@ -242,7 +259,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Write a record as one line of text, and the stack trace of its error below. Control characters are escaped."""
+    """Write a record as one line of text, and the stack trace of its error below.
+
+    Control characters are escaped.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -259,7 +279,9 @@ class ConsoleFormatter(logging.Formatter):
 
 
 class RequestFilter(logging.Filter):
-    """Add the present request's ids to each record: `request_id`, `trace_id`, `span_id`, `trace_flags`.
+    """Add the present request's ids to each record.
+
+    `request_id`, `trace_id`, `span_id`, `trace_flags`.
 
     Add it to a handler, not to a logger, whose filters do not see the records of the loggers below
     it. Outside of a request the four are empty, so that a format string may always name them.
@@ -364,7 +386,10 @@ class AccessSampler:
         self._until = -math.inf
 
     def weigh(self, seconds: float, now: float) -> int:
-        """Return the number of requests that this line represents; a step back of the clock is no new second."""
+        """Return the number of requests that this line represents.
+
+        A step back of the clock is no new second.
+        """
         if seconds > _SLOW:
             return 1
         if now >= self._until:
@@ -403,7 +428,9 @@ class RefusalSampler:
 
 
 class AccessLog(Recorder):
-    """Write a line for each exchange, `http.request` or `websocket.closed`: at ERROR with the stack trace for a crash.
+    """Write a line for each exchange, `http.request` or `websocket.closed`.
+
+    At ERROR with the stack trace for a crash.
 
     Probes and scrapes are left out, unless they crash. With a sampler, a line stands for
     `sample_rate` requests if it has that field, else for one; what failed and what was slow is
@@ -508,7 +535,10 @@ def _members(values: Values) -> Iterable[tuple[str, Any]]:
 
 
 class EventLog:
-    """Write a line for each notable event; of a health check, when its verdict changes or is down at first."""
+    """Write a line for each notable event.
+
+    Of a health check, when its verdict changes or is down at first.
+    """
 
     def __init__(self) -> None:
         self._verdicts: dict[str, bool] = {}

@@ -123,7 +123,10 @@ class Buckets:
         self.total += value
 
     def add(self, other: Buckets) -> None:
-        """Add what another series of the same bounds has counted; of two exemplars the newer stays."""
+        """Add what another series of the same bounds has counted.
+
+        Of two exemplars the newer stays.
+        """
         self.total += other.total
         self.counts = [*map(add, self.counts, other.counts)]
         pairs = zip(self.exemplars, other.exemplars, strict=True)
@@ -131,7 +134,10 @@ class Buckets:
 
 
 class Family(dict[tuple[str, ...], Buckets]):
-    """The series of one counter or histogram; above `cap`, new values become `_OTHER`, except of `CLOSED` labels."""
+    """The series of one counter or histogram.
+
+    Above `cap`, new values become `_OTHER`, except of `CLOSED` labels.
+    """
 
     def __init__(self, about: About, cap: int) -> None:
         super().__init__()
@@ -152,7 +158,9 @@ class Family(dict[tuple[str, ...], Buckets]):
 
 
 class Metrics(Collector):
-    """All instruments on one registry: a `Recorder` of exchanges, an `Observer` of events, a `Collector` of both.
+    """All instruments on one registry.
+
+    A `Recorder` of exchanges, an `Observer` of events, a `Collector` of both.
 
     A policy that raises, or gives a number that is none, costs its own numbers, and is logged once.
     One above the cap is counted as an overflow: their names are from the code, so that more of them
@@ -534,7 +542,10 @@ def _histogram(name: str, family: Family) -> Metric:
 
 
 def _text(name: str, family: Family, more: Mapping[str, str], *, is_open: bool) -> bytes:
-    """Write a histogram as prometheus-client does, at a sixth of its cost: the labels once a series, not a line."""
+    """Write a histogram as prometheus-client does, at a sixth of its cost.
+
+    The labels once a series, not a line.
+    """
     lines = [f"# HELP {name} {family.about.text}\n# TYPE {name} histogram\n"]
     bounds = [*(repr(float(bound)) for bound in family.about.buckets), "+Inf"]
     for key, series in tuple(family.items()):

@@ -57,7 +57,10 @@ _LARGEST: Final = (
 
 
 def redact_text(text: str) -> str:
-    """Replace tokens, JWTs, credentials, passwords in URLs, and what a secret's name is set to; twice is as once."""
+    """Replace tokens, JWTs, credentials, passwords in URLs, and what a secret's name is set to.
+
+    Twice is as once.
+    """
     # No shape is without one of these, and to look for them costs a tenth: every field of every
     # line is looked at.
     if "pf_" in text or "eyJ" in text or "://" in text or "earer" in text or "asic" in text:
@@ -90,7 +93,10 @@ def redact(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def redact_fields(fields: Mapping[Any, object], depth: int = 0) -> dict[str, object]:
-    """Do the same value by value: what is left is JSON, with texts as keys and for numbers that JSON does not have."""
+    """Do the same value by value.
+
+    What is left is JSON, with texts as keys and for numbers that JSON does not have.
+    """
     clean: dict[str, object] = {}
     for given, value in fields.items():
         key = given if isinstance(given, str) else text_of(given)

@@ -91,7 +91,10 @@ class Tracing(Recorder):
         return context.get_current if variable is None else variable.get
 
     def fresh_context(self) -> Callable[[], object] | None:
-        """Detach the context that an earlier request left in the task; return what puts it back, None if there was none."""
+        """Detach the context that an earlier request left in the task.
+
+        Return what puts it back, None if there was none.
+        """
         return partial(context.detach, context.attach(Context())) if context.get_current() else None
 
     def begin(self, exchange: Exchange, /) -> None:
@@ -115,7 +118,10 @@ class Tracing(Recorder):
             links=links,
             # For a sampler's decision.
             attributes=method_attributes(exchange.method)
-            | {"url.path": exchange.path[:MAX_PATH], "url.scheme": exchange.scheme},
+            | {
+                "url.path": exchange.path[:MAX_PATH],
+                "url.scheme": exchange.scheme,
+            },
             start_time=nanoseconds(began),
         )
         ids = span.get_span_context()
@@ -128,7 +134,10 @@ class Tracing(Recorder):
         exchange.span = OpenSpan(span, token, began)
 
     def end(self, exchange: Exchange, /) -> None:
-        """End the span at the last byte; until now it was open, for what the application does after the response."""
+        """End the span at the last byte.
+
+        Until now it was open, for what the application does after the response.
+        """
         opened: OpenSpan | None = exchange.span
         if opened is None:
             return
@@ -150,7 +159,10 @@ class Tracing(Recorder):
         self.end(exchange)
 
     def begin_call(self) -> OpenSpan | None:
-        """Start the span of a call, which its headers name as their parent; none outside of any recording span."""
+        """Start the span of a call, which its headers name as their parent.
+
+        None outside of any recording span.
+        """
         tracer = self._find()
         if tracer is None or not trace.get_current_span().is_recording():
             return None
@@ -186,7 +198,10 @@ class Tracing(Recorder):
         span.end(nanoseconds(opened.began + call.seconds))
 
     def __call__(self, event: Event, /) -> None:
-        """Make a span of a statement that has ended, below the recording span it ran in; add other events to that."""
+        """Make a span of a statement that has ended, below the recording span it ran in.
+
+        Add other events to that.
+        """
         tracer = self._find()
         if tracer is None or (event_type := type(event)) not in _TOLD:
             return
@@ -239,7 +254,10 @@ def span_name(method: str) -> str:
 
 
 def _parent(headers: Sequence[tuple[bytes, bytes]]) -> Context:
-    """Read the caller's trace context. What is invalid, or sent twice, starts a new trace; baggage is not taken over."""
+    """Read the caller's trace context.
+
+    What is invalid, or sent twice, starts a new trace; baggage is not taken over.
+    """
     carrier: dict[str, str] = {}
     for name, value in headers:
         if (key := _CARRIED.get(name)) is not None:

@@ -1,4 +1,7 @@
-"""A test kit for services and for this library: time by hand or in virtual time, events on a list, faults on purpose."""
+"""A test kit for services and for this library.
+
+Time by hand or in virtual time, events on a list, faults on purpose.
+"""
 
 from __future__ import annotations
 

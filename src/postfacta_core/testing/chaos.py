@@ -46,7 +46,9 @@ class Fault:
 
 
 class Chaos(Guard):
-    """A guard that makes some of the calls fail: `Chaos([Fault(error=OSError), None, Fault(latency=2)])`.
+    """A guard that makes some of the calls fail.
+
+    `Chaos([Fault(error=OSError), None, Fault(latency=2)])`.
 
     Let it stand in a `Pipeline`, the last one for a dependency that fails, the first one for a
     caller that does. Or decorate an async function with it.
@@ -110,7 +112,10 @@ class Chaos(Guard):
 
 @contextmanager
 def cancellable() -> Generator[anyio.CancelScope]:
-    """Mark what an injected cancellation cancels, with the tasks started inside; the scope says if it did."""
+    """Mark what an injected cancellation cancels, with the tasks started inside.
+
+    The scope says if it did.
+    """
     with anyio.CancelScope() as scope:
         token = _SCOPE.set(scope)
         try:
@@ -122,7 +127,9 @@ def cancellable() -> Generator[anyio.CancelScope]:
 async def cancel_at_each_await(
     function: Callable[[], Awaitable[object]], check: Callable[[], object] = lambda: None
 ) -> int:
-    """Run the work, cancelled at its first await that waits; again, cancelled at its second; until it ends before.
+    """Run the work, cancelled at its first await that waits.
+
+    Again, cancelled at its second; until it ends before.
 
     Return how often an uncancelled run waits. Only the awaits of the calling task count, not those
     of tasks that it starts. Work that waits for other tasks has to start them itself. The check is

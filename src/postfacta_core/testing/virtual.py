@@ -80,7 +80,9 @@ cast("Any", testing_mode).__test__ = False
 def run_in_virtual_time(
     function: Callable[[*Ts], Awaitable[T]], *args: *Ts, clock: ManualClock | None = None
 ) -> T:
-    """Run an async function on asyncio to its end; its sleeps and timeouts cost no real time: see `VirtualTimeLoop`.
+    """Run an async function on asyncio to its end.
+
+    Its sleeps and timeouts cost no real time: see `VirtualTimeLoop`.
 
     The clock is the loop's, and jumps with it. Give it to policies; `anyio.current_time` works for
     all but `Timeout`.
