@@ -12,6 +12,7 @@ from docs.generate import FACES, exported
 from postfacta_app.settings import Settings, variable
 from postfacta_core import errors
 from postfacta_core.asgi._problem import PROBLEMS
+from tests.kit.budgets import code_tokens
 from tests.kit.every import every
 from tests.kit.short_timeouts import LEAST, PRESENT, short_timeouts, virtual_modules
 
@@ -31,7 +32,8 @@ def test_a_module_can_be_read_at_one_sitting() -> None:
     with every() as case:
         for name, text in MODULES.items():
             with case(name):
-                assert len(text.splitlines()) <= 600
+                # Not lines: those of docstrings and comments are what helps to read it.
+                assert code_tokens(text) <= 4500
 
 
 def test_a_module_says_in_one_sentence_what_it_is() -> None:
