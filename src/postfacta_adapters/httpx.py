@@ -1,4 +1,4 @@
-"""Guard the HTTP requests to one service, and pass on the present one's remaining time, priority, id, trace.
+"""Guard the HTTP requests to one service, and pass on the present one's time, priority, id, trace.
 
 No HTTP client is imported. `Outgoing.transport` wraps a transport of httpx2 or httpx, async or
 sync; for others there is `outgoing_headers`. A service of this library reads `X-Request-Timeout`
@@ -95,7 +95,7 @@ def is_failure(response: Any) -> bool:
 
 
 def refusal_in(response: Any, name: str, *, wall: Clock = WALL) -> RejectedError | None:
-    """Make an error of a response by which the dependency, of this name, refused before it did anything; else None.
+    """Make an error of a response by which the dependency refused before it did anything, or None.
 
     That is 429, and 503 with `Retry-After`. A 503 without it may be anything, such as a proxy that
     lost its server in the middle: it is the caller's to judge.
@@ -174,7 +174,7 @@ class Outgoing:
         self._clock = clock
 
     def transport(self, inner: T) -> T:
-        """Wrap a transport of httpx2 or httpx, async or sync, for a client's `transport` or `mounts`.
+        """Wrap a transport of httpx2 or httpx, async or sync, for a client's `transport`, `mounts`.
 
         Within a request, each of its waits is bounded by the time that is left. What a request says
         already stays, if it is stricter; a trace context of its own stays too. A request without
@@ -280,7 +280,7 @@ class Outgoing:
 
     @contextmanager
     def _bounded(self) -> Generator[None]:
-        """Raise `DeadlineExceededError` in place of a time-out of the client that the deadline made so short."""
+        """Raise `DeadlineExceededError` for a time-out of the client that the deadline made."""
         try:
             yield
         except Exception as error:

@@ -47,7 +47,7 @@ class _UnusableError(ValueError):
 
 
 class Jwks:
-    """The public keys of one issuer of tokens, such as Keycloak, Auth0, Entra or Supabase, and what they verify.
+    """The public keys of one issuer of tokens, such as Keycloak or Auth0, and what they verify.
 
         async def fetch():
             response = await client.get("https://login.example.org/.well-known/jwks.json")

@@ -1,4 +1,4 @@
-"""Count in a store of `limits` that several processes share, in bounded time, and do without it while it is away."""
+"""Count in a store of `limits` that processes share, in bounded time, or without it."""
 
 from __future__ import annotations
 

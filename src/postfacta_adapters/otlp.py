@@ -189,7 +189,7 @@ def _bounded(items: Sequence[Any], dropped: int) -> Sequence[Any]:
 
 
 class Provider(TracerProvider):
-    """A provider whose spans go to one exporter without their secrets, and whose losses metrics can see.
+    """A provider whose spans go to one exporter without secrets, and whose losses metrics see.
 
     Make it OpenTelemetry's global one by `opentelemetry.trace.set_tracer_provider`, or give it to
     `Tracing`. The metrics of `harden` then show `postfacta_telemetry_spans_dropped_total` by

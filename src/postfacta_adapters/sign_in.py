@@ -200,7 +200,7 @@ class SignInThrottle:
             )
 
     def _keys(self, address: str, account: str, device: str) -> dict[RateLimiter, str]:
-        """Return the limiters of a wrong attempt and their keys, `account_beyond` as if it counted."""
+        """Return the limiters of a wrong attempt, and their keys; `account_beyond` counts, too."""
         if device:
             return {self._device: _hashed(account, device)}
         site = site_of(address) or address

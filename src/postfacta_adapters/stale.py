@@ -102,7 +102,7 @@ def allow_stale(request: Request) -> None:
 
 
 class StaleAnswers:
-    """Keeps the last answer of each caller to each URL, and gives it again while a dependency is away.
+    """Keeps each caller's last answer to each URL, and gives it again while a dependency is away.
 
     Kept is a 200 to a GET whose handler called `allow_stale`; a 304 with its ETag renews it, any
     other answer drops it. Streams are not kept. A replay has `Age`, `Cache-Status` (RFC 9211) and

@@ -73,7 +73,7 @@ def make_room(connections: int, backlog: int, *, others: int) -> tuple[int, int]
 
 
 class _Crowd:
-    """The connections of one server that are at no request, longest idle first, and the most of all."""
+    """The connections of one server that are at no request, longest idle first, and their bound."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -231,7 +231,7 @@ class BoundedHttp(HttpToolsProtocol):
 def bounded(
     most: int, *, patience: float = 10.0, max_head_bytes: int = 65_536, others: int = 100
 ) -> type[BoundedHttp]:
-    """Return a `BoundedHttp` with other numbers, for `uvicorn.Config(http=...)` or as a name for `uvicorn --http`.
+    """Return a `BoundedHttp` with other numbers, for `Config(http=...)` or `uvicorn --http`.
 
     Args:
         most: The most connections of a server; fewer if the limit of open files has no room for

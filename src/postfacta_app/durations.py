@@ -222,7 +222,7 @@ select first + 7 * week as monday,
 async def every(
     q: Reader, filters: IncidentFilters, *phases: Phase
 ) -> tuple[str, Sequence[Visibility]]:
-    """Return the aggregates of all matching incidents as JSON, of all phases or these, and their visibilities."""
+    """Return the aggregates of matching incidents as JSON, of these phases, and their visibilities."""
     where = where_of(q.principal, filters, [Kind.INCIDENT])
     given = {"every": where.bind(list(Phase)), "phases": where.bind(phases or list(Phase))}
     row = (

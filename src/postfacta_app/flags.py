@@ -63,7 +63,7 @@ FLAGS: Final = (
 
 
 class Flags(Switches):
-    """What is on, which routes are refused by what is off, and a row of the audit log for each change."""
+    """What is on, which routes are refused by what is off, and an audit row for each change."""
 
     def __init__(
         self, file: Path | None, *, count: Callable[..., object] = lambda *_: None

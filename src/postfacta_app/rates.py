@@ -73,7 +73,7 @@ def limited(
     observer: Observer,
     luck: Luck = LUCK,
 ) -> Admit:
-    """Return what authenticates the sender of a request, and counts it against the limits of signed-in callers.
+    """Return what authenticates a sender, and counts it against the limits of signed-in callers.
 
     Those hold over all addresses and tokens. Routes that answer 503 are limited by address here,
     before.

@@ -350,7 +350,7 @@ AGES: Final = (*_RELOADED, *_TLS)  # what `age` knows
 
 
 class Rotation(Reloaded[Settings]):
-    """The settings of a running service, with its current secrets, which `read` reloads in intervals."""
+    """The settings of a running service, with its secrets, which `read` reloads in intervals."""
 
     def __init__(
         self,

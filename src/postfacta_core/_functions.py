@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def is_async(function: object) -> bool:
-    """Return whether it is an async function, also as a partial or as an object with an async `__call__`."""
+    """Return whether it is an async function, or a partial or object that is called as one."""
     while isinstance(function, partial):
         function = function.func
     by_object = getattr(function, "__call__", None)  # noqa: B004 - it is looked at, and not only whether it is there

@@ -1,4 +1,4 @@
-"""Time and randomness as values that are passed in, so that a test can set both or skip the waits."""
+"""Time and randomness as values that are passed in, so that a test sets both or skips waits."""
 
 from __future__ import annotations
 

@@ -10,9 +10,14 @@ from typing import Final, Protocol
 from .clock import MONOTONIC, Clock
 
 __all__ = [
-    "RequestContext", "Slot", "add_wait", "bind_request", "current_request", "ignore_duration",
+    "RequestContext",
+    "Slot",
+    "add_wait",
+    "bind_request",
+    "current_request",
+    "ignore_duration",
     "release_request",
-]  # fmt: skip
+]
 
 
 class Slot(Protocol):
@@ -103,7 +108,7 @@ class RequestContext:
         return self.clock() - self.started
 
     def is_out_of_callers_time(self, age: float) -> bool:
-        """Return whether the caller's time has run out, or nearly, at this age, and was shorter than the service's.
+        """Return whether the caller's own, shorter time has run out, or nearly, at this age.
 
         What fails then is no failure of the service. "Nearly", since pools and outgoing calls keep
         a share of the time.

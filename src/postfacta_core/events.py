@@ -175,7 +175,7 @@ class QueryFinished(NamedTuple):
 
 
 class HttpCallFinished(NamedTuple):
-    """One try of a call to another service ended, after `seconds` until the response began or the failure.
+    """One try of a call to another service ended, `seconds` before its response began or it failed.
 
     What a failure leaves unknown is empty or 0: the method sent, the host asked, its port, the
     status. `error_type` is empty on success; else the status from 400 up, or the class of the
@@ -250,11 +250,28 @@ class TaskCrashed(NamedTuple):
 
 
 Event = (
-    ListenerFailed | LogsSuppressed | HealthChecked | ConnectionOpened | ConnectionAcquired
-    | ConnectionReleased | QueryFinished | HttpCallFinished | RequestsOverdue | PhaseChanged
-    | SignalsIntercepted | Drained | ResourceStuck | TaskCrashed | DeadlineExceeded | PolicyCreated
-    | ModeChanged | CircuitChanged | RetryScheduled | StoreChanged | LoopLagged
-)  # fmt: skip
+    ListenerFailed
+    | LogsSuppressed
+    | HealthChecked
+    | ConnectionOpened
+    | ConnectionAcquired
+    | ConnectionReleased
+    | QueryFinished
+    | HttpCallFinished
+    | RequestsOverdue
+    | PhaseChanged
+    | SignalsIntercepted
+    | Drained
+    | ResourceStuck
+    | TaskCrashed
+    | DeadlineExceeded
+    | PolicyCreated
+    | ModeChanged
+    | CircuitChanged
+    | RetryScheduled
+    | StoreChanged
+    | LoopLagged
+)
 """Any of the records: match on its class."""
 
 
@@ -291,7 +308,7 @@ def weakly(tally: Tally) -> Callable[[], Tally | None]:
 
 
 class _ProcessObserver:
-    """By default that of the last `asgi.Telemetry`, which is shown the policies made before it, kept weakly, too."""
+    """By default that of the last `asgi.Telemetry`, which is shown earlier policies, too."""
 
     def __init__(self) -> None:
         self.observer: Observer = ignore

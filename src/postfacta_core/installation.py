@@ -1,4 +1,4 @@
-"""Where this distribution was installed from, which is what a message about a missing extra must name."""
+"""Where this distribution was installed from: a message about a missing extra names it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["install_command", "missing_extra"]
 
 
 def install_command(extra: str) -> str:
-    """Return the shell command that adds an extra to this installation, from the source that it came from.
+    """Return the shell command that adds an extra to this installation, from its own source.
 
     The source is what the installer recorded (PEP 610): a repository and its commit, a folder, or a
     wheel. No package index holds PostFacta, and anyone could register its name there. Without a

@@ -43,7 +43,7 @@ def configure(
     version: str = "",
     environment: str = "",
 ) -> LineWriter:
-    """Send every log record of this process to standard output, each kind at most 200 times a second.
+    """Send each log record of this process to standard output, a kind at most 200 times a second.
 
     Call it once, before the server begins to serve; a second call replaces the first. Request and
     trace ids stand on each line of a request. Secrets are `[redacted]`. The servers' own access
@@ -95,7 +95,7 @@ def configure(
 
 
 def instance() -> str:
-    """Name this process among all of the service, as `instance` in log lines and `service.instance.id` in spans."""
+    """Name this process, as `instance` in log lines and `service.instance.id` in spans."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
@@ -153,7 +153,7 @@ class LineWriter(logging.Handler):
             self._awaken()
 
     def write_access(self, values: Values, at: float, constant: Mapping[str, object]) -> bool:
-        """Put an access line into the queue without a record, and return whether that could be done."""
+        """Put an access line into the queue without a record; return whether that could be done."""
         formatter = self.formatter
         # A filter or a formatter of the service wants to see a record.
         if type(formatter) is not JsonFormatter or len(self.filters) != self._own_filters:

@@ -29,7 +29,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.:/*-]{1,64}")
 
 
 def refuse(field: str, value: object, rule: str, *, example: str = "") -> NoReturn:
-    """Refuse a setting: its name with its owner, its value, which is no secret, what it must be, a right one as code."""
+    """Refuse a setting: owner and name, its value (no secret), the rule, a right one as code."""
     hint = f"; for example {example}" if example else ""
     shown = repr(value)
     if len(shown) > _LONGEST:

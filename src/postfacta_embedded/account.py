@@ -100,7 +100,7 @@ class Account:
         return child.returncode, output.decode("utf-8", "replace")
 
     def first_closed(self, folder: Path) -> Path | None:
-        """Find the first folder, on the way from the root to this one, that the account cannot enter."""
+        """Find the first folder from the root to this one that the account cannot enter."""
         places = [*reversed(folder.parents), folder]
         script = 'for place; do test -x "$place" || { printf %s "$place"; exit 9; }; done'
         code, closed = self.run(["/bin/sh", "-c", script, "sh", *places], timeout=_PROBE_TIMEOUT)
@@ -122,7 +122,7 @@ class Account:
             )
 
     def take_over(self, folder: Path) -> None:
-        """Make a data folder of ours belong to the account, if root ran it by the other means before.
+        """Make a data folder of ours belong to the account, if root ran it otherwise before.
 
         Raises:
             EmbeddedPostgresError: It belongs to another user.

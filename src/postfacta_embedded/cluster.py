@@ -17,7 +17,7 @@ from .diagnosis import disk_full, explain, own_files
 from .errors import EmbeddedPostgresError
 
 NEEDED_BYTES = 100 * 1024 * 1024
-"""A new cluster of version 18 takes 40 MB, and its first segments of write-ahead log double that."""
+"""A new cluster of version 18 takes 40 MB, and its first segments of the log double that."""
 
 SUPERUSER = "postgres"
 """The role that owns the cluster."""

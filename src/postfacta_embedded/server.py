@@ -43,7 +43,8 @@ _SETTINGS = {
 _LOG_LIMIT = 10 * 1024 * 1024  # bytes; one old file is kept beside the present one
 _POLL = 0.02  # seconds; a start takes about 0.1 s
 _REPORT_EVERY = 5.0  # seconds between two signs of life while a start is slow
-_ATTEMPTS = 5  # a free port may be taken between our look and PostgreSQL's, and backends outlive a kill by a moment
+# A free port may be taken between our look and PostgreSQL's; backends outlive a kill by a moment.
+_ATTEMPTS = 5
 _PORTS = range(20_000, 32_768)  # above are the client ports of Linux, which come and go
 _WHAT = "PostgreSQL does not start"
 
@@ -209,7 +210,7 @@ class EmbeddedPostgres:
         timeout: float,
         env: Mapping[str, str] | None = None,
     ) -> tuple[int, str]:
-        """Run another of PostgreSQL's programs, such as ``pg_basebackup``, from the same place and as the same account.
+        """Run another of PostgreSQL's programs, such as ``pg_basebackup``, as the same account.
 
         Args:
             name: Of the program.

@@ -11,15 +11,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from postfacta_adapters.psycopg import AsyncGuardedPool
 from postfacta_adapters.sqlalchemy import guard_engine
-from tests.kit.bytecodes import fewest_bytecodes
+from tests.kit.bytecodes import usual_bytecodes
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 # A third of what is added is the circuit, a quarter the limit and the verdict, a tenth the events.
 MOST = 1.17
 LEAST = 1.02
-# Cancelled timers in the heap of the loop are compared with each new one; this many runs meet few.
-RUNS = 30
 
 
 async def test_a_guarded_pool_of_psycopg_costs_little_more(database_dsn: str) -> None:
@@ -33,8 +31,8 @@ async def test_a_guarded_pool_of_psycopg_costs_little_more(database_dsn: str) ->
             psycopg_pool.AsyncConnectionPool(database_dsn, open=False, min_size=1), observer=None
         ) as guarded,
     ):
-        of_bare = await fewest_bytecodes(lambda: ask(bare), RUNS)
-        of_ours = await fewest_bytecodes(lambda: ask(guarded), RUNS)
+        of_bare = await usual_bytecodes(lambda: ask(bare))
+        of_ours = await usual_bytecodes(lambda: ask(guarded))
     assert LEAST < of_ours / of_bare <= MOST
 
 
@@ -46,8 +44,8 @@ async def test_a_guarded_engine_costs_little_more(database_dsn: str) -> None:
     address = database_dsn.replace("postgresql:", "postgresql+asyncpg:", 1)
     bare, guarded = create_async_engine(address), create_async_engine(address)
     guard_engine(guarded, observer=None)
-    of_bare = await fewest_bytecodes(lambda: ask(bare), RUNS)
-    of_ours = await fewest_bytecodes(lambda: ask(guarded), RUNS)
+    of_bare = await usual_bytecodes(lambda: ask(bare))
+    of_ours = await usual_bytecodes(lambda: ask(guarded))
     assert LEAST < of_ours / of_bare <= MOST
     await bare.dispose()
     await guarded.dispose()

@@ -163,7 +163,7 @@ _WRONG: Final = {
 
 
 class SupabaseAccounts(Accounts):
-    """Signs people in with passwords that the project holds, and verifies the tokens that it signed with its `keys`."""
+    """Signs people in with the project's passwords, and verifies the tokens signed with its `keys`."""
 
     def __init__(
         self,

@@ -84,7 +84,7 @@ def _share(call: Call, _: str) -> Callable[..., None]:
 Ref = Annotated[UUID | int, Fill(_in_path)]
 """The incident that this part of the path names: `INC-12` or a UUID."""
 Share = Annotated[Callable[..., None], Fill(_share)]
-"""Lets the response be repeated while the database is away, unless one of these visibilities is private."""
+"""Lets the response be repeated while the database is away, unless a visibility is private."""
 
 
 async def seen(q: Query, ref: UUID | int, *, is_locked: bool = False) -> Incident:
@@ -138,7 +138,7 @@ select s.as_of, p.* from (select now() - interval '15 seconds' as as_of) s left 
 
 
 async def page(q: Query, query: IncidentQuery) -> IncidentPage:
-    """Read one page of what the caller may see, and the instant from which a later pull misses none."""
+    """Read a page of what the caller may see, and the instant from which a later pull misses none."""
     key, order, beyond = _ORDERS[query.sort]
     where = where_of(q.principal, query)
     where.add(
@@ -157,7 +157,7 @@ async def page(q: Query, query: IncidentQuery) -> IncidentPage:
 
 
 async def follow_ups(q: Query, incidents: Sequence[UUID]) -> Mapping[UUID, Mapping[str, Any]]:
-    """Return the post-mortem's status and the open action items of each of these, as far as the caller may see them."""
+    """Return each post-mortem's status and open action items, as far as the caller may see them."""
     args = (*sees(q.principal), q.principal.may(Access.WRITE), list(incidents))
     rows = await q.fetch(_FOLLOW_UPS, *args, operation="follow_ups")
     return {row["id"]: dict(row.items()) for row in rows}
@@ -172,7 +172,7 @@ def where_of(
     query: IncidentFilters,
     kinds: Sequence[Kind] = (Kind.INCIDENT, Kind.NEAR_MISS),
 ) -> Where:
-    """Select the matching incidents that the caller may see, of these kinds if it names none, never archived ones."""
+    """Select the matching incidents that the caller may see, of these kinds, never archived ones."""
     where = Where(*sees(principal))
     where.add(f"{VISIBLE} and i.archived_at is null")
     where.add("i.kind = any ({}::text[])", query.kind or kinds)

@@ -118,7 +118,7 @@ async def revision(database: Database) -> str | None:
 
 
 async def role_rights(database: Database) -> tuple[str, list[str], bool]:
-    """Return the connected role, the rights it lacks, and whether it could change facts, as owners and superusers can."""
+    """Return the connected role, the rights it lacks, and whether it could change facts."""
     (found,) = await database.fetch(_RIGHTS, None, operation="revision", repeatable=True)
     role, lacking, can_change = found
     return role, lacking, can_change
@@ -213,7 +213,7 @@ async def _backfill(connection: RawConnection, progress: Progress) -> None:
 
 
 def statements(file: Path) -> list[str]:
-    """Return the statements in a revision's file, between blank lines, without the comment before each."""
+    """Return the statements in a revision's file, between blank lines, without their comments."""
     parts = file.read_text(encoding="utf-8").strip().split("\n\n")
     return [re.sub(r"\A(--.*\n)+", "", statement) for statement in parts]
 

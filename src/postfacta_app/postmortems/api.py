@@ -232,7 +232,7 @@ class TimelineChanges(BaseModel):
 
 
 class PostMortem(Revision, frozen=True):
-    """The post-mortem: its last revision that the caller may read, and how its timeline has changed since."""
+    """The post-mortem: the last revision for the caller, and how its timeline has changed since."""
 
     timeline_changed: bool
     timeline_changes: TimelineChanges | None

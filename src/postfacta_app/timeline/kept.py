@@ -107,7 +107,7 @@ class TimelinePage(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A page of a timeline, with its incident from the same snapshot, and the instant up to which it goes."""
+    """A page of a timeline, with its incident from the same snapshot, and the instant it goes to."""
 
     incident: Incident
     page: TimelinePage

@@ -142,7 +142,7 @@ _AHEAD: Final = timedelta(minutes=5)  # A user's clock may be ahead of ours.
 
 
 def read_typed_time(text: str, now: datetime | None = None) -> datetime:
-    """Parse a typed time: `2026-02-07 10:04`, with optional seconds, in UTC unless an offset follows; raise for others.
+    """Parse a typed time, `2026-02-07 10:04`, with optional seconds and offset (UTC without one).
 
     With `now`, also `now`, `-5m` (or s, h, d), `10:04` (the last one), `today 10:04` and `yesterday
     22:10`.

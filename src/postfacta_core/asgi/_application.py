@@ -120,7 +120,7 @@ async def permit(cors: CorsRules, exchange: HttpExchange) -> bool:
 
 
 def note_taken(app: object, paths: Iterable[str], *, metrics_path: str) -> None:
-    """Warn of an application's routes at paths where `harden` answers, so that they are not reached."""
+    """Warn of an application's routes at paths where `harden` answers in their place."""
     taken = [path for path in paths if any(_names(layer, path) for layer in layers(app))]
     if taken:
         options = ("metrics_path" if path == metrics_path else "health_prefix" for path in taken)
@@ -129,7 +129,7 @@ def note_taken(app: object, paths: Iterable[str], *, metrics_path: str) -> None:
 
 
 def _names(layer: Any, path: str) -> bool:
-    """Return whether routes of Starlette or Litestar match a path, and not any other path in its place."""
+    """Return whether routes of Starlette or Litestar match a path, and not any path."""
     sibling = _first_part("/" + random_id(), path, count=1)
     with suppress(Exception):  # Foreign objects may raise anything.
         # Starlette sends a client on to the path with a slash.

@@ -162,11 +162,41 @@ class HttpExchange(Answering, Exchange):
     # What each request looks at lies in slots; what only some set is found in the classes above,
     # and costs nothing.
     __slots__ = (
-        "_has_body", "_in", "_is_ending", "_is_read", "_is_waiting", "_out", "_response_headers", "_scope", "admitted",
-        "already", "began", "client", "error", "fields", "has_begun", "headers", "is_answered",
-        "is_complete", "is_held", "is_plain", "method", "path", "request", "request_bytes", "response_bytes",
-        "route", "rules", "scheme", "seconds", "shared", "shedding", "status", "task", "traffic",
-    )  # fmt: skip
+        "_has_body",
+        "_in",
+        "_is_ending",
+        "_is_read",
+        "_is_waiting",
+        "_out",
+        "_response_headers",
+        "_scope",
+        "admitted",
+        "already",
+        "began",
+        "client",
+        "error",
+        "fields",
+        "has_begun",
+        "headers",
+        "is_answered",
+        "is_complete",
+        "is_held",
+        "is_plain",
+        "method",
+        "path",
+        "request",
+        "request_bytes",
+        "response_bytes",
+        "route",
+        "rules",
+        "scheme",
+        "seconds",
+        "shared",
+        "shedding",
+        "status",
+        "task",
+        "traffic",
+    )
 
     is_socket: Literal[False] = False
     is_watched: bool = True
@@ -186,8 +216,14 @@ class HttpExchange(Answering, Exchange):
     _is_gone: bool = False
 
     def __init__(  # noqa: PLR0917 - by position: it is made for each request
-        self, shared: Shared, rules: Rules, request: RequestContext, scope: Scope, receive: Receive, send: Send
-    ) -> None:  # fmt: skip
+        self,
+        shared: Shared,
+        rules: Rules,
+        request: RequestContext,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         self.shared = shared
         self.rules = rules
         self.request = request
@@ -346,7 +382,7 @@ class HttpExchange(Answering, Exchange):
             await anyio.sleep(_POLL)
 
     def _dress_with_care(self, given: Headers) -> list[tuple[bytes, bytes]]:
-        """Do the same for a response that has such a header already, or that is its connection's last."""
+        """Do the same for a response that has such a header, or that is its connection's last."""
         shared = self.shared
         names = {name.lower() for name, _ in given}
         unwanted = {b"x-request-id"} if shared.identifies else set[bytes]()
@@ -441,7 +477,7 @@ class HttpExchange(Answering, Exchange):
         return self._is_refused or self._is_gone
 
     async def receive(self) -> Message:
-        """Receive what the client sends now, or sent while it was watched, without a slot meanwhile."""
+        """Receive what the client sends, or sent while it was watched, without a slot meanwhile."""
         try:
             if not self.is_plain and self._kept is not None:
                 while self._news is not None and not self._kept:

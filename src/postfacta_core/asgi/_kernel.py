@@ -1,4 +1,4 @@
-"""Serve a request through all parts of `harden` in one straight coroutine, and a WebSocket through those it has.
+"""Serve a request through all parts of `harden` in one coroutine, and a WebSocket through its own.
 
 `harden` and each single middleware are this kernel, with some parts absent. What the parts decide
 stands in their own modules; their order stands in `__call__`, and is explained in
@@ -53,10 +53,20 @@ _FIELD_OVERHEAD: Final = 32
 _LONGEST_LENGTH: Final = 20
 _ASKS_FOR_TIME: Final = b"x-request-timeout"
 # The headers that some part asks for.
-_WANTED: Final = frozenset({
-    _ASKS_FOR_TIME, b"x-request-id", b"traceparent", b"content-length", b"x-traffic-class", b"x-traffic-key",
-    b"origin", PREFLIGHT, b"access-control-request-headers", *([b"cookie"] if IS_SLOW else []),
-})  # fmt: skip
+_WANTED: Final = frozenset(
+    {
+        _ASKS_FOR_TIME,
+        b"x-request-id",
+        b"traceparent",
+        b"content-length",
+        b"x-traffic-class",
+        b"x-traffic-key",
+        b"origin",
+        PREFLIGHT,
+        b"access-control-request-headers",
+        *([b"cookie"] if IS_SLOW else []),
+    }
+)
 _SERVER_ERROR: Final = 500
 # A response up to this size finds room in the buffers of server and kernel, whether or not its
 # client reads.
@@ -458,7 +468,7 @@ class Kernel(Shared):
                 exchange.land()
 
     async def _admit_socket(self, exchange: WebSocketExchange, scope: Scope) -> None:
-        """Serve a WebSocket: until it is accepted it has a bound and a time of its own, and no slot of the limiter."""
+        """Serve a WebSocket; until accepted it has a bound and a time of its own, and no slot."""
         request = exchange.request
         rules = exchange.rules
         shedding = self.admission

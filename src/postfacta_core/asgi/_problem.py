@@ -68,56 +68,102 @@ _UNAVAILABLE: Final = Problem(
 )
 _LESS_OFTEN: Final = "Try again after the time in Retry-After, and less often"
 _MAY_HAVE_BEGUN: Final = "The work may have begun"
-# fmt: off
 _UNKNOWN: Final = replace(
-    _UNAVAILABLE, code="outcome-unknown", title="The outcome is unknown", error_type="database_unavailable",
-    detail="The change may or may not have been made: look, or repeat it with the same Idempotency-Key")
+    _UNAVAILABLE,
+    code="outcome-unknown",
+    title="The outcome is unknown",
+    error_type="database_unavailable",
+    detail="The change may or may not have been made: look, or repeat it with the same"
+    " Idempotency-Key",
+)
 _INTERNAL: Final = Problem(
-    status=500, code="internal", title="Internal Server Error", detail="It was logged with this request's id")
+    status=500,
+    code="internal",
+    title="Internal Server Error",
+    detail="It was logged with this request's id",
+)
 HEADERS_TOO_LARGE: Final = Problem(
-    status=431, code="headers-too-large", title="The request headers are too large",
-    detail="Send fewer of them")
+    status=431,
+    code="headers-too-large",
+    title="The request headers are too large",
+    detail="Send fewer of them",
+)
 URI_TOO_LONG: Final = Problem(
-    status=414, code="uri-too-long", title="The request's path and query are too long",
-    detail="Send what is long in the body")
+    status=414,
+    code="uri-too-long",
+    title="The request's path and query are too long",
+    detail="Send what is long in the body",
+)
 BODY_TOO_LARGE: Final = Problem(
-    status=413, code="too-large", title="The request body is too large", detail="Send less at once")
+    status=413, code="too-large", title="The request body is too large", detail="Send less at once"
+)
 BODY_TOO_SLOW: Final = Problem(
-    status=408, code="request-timeout", title="The request body came too slowly",
-    detail="Send it faster, or less at once")
+    status=408,
+    code="request-timeout",
+    title="The request body came too slowly",
+    detail="Send it faster, or less at once",
+)
 DRAINING: Final = replace(
-    _UNAVAILABLE, error_type="draining", code="draining", title="The service is stopping", retry_after=1.0)
+    _UNAVAILABLE,
+    error_type="draining",
+    code="draining",
+    title="The service is stopping",
+    retry_after=1.0,
+)
 REFUSALS: Final = (HEADERS_TOO_LARGE, URI_TOO_LONG, BODY_TOO_LARGE, BODY_TOO_SLOW, DRAINING)
 """What is answered before the application is asked, and for no error."""
-PROBLEMS: Final[Mapping[type[ResilienceError], Problem]] = MappingProxyType({
-    PoolTimeoutError: replace(_UNAVAILABLE, error_type="pool_timeout"),
-    DatabaseUnavailableError: replace(_UNAVAILABLE, error_type="database_unavailable"),
-    LockTimeoutError: replace(_UNAVAILABLE, error_type="lock_timeout"),
-    ReadOnlyDatabaseError: replace(_UNAVAILABLE, error_type="database_unavailable"),
-    StoppedError: replace(
-        _UNAVAILABLE, error_type="draining", code="stopped", title="The service stopped before the work was done",
-        detail="It may have begun: look, or repeat it with the same Idempotency-Key"),
-    CircuitOpenError: replace(_UNAVAILABLE, error_type="breaker_open"),
-    BulkheadFullError: replace(_UNAVAILABLE, error_type="bulkhead_full"),
-    LoadShedError: replace(
-        _UNAVAILABLE, error_type="shed", code="overloaded", title="The service is overloaded", detail=_LESS_OFTEN),
-    RateLimitExceededError: Problem(
-        status=429, code="rate-limited", title="Too many requests", detail=_LESS_OFTEN),
-    OutcomeUnknownError: _UNKNOWN,
-    OutcomeTimeoutError: replace(_UNKNOWN, status=504, error_type="deadline_exceeded"),
-    InvalidInputError: Problem(
-        status=422, code="invalid-input", title="A value cannot be stored",
-        detail="Send another one: a text without NUL and lone surrogates, a number and a date within their bounds"),
-    DeadlineExceededError: Problem(
-        status=504, code="deadline-exceeded", title="The time ran out", detail=_MAY_HAVE_BEGUN,
-        error_type="deadline_exceeded"),
-    RejectedError: replace(_UNAVAILABLE, error_type="rejected"),
-    FailedResponseError: Problem(
-        status=502, code="bad-gateway", title="A service that this one needs has failed", detail=_MAY_HAVE_BEGUN,
-        error_type="dependency_failed"),
-    ResilienceError: replace(_UNAVAILABLE, detail=""),
-})
-# fmt: on
+PROBLEMS: Final[Mapping[type[ResilienceError], Problem]] = MappingProxyType(
+    {
+        PoolTimeoutError: replace(_UNAVAILABLE, error_type="pool_timeout"),
+        DatabaseUnavailableError: replace(_UNAVAILABLE, error_type="database_unavailable"),
+        LockTimeoutError: replace(_UNAVAILABLE, error_type="lock_timeout"),
+        ReadOnlyDatabaseError: replace(_UNAVAILABLE, error_type="database_unavailable"),
+        StoppedError: replace(
+            _UNAVAILABLE,
+            error_type="draining",
+            code="stopped",
+            title="The service stopped before the work was done",
+            detail="It may have begun: look, or repeat it with the same Idempotency-Key",
+        ),
+        CircuitOpenError: replace(_UNAVAILABLE, error_type="breaker_open"),
+        BulkheadFullError: replace(_UNAVAILABLE, error_type="bulkhead_full"),
+        LoadShedError: replace(
+            _UNAVAILABLE,
+            error_type="shed",
+            code="overloaded",
+            title="The service is overloaded",
+            detail=_LESS_OFTEN,
+        ),
+        RateLimitExceededError: Problem(
+            status=429, code="rate-limited", title="Too many requests", detail=_LESS_OFTEN
+        ),
+        OutcomeUnknownError: _UNKNOWN,
+        OutcomeTimeoutError: replace(_UNKNOWN, status=504, error_type="deadline_exceeded"),
+        InvalidInputError: Problem(
+            status=422,
+            code="invalid-input",
+            title="A value cannot be stored",
+            detail="Send another one: a text without NUL and lone surrogates, a number and a date"
+            " within their bounds",
+        ),
+        DeadlineExceededError: Problem(
+            status=504,
+            code="deadline-exceeded",
+            title="The time ran out",
+            detail=_MAY_HAVE_BEGUN,
+            error_type="deadline_exceeded",
+        ),
+        RejectedError: replace(_UNAVAILABLE, error_type="rejected"),
+        FailedResponseError: Problem(
+            status=502,
+            code="bad-gateway",
+            title="A service that this one needs has failed",
+            detail=_MAY_HAVE_BEGUN,
+            error_type="dependency_failed",
+        ),
+        ResilienceError: replace(_UNAVAILABLE, detail=""),
+    }
+)
 """The problem of every error of the library, or of the nearest class above it.
 
 Immutable, see `Render`.
@@ -230,7 +276,7 @@ async def send_whole(  # noqa: PLR0917 - as a response is read
 
 
 def problem_response(error: BaseException, *, render: Render | None = None) -> ASGIApp:
-    """Make an ASGI application that answers with the problem of an error, in the shape of `render`."""
+    """Make an ASGI application that answers with an error's problem, in the shape of `render`."""
     problem = problem_of(error)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

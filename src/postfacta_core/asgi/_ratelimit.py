@@ -286,7 +286,8 @@ class Verdict(NamedTuple):
 
     def fields(self, seconds: float) -> Fields:
         decision = self.decision
-        item = f"{self.rule.items[decision.limit, decision.period]};r={decision.remaining};t={math.ceil(seconds)}"
+        policy = self.rule.items[decision.limit, decision.period]
+        item = f"{policy};r={decision.remaining};t={math.ceil(seconds)}"
         return (b"ratelimit-policy", self.policy), (b"ratelimit", item.encode("ascii"))
 
 

@@ -45,7 +45,7 @@ def layers(app: object) -> Iterator[Any]:
 
 
 def note_routes(app: object) -> None:
-    """Make Django or Quart, or one inside of other layers, note each request's route in its context."""
+    """Make Django or Quart, also inside of layers, note each request's route in its context."""
     for layer in layers(app):
         for kind in type(layer).__mro__:
             if (prepare := _PREPARATIONS.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
@@ -177,7 +177,7 @@ def _of_route(scope: Scope, route: object) -> str | None:
 
 
 def _of_included(scope: Scope, route: object) -> str | None:
-    """Return the template with the prefixes of `include_router`, which FastAPI 0.165 keeps in a private place."""
+    """Return the template with the prefixes of `include_router`, private in FastAPI 0.165."""
     fastapi: object = scope.get("fastapi")
     if not isinstance(fastapi, Mapping):
         return None
@@ -232,7 +232,7 @@ def _mounts(wanted: object, routes: Sequence[Any], around: _Place) -> Iterator[_
 
 
 def _replay(routes: Sequence[Any], scope: Scope, path: str) -> tuple[int, str]:
-    """Return how well routes inside each other match a request, as their router asks them, and the root_path then."""
+    """Return how well nested routes match a request, as their router asks, and the root_path."""
     replayed: Scope = {**scope, "path": path, "root_path": "", "path_params": {}}
     worst = _FULL_MATCH
     for route in routes:

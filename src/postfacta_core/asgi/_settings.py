@@ -60,7 +60,7 @@ def or_none(rule: Check) -> Check:
 
 
 def _or_function(rule: Check) -> Check:
-    """Return the rule for an option that may be a function too, which is called while a request waits."""
+    """Return the rule for an option that may be a function, called while a request waits."""
 
     def either(field: str, value: object) -> None:
         if not callable(value) or isclass(value):
@@ -90,7 +90,7 @@ def _that(
 
 
 def _check_application(field: str, value: object) -> None:
-    """Refuse what no server of ASGI could call, and say how an application of another kind becomes one."""
+    """Refuse what no server of ASGI could call, and say how other kinds become one."""
     is_class = isclass(value) and not hasattr(value, "__await__")
     if not callable(value) or is_class:
         rule = (
@@ -113,7 +113,7 @@ def _check_application(field: str, value: object) -> None:
 
 
 def _takes(function: Callable[..., object], arguments: int) -> bool:
-    """Return whether a function can be called with this number of arguments, as far as that is known."""
+    """Return whether a function takes this number of arguments, as far as that is known."""
     try:
         parameters = signature(function)
     except (TypeError, ValueError):
@@ -155,9 +155,16 @@ _PATH: Final = "a path that starts with a slash, without a query"
 _PREFIX: Final = f"{_PATH}, and without a slash at its end; or empty"
 _HEADERS: Final = "a list of pairs of a name and a value, as HTTP allows them"
 _CALLED: Final = (
-    "allow_health_detail", "allow_metrics", "applies_to", "cost", "per", "priority_of",
-    "render", "route_of", "spares",
-)  # fmt: skip
+    "allow_health_detail",
+    "allow_metrics",
+    "applies_to",
+    "cost",
+    "per",
+    "priority_of",
+    "render",
+    "route_of",
+    "spares",
+)
 RULES: Final[Mapping[str, Check]] = {
     **dict.fromkeys(_CALLED, _FUNCTION),
     **dict.fromkeys(("clock", "luck", "observer", "processor"), _REPLACED),
@@ -181,4 +188,4 @@ RULES: Final[Mapping[str, Check]] = {
         of_each=True,
     ),
 }
-"""The rule of each option that more than one class has, or that is checked in more than one place."""
+"""The rule of each option of more than one class, or that is checked in more than one place."""

@@ -1,4 +1,4 @@
-"""Server-sent events: whose client resumes them by itself, where one ends, and how a drain ends the stream.
+"""Server-sent events: whose client resumes them, where one ends, how a drain ends the stream.
 
 A stream of events is as any other response until its client is known to come back: then a drain
 need not wait for its end, which may never come. The format is that of the HTML standard, section
@@ -58,7 +58,7 @@ def is_resumed(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def are_events(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether a response consists of events, and bytes that are added would be read as such."""
+    """Return whether a response consists of events, so that added bytes would be read as such."""
     names = {name.lower(): value for name, value in headers}
     return names.get(b"content-type", b"").startswith(MEDIA_TYPE) and names.keys().isdisjoint(
         _FRAMES

@@ -46,9 +46,14 @@ class WebSocketExchange(Answering, SocketExchange):
     has_cut_off: bool = False
 
     def __init__(  # noqa: PLR0917 - as above
-        self, shared: Shared, rules: Rules, request: RequestContext, scope: Scope, receive: Receive, send:
-        Send
-    ) -> None:  # fmt: skip
+        self,
+        shared: Shared,
+        rules: Rules,
+        request: RequestContext,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         SocketExchange.__init__(self, request, "GET", scope.get("path", ""))
         self.shared = shared
         self.rules = rules

@@ -95,7 +95,7 @@ class TelemetryMiddleware(Kernel):
 
 
 class ResponseHeadersMiddleware(Kernel):
-    """Add the `response_headers` of its options to each response that does not set them itself, in this order."""
+    """Add the `response_headers` of its options to each response that does not set them itself."""
 
     def __init__(self, app: ASGIApp, options: HardenOptions = _DEFAULTS) -> None:
         _check("ResponseHeadersMiddleware.options", options)
@@ -139,7 +139,7 @@ class LifecycleMiddleware(Kernel):
 
 
 class HealthMiddleware(Doors):
-    """Serve `live`, `ready`, `startup`, and to permitted callers `deps`, below a prefix, from memory.
+    """Serve `live`, `ready`, `startup`, and to permitted callers `deps`, below a prefix.
 
     `live` depends on nothing but the loop and is 200 while draining too; `ready` and `startup` are
     200 or
@@ -316,7 +316,7 @@ class DeadlineMiddleware(Kernel):
 
 
 class LoadSheddingMiddleware(Shedding, Kernel):
-    """Admit a request, queue it for a moment, or answer 503 with `Retry-After` before any other work is done for it.
+    """Admit a request, queue it for a moment, or answer 503 with `Retry-After` before other work.
 
     It belongs innermost, around the application: what it measures must be the application's work.
     More stands in how-to/load-shedding.md.

@@ -34,7 +34,7 @@ _MORE: Final = {401: [(b"www-authenticate", b"Bearer")], 405: [(b"allow", b"GET,
 
 
 class OperatorEndpoint:
-    """An ASGI application for the operator, to be mounted where only they can reach it, such as at `/healthz/deps`.
+    """An ASGI application for the operator, to be mounted where only they can reach it.
 
     `GET` answers with all guards, their settings, modes and status. `POST` changes one, by a JSON
     object:

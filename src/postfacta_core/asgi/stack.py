@@ -60,7 +60,7 @@ class Telemetry:
 
 
 class Hardened(Kernel):
-    """A whole ASGI application with all parts around it, so that its framework's own answers are covered too.
+    """An ASGI application with all parts around it: its framework's own answers are covered, too.
 
     Args:
         app: Starlette, FastAPI, Litestar or any ASGI application.

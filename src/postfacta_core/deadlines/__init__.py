@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from .present import current_deadline as current_deadline
     from .requests import limit_request as limit_request, time_limit as time_limit
 else:
-    # fmt: off
-    __getattr__, __dir__ = lazy(__name__, {
-        "_limits": ("Deadline", "TransferLimits"), "present": ("current_deadline",),
-        "requests": ("limit_request", "time_limit"),
-    })
-    # fmt: on
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "_limits": ("Deadline", "TransferLimits"),
+            "present": ("current_deadline",),
+            "requests": ("limit_request", "time_limit"),
+        },
+    )

@@ -73,7 +73,7 @@ def asked_timeout(headers: Iterable[tuple[bytes, bytes]]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferLimits:
-    """The largest header section and body, in bytes, and how long to wait for a slow client, in seconds.
+    """The largest header section and body, in bytes, and the seconds to wait for a slow client.
 
     The waiting for a body ends after `body_idle_timeout` seconds of silence, and in all after
     `body_grace` seconds and one more for every `min_body_rate` bytes that came: else one byte a
@@ -119,7 +119,7 @@ class TransferLimits:
         )
 
     def next_chunk_due(self, now: float, *, received: int, waited: float) -> float:
-        """Return when the next chunk is due, if `waited` seconds were spent waiting for `received` bytes of the body."""
+        """Return when the next chunk is due, after `waited` seconds for `received` bytes."""
         return now + min(
             self.body_idle_timeout, self.body_grace + received / self.min_body_rate - waited
         )

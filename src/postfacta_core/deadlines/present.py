@@ -19,7 +19,8 @@ from ._limits import Deadline, time_for_next_hop
 class Bound:
     """A call that must end in time."""
 
-    at: float  # Its deadline, whatever enforces it; once it has, `math.inf`, for tasks that it has left behind.
+    # Its deadline, whatever enforces it; once it has, `math.inf`, for tasks that it left behind.
+    at: float
     clock: Clock  # On which its deadline is.
     request: (
         RequestContext | None
@@ -31,7 +32,7 @@ BOUND: Final[ContextVar[Bound | None]] = ContextVar("postfacta_timeout", default
 
 
 def time_left() -> float:
-    """Return the seconds until the earlier deadline of the present request and of its `Timeout`, or `math.inf`.
+    """Return the seconds until the earlier deadline of request and `Timeout`, or `math.inf`.
 
     Each deadline is read on its own clock. Below 0 it has passed.
     """

@@ -1,4 +1,4 @@
-"""Track the requests under way, cancel each whose time has run out, and measure how late the event loop runs.
+"""Track the requests under way, cancel each at its deadline, and measure how late the loop runs.
 
 One task sweeps over all of them 40 times a second, so that a request which ends in time pays for a
 place in a set, and not for a timer. It also answers in the place of a handler that does not heed
@@ -157,7 +157,7 @@ class Running:
         self.press()
 
     def press(self) -> None:
-        """Cancel a handler again that ignored its cancellation, unless it is shielded or it is too soon."""
+        """Cancel a handler again that ignored its cancellation, unless shielded or too soon."""
         if self.cancel_scope is not None:
             self.cancel_scope.cancel()
         elif self._again_after > 0:

@@ -19,7 +19,7 @@ def scope_of(task: asyncio.Task[Any]) -> Any:
 
 
 def is_shielded(task: asyncio.Task[Any], *, within: object = None) -> bool:
-    """Return whether a shielded cancel scope, entered inside of the scope `within`, protects a task."""
+    """Return whether a shielded cancel scope, inside of the scope `within`, protects a task."""
     scope = scope_of(task)
     while scope is not None and scope is not within and not scope.shield:
         scope = scope._parent_scope  # noqa: SLF001 - see above

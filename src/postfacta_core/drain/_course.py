@@ -1,4 +1,4 @@
-"""Decide when a stopping service stops listening, cancels what still runs, and closes its resources.
+"""Decide when a stopping service stops listening, cancels what runs, and closes its resources.
 
     signal ── drain_delay ──> stops ── drain_timeout ──> cancels ── close_timeout ──> gone
 

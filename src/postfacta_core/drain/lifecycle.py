@@ -90,7 +90,7 @@ class Lifecycle:
         return self._course.phase
 
     def found(self, moment: float) -> bool:
-        """Return whether the drain began after this moment, so that what started then was under way."""
+        """Return whether the drain began after this moment: what started then was under way."""
         return moment <= self._course.told_at < math.inf
 
     def drain(self, *, at_once: bool = False) -> None:
@@ -109,7 +109,8 @@ class Lifecycle:
         """Record that the startup is complete."""
         self._is_started = True
         if not self._course.start(self._clock()):
-            self._on_drain()  # Of a signal that came during the startup, before there were health checks.
+            # Of a signal that came during the startup, before there were health checks.
+            self._on_drain()
         self._tell()
 
     async def finish_requests(self) -> None:

@@ -1,4 +1,4 @@
-"""Hold resources open around a block, each in a task of its own, so that each can be given its time to close."""
+"""Hold resources open around a block, each in a task of its own that has its time to close."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class _PlainHandlers:
 
 
 class _TrioHandlers(_PlainHandlers):
-    """In front of trio: SIGINT is passed on from a context that trio protects, so that the main task gets it."""
+    """In front of trio: SIGINT is passed on from a context that trio protects, to the main task."""
 
     def __init__(self, on_signal: OnSignal, token: Any) -> None:
         self._token = token
@@ -137,7 +137,7 @@ class _TrioHandlers(_PlainHandlers):
 
 
 class _LoopHandlers:
-    """In front of the handlers of an event loop, which learns of each signal from its wakeup file descriptor."""
+    """In front of the handlers of an event loop, which is woken by a file descriptor."""
 
     def __init__(self, on_signal: OnSignal, loop: Any, *, table: dict[int, Any], name: str) -> None:
         self.name = name

@@ -20,25 +20,54 @@ if TYPE_CHECKING:
     from .throttle import Throttle
     from .timeout import Timeout
 else:
-    # fmt: off
-    __getattr__, __dir__ = lazy(__name__, {
-        "_circuit": ("CircuitConfig", "CircuitState", "CircuitStatistics"),
-        "_guard": ("Block", "BlockGuard", "Guard", "On", "Outcome", "Registry", "Runner", "registry"),
-        "adaptive": ("AdaptiveLimiter",),
-        "breaker": ("CircuitBreaker",),
-        "budget": ("RetryBudget",),
-        "bulkhead": ("Bulkhead",),
-        "fallback": ("Answer", "Fallback"),
-        "hedge": ("Hedge",),
-        "pipeline": ("Pipeline",),
-        "retry": ("Retry",),
-        "throttle": ("Throttle",),
-        "timeout": ("Timeout",),
-    })
-    # fmt: on
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "_circuit": ("CircuitConfig", "CircuitState", "CircuitStatistics"),
+            "_guard": (
+                "Block",
+                "BlockGuard",
+                "Guard",
+                "On",
+                "Outcome",
+                "Registry",
+                "Runner",
+                "registry",
+            ),
+            "adaptive": ("AdaptiveLimiter",),
+            "breaker": ("CircuitBreaker",),
+            "budget": ("RetryBudget",),
+            "bulkhead": ("Bulkhead",),
+            "fallback": ("Answer", "Fallback"),
+            "hedge": ("Hedge",),
+            "pipeline": ("Pipeline",),
+            "retry": ("Retry",),
+            "throttle": ("Throttle",),
+            "timeout": ("Timeout",),
+        },
+    )
 
 __all__ = [
-    "AdaptiveLimiter", "Answer", "Block", "BlockGuard", "Bulkhead", "CircuitBreaker", "CircuitConfig", "CircuitState",
-    "CircuitStatistics", "Fallback", "Guard", "Hedge", "On", "Outcome", "Pipeline", "Registry", "Retry",
-    "RetryBudget", "Runner", "Throttle", "Timeout", "registry",
-]  # fmt: skip
+    "AdaptiveLimiter",
+    "Answer",
+    "Block",
+    "BlockGuard",
+    "Bulkhead",
+    "CircuitBreaker",
+    "CircuitConfig",
+    "CircuitState",
+    "CircuitStatistics",
+    "Fallback",
+    "Guard",
+    "Hedge",
+    "On",
+    "Outcome",
+    "Pipeline",
+    "Registry",
+    "Retry",
+    "RetryBudget",
+    "Runner",
+    "Throttle",
+    "Timeout",
+    "registry",
+]

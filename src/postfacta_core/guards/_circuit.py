@@ -125,7 +125,7 @@ class CircuitConfig:
             validation.refuse(f"CircuitConfig.{longest}", most, rule, example="60.0")
 
     def wait(self, opening: int, luck: float) -> float:
-        """Return the seconds to refuse after this many openings in a row, from 1, spread by `luck`."""
+        """Return the seconds to refuse after a number of openings in a row, spread by `luck`."""
         first = self.wait_duration_in_open_state
         longest = self.max_wait_duration_in_open_state
         waits = Backoff(base=first, cap=longest, multiplier=self.wait_multiplier)

@@ -11,7 +11,7 @@ Plan = Literal["retried", "failure", "exhausted", "deadline"]
 
 
 class Schedule(NamedTuple):
-    """How many tries there are at most, how long they are apart, and the longest wait that is worth it."""
+    """How many tries there are at most, how far apart, and the longest wait that is worth it."""
 
     attempts: float
     backoff: Backoff

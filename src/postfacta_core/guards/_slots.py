@@ -64,7 +64,7 @@ class Turns:
             del self._queue[turn]
 
     def leave(self) -> None:
-        """Return a slot: to the caller that has waited longest, if one waits and there is one to pass on."""
+        """Return a slot: to the caller that has waited longest, if it may be passed on."""
         if self._queue and self.used <= self.size:
             self._admit_next()
         else:

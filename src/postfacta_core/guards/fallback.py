@@ -158,7 +158,7 @@ class Fallback(Guard):
     async def ask(
         self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Answer[T]:
-        """Call a function like `call`, and return the answer with its age, and why it is not fresh."""
+        """Call a function like `call`; return the answer with its age and why it is not fresh."""
         ticket = self._enter(function, args, kwargs)
         try:
             coro: Any = function(*args, **kwargs)

@@ -48,7 +48,7 @@ _Ending = Literal["success", "recovered", "retried", "failure", _Reason, "shadow
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One call: its budget, the call in one of whose tries it is made, and which try is under way."""
+    """One call: its budget, the call around it, and which try is under way."""
 
     budget: RetryBudget
     outer: _Call | None
@@ -180,7 +180,7 @@ class Retry(Guard):
             _CALL.set(call.outer)
 
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a plain function likewise, but raise `RuntimeError` on an event loop, which a wait would block."""
+        """Call a plain function likewise; raise `RuntimeError` on a loop, which would block."""
         if self._mode is Mode.OFF:
             return function(*args, **kwargs)
         refuse_on_loop(self)

@@ -21,7 +21,7 @@ _LATER: Final = 1e-6  # Sums of floats may be off by less.
 
 
 class Throttle(BlockGuard):
-    """Let calls through at the rate that a partner allows, let others wait for their turn, and refuse the rest.
+    """Let calls through at the rate that a partner allows, let others wait, and refuse the rest.
 
     The rate is this process's; for a limit of requests that come in see `RateLimitMiddleware`.
 

@@ -59,7 +59,7 @@ class HealthReport:
 
 @dataclass(eq=False, repr=False)
 class Watched:
-    """A check with its options, those of `HealthRegistry.add`, and what is remembered of its results."""
+    """A check with the options of `HealthRegistry.add`, and what is remembered of its results."""
 
     name: str
     check: Check

@@ -37,7 +37,7 @@ def memory_limit(root: Path = _ROOT) -> int:
 
 
 def cpu_limit(root: Path = _ROOT) -> float:
-    """Read how many processors this process may keep busy, by its cgroups (version 2) and by what it is bound to."""
+    """Read how many processors this process may use, by cgroups (version 2) and affinity."""
     # Only Linux binds processes to processors.
     bound_to = (
         os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)

@@ -9,6 +9,14 @@ from ._waiting import Priority
 from .rate import RateLimiter, Rates, Store
 
 __all__ = [
-    "Decision", "Ending", "OverloadConfig", "OverloadLimiter", "Priority", "Rate", "RateLimiter", "Rates",
-    "Store", "TrustedProxies",
-]  # fmt: skip
+    "Decision",
+    "Ending",
+    "OverloadConfig",
+    "OverloadLimiter",
+    "Priority",
+    "Rate",
+    "RateLimiter",
+    "Rates",
+    "Store",
+    "TrustedProxies",
+]

@@ -31,7 +31,7 @@ _with_port = re.compile(
 
 
 class _Known(NamedTuple):
-    """What an address is: whether it is a trusted proxy, and the client it stands for if it is none."""
+    """What an address is: a trusted proxy or not, and the client it stands for if it is none."""
 
     is_trusted: bool
     client: str

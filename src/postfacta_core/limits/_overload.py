@@ -1,4 +1,4 @@
-"""Decide whether a request starts, waits or is refused, from the requests that the service completes.
+"""Decide whether a request starts, waits or is refused, from those that the service completes.
 
 The limit follows Little's law; the queue follows CoDel and adaptive LIFO. How it decides is written
 point by point in docs/decisions/0015-a-limit-that-is-proved.md. A request costs O(1); a window of
@@ -36,7 +36,8 @@ _NEVER_ANSWERED: Final = [math.inf]
 # Seconds after which a request that tells nothing lends its slot: such as a hung route, or an
 # undeclared long-poll.
 _HANGS: Final = 2.0
-_UNKNOWN_HANGS: Final = 0.1  # Of a kind that was never answered: it is no queue, in which some are answered all the time.
+# Of a kind that was never answered: it is no queue, in which some are answered all the time.
+_UNKNOWN_HANGS: Final = 0.1
 
 
 class Ending(IntEnum):
@@ -71,7 +72,7 @@ class OverloadConfig:
 
 @dataclass(slots=True)
 class _Trial:
-    """A cut under way: the limit and the stretch (length by usual length) before it, and since when it holds."""
+    """A cut under way: limit and stretch (length by usual length) before it, and its beginning."""
 
     origin: float
     stretch: float
@@ -215,7 +216,7 @@ class OverloadLimiter:
         waited: float = 0.0,
         lag: float = 0.0,
     ) -> None:
-        """Free the slot of a request that was admitted at one moment and ended now, and learn from its outcome.
+        """Free the slot of a request that was admitted at a moment and ended now; learn from it.
 
         Requests of one kind, the route, take about as long as each other. `waited` seconds are
         known to be a wait, such as for a connection of a pool; `lag` seconds passed until the event
@@ -293,7 +294,7 @@ class OverloadLimiter:
         return now > admitted + _HANGS and known[1] < admitted
 
     def share(self, holders: Mapping[Hashable, int]) -> None:
-        """Leave half of the limit to others, by how many slots each client holds while requests find no room.
+        """Leave half of the limit to others, by each client's slots while requests find no room.
 
         What one client holds beyond half cannot be taken back: it is room for others in addition,
         who go first. Where all come from one address there are no others, and nothing changes.
@@ -469,7 +470,7 @@ class OverloadLimiter:
             trial.usual = 0.0
 
     def _judge(self, trial: _Trial, now: float) -> bool | None:
-        """Return whether requests after a cut took about as long as before, so that it was no queue."""
+        """Return whether requests after a cut took as long as before: then it was no queue."""
         # As many as were under way at once: the first to end are the short ones.
         if trial.ended < max(3, int(self.limit)):
             return None

@@ -88,7 +88,7 @@ class WaitingLine:
         self.pace(0.0, 0.0)
 
     def pace(self, rate: float, lag: float, possible: float = 0.0) -> None:
-        """Set the bounds of the queue, by the answers a second and the seconds that a request waited for the event loop.
+        """Set the bounds of the queue, by answers a second and seconds of wait for the loop.
 
         `possible` are the answers a second of a service that was asked for less. What is not known
         is 0.

@@ -56,7 +56,7 @@ def parse_rates(rates: Rates, *, field: str = "rates") -> tuple[Rate, ...]:
 
 @runtime_checkable
 class Store(AbstractAsyncContextManager[object], Protocol):
-    """Counts that several processes share, such as a `postfacta_adapters.limits.SharedStore`, closed at its exit.
+    """Counts that several processes share, such as `postfacta_adapters.limits.SharedStore`.
 
     Attributes:
         is_up: Whether it answered last.

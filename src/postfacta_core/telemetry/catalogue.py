@@ -42,8 +42,17 @@ METHODS: Final = frozenset(
 """The only ones that become labels; all others are `_OTHER`."""
 
 CLOSED: Final = frozenset(
-    {"http_request_method", "http_response_status_code", "url_scheme", "traffic", "outcome", "close_code", "stage", "db_system_name"}
-)  # fmt: skip
+    {
+        "http_request_method",
+        "http_response_status_code",
+        "url_scheme",
+        "traffic",
+        "outcome",
+        "close_code",
+        "stage",
+        "db_system_name",
+    }
+)
 """The labels whose values are a closed set.
 
 All others give way to `_OTHER` once a metric has too many series.
@@ -51,7 +60,7 @@ All others give way to `_OTHER` once a metric has too many series.
 
 
 class About(NamedTuple):
-    """One metric: a histogram if it has buckets, a counter if its name ends in `_total`, else a gauge.
+    """A metric: a histogram if it has buckets, a counter if its name ends in `_total`, or a gauge.
 
     Attributes:
         text: Its help text.

@@ -36,10 +36,24 @@ _SERVER_ERROR: Final = 500
 _DISCONNECTS: Final = frozenset({"ClientDisconnect", "WebSocketDisconnect"})
 
 # The error types of this library's own refusals. They are not counted as class names.
-_OWN: Final = frozenset({
-    "", CALLERS_DEADLINE, CLIENT_DISCONNECTED, INCOMPLETE, "breaker_open", "bulkhead_full", "database_unavailable", "deadline_exceeded",
-    "draining", "lock_timeout", "pool_timeout", "rejected", "shed", "unavailable",
-})  # fmt: skip
+_OWN: Final = frozenset(
+    {
+        "",
+        CALLERS_DEADLINE,
+        CLIENT_DISCONNECTED,
+        INCOMPLETE,
+        "breaker_open",
+        "bulkhead_full",
+        "database_unavailable",
+        "deadline_exceeded",
+        "draining",
+        "lock_timeout",
+        "pool_timeout",
+        "rejected",
+        "shed",
+        "unavailable",
+    }
+)
 
 
 class ErrorTypes(dict[str, str]):
@@ -119,7 +133,7 @@ class Exchange:
     def settle(
         self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False
     ) -> None:
-        """Decide the status and the error type, when the application returned, raised, or the server cancelled it."""
+        """Decide status and error type, once the application returned, raised, or was cancelled."""
         if error is not None and not (self.has_left and tells_of_disconnect(error)):
             self.error = error
             self.status = self.status or _SERVER_ERROR

@@ -81,9 +81,22 @@ _SHORT_PATH: Final = (
 _MINUTE: Final = 60.0
 _MOST_CLIENTS: Final = 200
 _NAMES: Final[tuple[str, ...]] = (
-    "method", "route", "path", "error_type", "client", "principal", "traffic", "request_id", "trace_id", "span_id",
-    "trace_flags", "status", "duration_ms", "request_bytes", "bytes",
-)  # fmt: skip
+    "method",
+    "route",
+    "path",
+    "error_type",
+    "client",
+    "principal",
+    "traffic",
+    "request_id",
+    "trace_id",
+    "span_id",
+    "trace_flags",
+    "status",
+    "duration_ms",
+    "request_bytes",
+    "bytes",
+)
 _NAMES_AND_LIMIT: Final = (*_NAMES, "deadline_remaining_ms")
 _READ_BY_PEOPLE: Final = ("error_type", "request_id", "trace_id", "caller_trace_id")
 Values = tuple[tuple[str, ...], tuple[str, ...], Sequence[float]]
@@ -505,9 +518,18 @@ def access_values(exchange: Exchange, weight: int = 1) -> Values:
         method = method[:MAX_METHOD]
         path = excerpt(path, longest)
     texts: tuple[str, ...] = (
-        method, exchange.route, path, exchange.error_type, exchange.client, request.principal,
-        exchange.traffic, request.request_id, request.trace_id, request.span_id, request.trace_flags,
-    )  # fmt: skip
+        method,
+        exchange.route,
+        path,
+        exchange.error_type,
+        exchange.client,
+        request.principal,
+        exchange.traffic,
+        request.request_id,
+        request.trace_id,
+        request.span_id,
+        request.trace_flags,
+    )
     # To the microsecond, for a tenth of what `round` costs.
     took = (seconds * 1e6 + 0.5) // 1 / 1000
     names = _NAMES
@@ -574,9 +596,15 @@ _LINES: Final[Mapping[type, Callable[[Any], tuple[int, str, str]]]] = {
     RetryScheduled: lambda _: (_INFO, "retry.scheduled", "policy error_type attempt delay"),
     PhaseChanged: lambda _: (_INFO, "lifecycle.changed", "old new"),
     ResourceStuck: lambda _: (_ERROR, "resource.stuck", "resource seconds"),
-    HealthChecked: lambda event: (_INFO if event.up else _WARNING, "health.changed", "check critical up error"),
+    HealthChecked: lambda event: (
+        _INFO if event.up else _WARNING,
+        "health.changed",
+        "check critical up error",
+    ),
     ConnectionOpened: lambda event: (
-        _WARNING if event.error_type else 0, "pool.connection_failed", "pool error_type"
+        _WARNING if event.error_type else 0,
+        "pool.connection_failed",
+        "pool error_type",
     ),
     StoreChanged: lambda event: (
         (_INFO, "ratelimit.store_back", "policy")
@@ -584,9 +612,13 @@ _LINES: Final[Mapping[type, Callable[[Any], tuple[int, str, str]]]] = {
         else (_ERROR, "ratelimit.store_away", "policy error")
     ),
     SignalsIntercepted: lambda event: (
-        _INFO if event.in_place else _WARNING, "lifecycle.signals", "mechanism in_place"
+        _INFO if event.in_place else _WARNING,
+        "lifecycle.signals",
+        "mechanism in_place",
     ),
     Drained: lambda event: (
-        _WARNING if event.cancelled or event.left else _INFO, "lifecycle.drained", "cancelled left seconds"
+        _WARNING if event.cancelled or event.left else _INFO,
+        "lifecycle.drained",
+        "cancelled left seconds",
     ),
-}  # fmt: skip
+}

@@ -78,7 +78,7 @@ _RECORDED: Final = INSTRUMENTS[_DURATIONS]._replace(
     names=f"{INSTRUMENTS[_DURATIONS].names} http_response_status_code error_type"
 )
 _Key = tuple[str, str, int, str, str, str, bool]
-"""Method, route, status, error type, traffic, scheme and whether it is a stream, as they were seen."""
+"""Method, route, status, error type, traffic, scheme and whether it is a stream, as seen."""
 _SCHEMES: Final = {"http": "http", "https": "https"}
 _CLIENT_LEFT: Final = 499
 _SERVER_ERROR: Final = 500
@@ -459,7 +459,7 @@ class Metrics(Collector):
     def render(
         self, accept: str = "", *, labels: Mapping[str, str] = MappingProxyType({})
     ) -> Exposition:
-        """Render all metrics in the format that an `Accept` header asks for, with these labels on each series.
+        """Render all metrics in the format of an `Accept` header, with these labels on each series.
 
         Only OpenMetrics has exemplars. It takes milliseconds, and may run in another thread:
         `asgi.metrics` does so. Of two metrics of one name, the first is shown. A collector that

@@ -58,7 +58,7 @@ class OpenSpan(NamedTuple):
 
 
 class Tracing(Recorder):
-    """Make a SERVER span for each request, and a CLIENT span for each database statement and each try of a call.
+    """Make a SERVER span for each request, a CLIENT span for each statement and try of a call.
 
     A wait for a connection, a retry, a circuit that opens or closes, a deadline and a refusal
     become events of a span. Without an SDK there is none of all that. The span of a request is a
@@ -84,7 +84,7 @@ class Tracing(Recorder):
 
     @property
     def leftover(self) -> Callable[[], object]:
-        """What returns the task's OpenTelemetry context, which is falsy if it is empty, as cheaply as possible."""
+        """What returns the task's OpenTelemetry context cheaply, falsy if it is empty."""
         variable: Any = getattr(
             getattr(context, "_RUNTIME_CONTEXT", None), "_current_context", None
         )
@@ -313,20 +313,31 @@ def _finish(
 # What an event adds to a span: the field of each attribute. Seconds are given in milliseconds, and
 # what is empty is left out.
 _QUERY: Final = {
-    "db.system.name": "system", "db.operation.name": "operation", "db.collection.name": "collection",
-    "db.namespace": "namespace", "db.response.status_code": "sqlstate", "server.address": "server",
+    "db.system.name": "system",
+    "db.operation.name": "operation",
+    "db.collection.name": "collection",
+    "db.namespace": "namespace",
+    "db.response.status_code": "sqlstate",
+    "server.address": "server",
     "error.type": "error_type",
-}  # fmt: skip
+}
 _BREAKER: Final = {
-    "postfacta.policy": "breaker", "postfacta.old": "old", "postfacta.new": "new", "postfacta.reason": "reason",
-}  # fmt: skip
+    "postfacta.policy": "breaker",
+    "postfacta.old": "old",
+    "postfacta.new": "new",
+    "postfacta.reason": "reason",
+}
 _POOL_WAIT: Final = {
-    "db.client.connection.pool.name": "pool", "postfacta.wait_ms": "seconds", "error.type": "error_type",
-}  # fmt: skip
-_RETRY: Final = {
-    "postfacta.policy": "policy", "postfacta.attempt": "attempt", "postfacta.delay_ms": "delay",
+    "db.client.connection.pool.name": "pool",
+    "postfacta.wait_ms": "seconds",
     "error.type": "error_type",
-}  # fmt: skip
+}
+_RETRY: Final = {
+    "postfacta.policy": "policy",
+    "postfacta.attempt": "attempt",
+    "postfacta.delay_ms": "delay",
+    "error.type": "error_type",
+}
 # Pools emit more than half a dozen events for each statement: those not for a span must cost one
 # lookup.
 _TOLD: Final[Mapping[type, tuple[str, Mapping[str, str]]]] = {

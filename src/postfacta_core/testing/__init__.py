@@ -16,6 +16,15 @@ from .virtual import (
 )
 
 __all__ = [
-    "AsgiResponse", "Chaos", "Fault", "ManualClock", "RecordingObserver", "VirtualTimeLoop", "call_asgi",
-    "cancel_at_each_await", "cancellable", "run_in_virtual_time", "testing_mode",
-]  # fmt: skip
+    "AsgiResponse",
+    "Chaos",
+    "Fault",
+    "ManualClock",
+    "RecordingObserver",
+    "VirtualTimeLoop",
+    "call_asgi",
+    "cancel_at_each_await",
+    "cancellable",
+    "run_in_virtual_time",
+    "testing_mode",
+]

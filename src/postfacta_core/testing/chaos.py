@@ -150,7 +150,7 @@ async def cancel_at_each_await(
 def _run(
     work: Awaitable[object], at: int, cancel: Callable[[], object]
 ) -> Generator[Any, Any, int]:
-    """Pass values between the work and the event loop, cancel at one of its waits, and return their number."""
+    """Pass values between work and event loop, cancel at one of its waits, return their number."""
     steps = work.__await__()
     awaits = 0
     step: Callable[[], Any] = partial(steps.send, None)

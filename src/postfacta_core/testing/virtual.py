@@ -92,7 +92,7 @@ def run_in_virtual_time(
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop of asyncio whose clock stands still while there is work, and jumps to a timer when all tasks wait.
+    """An event loop whose clock stands still under work, and jumps to a timer when all wait.
 
     It is the counterpart of `trio.testing.MockClock(autojump_threshold=0)`: code takes the same
     virtual time on both, and the order of its timers is the same in every run.

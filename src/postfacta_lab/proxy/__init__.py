@@ -23,7 +23,7 @@ class ToxiproxyError(Exception):
 
 
 class Toxiproxy:
-    """Speaks to the fault proxy of which the API listens at `url`, such as `http://127.0.0.1:8474`."""
+    """Speaks to the fault proxy whose API listens at `url`, such as `http://127.0.0.1:8474`."""
 
     def __init__(self, url: str) -> None:
         self.url = url
