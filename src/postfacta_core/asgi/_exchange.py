@@ -159,8 +159,8 @@ class HttpExchange(Answering, Exchange):
     Its client is watched once it is older than 0.2 s and has its body.
     """
 
-    # What each request looks at lies in slots; what only some set is found in the classes above,
-    # and costs nothing.
+    # What each request looks at lies in slots, since the interpreter reads an attribute of the
+    # class through its instance slowly; what only some look at is found in the classes above.
     __slots__ = (
         "_has_body",
         "_in",
@@ -173,8 +173,10 @@ class HttpExchange(Answering, Exchange):
         "admitted",
         "already",
         "began",
+        "caller_trace",
         "client",
         "error",
+        "error_type",
         "fields",
         "has_begun",
         "headers",
@@ -182,8 +184,10 @@ class HttpExchange(Answering, Exchange):
         "is_complete",
         "is_held",
         "is_plain",
+        "is_stream",
         "method",
         "path",
+        "quiet",
         "request",
         "request_bytes",
         "response_bytes",
@@ -193,6 +197,7 @@ class HttpExchange(Answering, Exchange):
         "seconds",
         "shared",
         "shedding",
+        "span",
         "status",
         "task",
         "traffic",
@@ -239,9 +244,10 @@ class HttpExchange(Answering, Exchange):
         self._response_headers: Headers = ()
         self.status = self.request_bytes = self.response_bytes = self.already = 0
         self.has_begun = self.is_answered = self.is_complete = self.is_held = False
+        self.quiet = self.is_stream = False
         self._has_body = self._is_ending = self._is_read = self._is_waiting = False
-        self.error = self.task = None
-        self.route = ""
+        self.error = self.task = self.span = None
+        self.route = self.error_type = self.caller_trace = ""
         self.traffic = "user"
         self.seconds = 0.0
         self.is_plain = True
