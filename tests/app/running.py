@@ -104,6 +104,13 @@ def command(*arguments: str, environment: Mapping[str, str], given: str = "") ->
     return done.stdout
 
 
+def add_admin(environment: Mapping[str, str]) -> None:
+    """Add the administrator, as the first command on a new database does."""
+    who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
+    password = f"{ADMIN.password}\n"
+    command("user", "add", "--role", "admin", *who, environment=environment, given=password)
+
+
 @contextmanager
 def started(
     *arguments: str, environment: Mapping[str, str]
@@ -137,16 +144,7 @@ def live_service(server: EmbeddedPostgres, template: str) -> Generator[LiveServi
             "LOG_LEVEL": "ERROR",
             "POSTFACTA_READY_REQUIRES_DB": "false",
         }
-        who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
-        command(
-            "user",
-            "add",
-            "--role",
-            "admin",
-            *who,
-            environment=environment,
-            given=ADMIN.password + "\n",
-        )
+        add_admin(environment)
         with (
             started(environment=environment) as (process, url),
             httpx2.Client(base_url=url) as client,

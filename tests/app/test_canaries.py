@@ -30,7 +30,7 @@ from postfacta_core import logs
 from postfacta_core.asgi import Telemetry, harden
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_embedded import EmbeddedPostgres
-from tests.app.running import ADMIN, command, sign_in, started
+from tests.app.running import ADMIN, add_admin, sign_in, started
 from tests.app.test_tracing import receiver
 from tests.kit.pg import fresh_database
 
@@ -79,16 +79,7 @@ def test_secrets_that_are_sent_and_set_reach_no_sink(
             "LOG_FORMAT": "JSON",
             "LOG_LEVEL": "DEBUG",
         }
-        who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
-        command(
-            "user",
-            "add",
-            "--role",
-            "admin",
-            *who,
-            environment=environment,
-            given=ADMIN.password + "\n",
-        )
+        add_admin(environment)
         with (
             started(environment=environment) as (process, url),
             httpx2.Client(base_url=url) as client,

@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from postfacta_embedded import EmbeddedPostgres
-from tests.app.running import ADMIN, command, sign_in, started
+from tests.app.running import ADMIN, add_admin, sign_in, started
 from tests.kit.pg import fresh_database
 
 
@@ -67,16 +67,7 @@ def test_a_request_is_one_trace_from_the_callers_span_to_the_statement(
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{otlp.server_port}",
             "LOG_FORMAT": "JSON",
         }
-        who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
-        command(
-            "user",
-            "add",
-            "--role",
-            "admin",
-            *who,
-            environment=environment,
-            given=ADMIN.password + "\n",
-        )
+        add_admin(environment)
         with (
             started(environment=environment) as (process, url),
             httpx2.Client(base_url=url) as client,

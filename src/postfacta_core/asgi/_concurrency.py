@@ -21,6 +21,7 @@ from ..errors import LoadShedError
 from ..events import Mode, ModeChanged, Observer
 from ..limits._overload import Ending, OverloadLimiter
 from ..limits._waiting import ADMIT, Admit, Priority, Shed, Wait
+from ..telemetry.exchange import PREROUTING
 from ..validation import validation
 from ._problem import (
     Problem,
@@ -194,7 +195,7 @@ class Shedding:
     ) -> None:
         self._refused += 1
         problem, before, wait = _refusal(self.limiter.name, shed.retry_after)
-        request.route = "_prerouting"
+        request.route = PREROUTING
         request.error_type = problem.error_type
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})

@@ -25,7 +25,7 @@ from ..deadlines.requests import RunningRequests
 from ..errors import BulkheadFullError, DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
 from ..limits._waiting import ADMIT, Shed, Wait
-from ..telemetry.exchange import UNMATCHED, ErrorTypes, Recorder, tells_of_disconnect
+from ..telemetry.exchange import PREROUTING, UNMATCHED, ErrorTypes, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cookies import IS_SLOW, are_costly
@@ -44,7 +44,6 @@ RouteOf = Callable[[Scope], str | None]
 Door = Callable[[Scope, Send], Awaitable[None]]
 """Answers a probe or a scrape."""
 
-_PREROUTING: Final = "_prerouting"
 _TRAFFIC: Final = {b"synthetic": "synthetic", b"load": "load"}
 # A field line costs two bytes for ": " and two for its line end, and a parser's bookkeeping on top
 # of that: RFC 7541 (section 4.1) counts 32 bytes a field, so a flood of empty fields is not free.
@@ -247,11 +246,11 @@ class Kernel(Shared):
                 line = len(scope["path"]) + len(scope.get("query_string", b""))
                 size = _FIELD_OVERHEAD * len(headers) + sum(map(len, chain.from_iterable(headers)))
                 if line + size > limits.max_header_bytes:
-                    request.route = _PREROUTING
+                    request.route = PREROUTING
                     await exchange.reply(URI_TOO_LONG if line > size else HEADERS_TOO_LARGE)
                     return
                 if b"cookie" in fields and are_costly(headers):
-                    request.route = _PREROUTING
+                    request.route = PREROUTING
                     await exchange.reply(HEADERS_TOO_LARGE)
                     return
                 # One that is no number is the server's business.
@@ -261,7 +260,7 @@ class Kernel(Shared):
                     and length.isdigit()
                     and (len(length) > _LONGEST_LENGTH or int(length) > limits.max_body_bytes)
                 ):
-                    request.route = _PREROUTING
+                    request.route = PREROUTING
                     await exchange.refuse_unread()
                     return
             # Rates.
@@ -397,7 +396,7 @@ class Kernel(Shared):
         exchange.fields = cors.decision(origin)
         if origin is None or exchange.method != "OPTIONS" or PREFLIGHT not in fields:
             return False
-        exchange.request.route = _PREROUTING
+        exchange.request.route = PREROUTING
         await cors.answer(fields, exchange.reply, exchange.emit)
         return True
 
@@ -417,7 +416,7 @@ class Kernel(Shared):
         if not running.is_closed:
             problem = problem_of(DeadlineExceededError("request"))
             self.observe(DeadlineExceeded("caller" if request.deadline_is_callers else "ingress"))
-        request.route = _PREROUTING
+        request.route = PREROUTING
         request.error_type = problem.error_type
         await exchange.reply(problem)
         return True
@@ -489,7 +488,7 @@ class Kernel(Shared):
         handshakes = shedding.handshakes
         if not handshakes.has_room(exchange.client) and not shedding.spares(request, rules):
             problem = problem_of(BulkheadFullError("handshakes"))
-            request.route = _PREROUTING
+            request.route = PREROUTING
             request.error_type = problem.error_type
             await exchange.reply(problem)
             return

@@ -16,6 +16,7 @@ from ..events import ListenerFailed, Mode, Observer
 from ..limits._address import TrustedProxies, client_address, site_of
 from ..limits._rates import Decision, shorten, strictest
 from ..limits.rate import RateLimiter, Rates, Store, hit_all, hit_here, parse_rates
+from ..telemetry.exchange import PREROUTING
 from ..validation import validation
 from ._problem import Problem, problem_of
 from ._settings import check_options
@@ -174,7 +175,7 @@ class RatePlan:
         if decision.retry_after < math.inf:
             wait = decision.retry_after + self._luck() * max(1.0, _JITTER * decision.retry_after)
         problem = problem_of(RateLimitExceededError(rule.name, wait))
-        request.route = "_prerouting"
+        request.route = PREROUTING
         request.error_type = problem.error_type
         # The draft requires that both give the same moment.
         return problem, verdict.fields(decision.reset_after if wait is None else max(1.0, wait))
