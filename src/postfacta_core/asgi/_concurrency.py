@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager
 from functools import lru_cache
 from types import coroutine
 from typing import Any, Final, TypeVar
-from urllib.parse import quote
 
 import anyio
 from anyio.lowlevel import current_token
@@ -26,11 +24,8 @@ from ..validation import validation
 from ._problem import (
     Problem,
     Render,
-    kind_members,
     problem_of,
-    request_of,
     send_problem,
-    send_whole,
 )
 from ._rules import Rules
 from ._settings import knows
@@ -194,18 +189,13 @@ class Shedding:
         self, shed: Shed, request: RequestContext, scope: Scope, send: Send
     ) -> None:
         self._refused += 1
-        problem, before, wait = _refusal(self.limiter.name, shed.retry_after)
+        problem = _refusal(self.limiter.name, shed.retry_after)
         request.route = PREROUTING
         request.error_type = problem.error_type
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
-        elif self.render is not None:
-            await send_problem(scope, send, problem, render=self.render)
         else:
-            known = request_of(scope)
-            end = '"}' if known is None else f'", "request_id": "{known.request_id}"}}'
-            body = f"{before}{quote(scope['path'], errors='replace')}{end}".encode()
-            await send_whole(scope, send, problem.status, b"application/problem+json", body, wait)
+            await send_problem(scope, send, problem, render=self.render)
 
 
 class Handshakes:
@@ -384,11 +374,6 @@ async def aside() -> AsyncGenerator[None]:
 
 
 @lru_cache(256)
-def _refusal(limiter: str, retry_after: float) -> tuple[Problem, str, tuple[bytes, bytes]]:
-    """Return what is constant of the answer to a shed request.
-
-    Its problem, the begin of its body, and a header.
-    """
-    problem = problem_of(LoadShedError(limiter, retry_after))
-    before = json.dumps(kind_members(problem))[:-1] + ', "instance": "'
-    return problem, before, (b"retry-after", b"%d" % retry_after)
+def _refusal(limiter: str, retry_after: float) -> Problem:
+    """Return the problem of a shed request, made once: a flood has the same one each time."""
+    return problem_of(LoadShedError(limiter, retry_after))
