@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import anyio.lowlevel
 import pytest
@@ -76,6 +79,25 @@ async def test_bytecodes_and_frames_are_counted_exactly() -> None:
     ten, twenty, thirty = [await bytecodes_of(partial(work, times)) for times in (10, 20, 30)]
     assert [twenty.frames - ten.frames, thirty.frames - twenty.frames] == [10, 10]
     assert thirty.bytecodes - twenty.bytecodes == twenty.bytecodes - ten.bytecodes >= 70
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="newer ones count without a tracer")
+async def test_a_count_is_the_same_beside_another_tracer() -> None:
+    async def work() -> None:
+        """Do nothing."""
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        frame.f_trace_opcodes = True
+        return trace
+
+    alone = await bytecodes_of(work)
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        beside = await bytecodes_of(work)
+    finally:
+        sys.settrace(before)
+    assert beside == alone
 
 
 def test_a_count_that_is_far_too_low_is_refused() -> None:
