@@ -1,6 +1,6 @@
 """Configure the documentation site.
 
-Sphinx reads the Markdown as it is, and any warning fails the build.
+Sphinx reads the Markdown, whose marks `generate.py` fills; any warning fails the build.
 
 The source folder is the root of the repository, so that a link means the same here and on a forge.
 Navigation comes from the pages called `README.md`: an item of a list that begins with a link to a
@@ -12,6 +12,7 @@ page is an entry, under its heading.
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from typing import Final
 from sphinx.application import Sphinx
 
 _ROOT: Final = Path(__file__).parent.parent
+sys.path.insert(0, str(_ROOT))
+from docs.generate import PAGES, fill  # noqa: E402 - found by the line above
+
 _VERSION: Final = str(tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["version"])
 _ITEM: Final = re.compile(r"^\s*[*-] \[([^\]]+)\]\(([\w./-]+)\.md\)", re.MULTILINE)
 _HEADING: Final = re.compile(r"^## (.+)$", re.MULTILINE)
@@ -74,6 +78,12 @@ def _navigation(page: str) -> Iterator[str]:
             )
 
 
+def _fill(_app: Sphinx, docname: str, source: list[str]) -> None:
+    """Fill the marks of a page from the code."""
+    if f"{docname}.md" in PAGES:
+        source[0] = fill(source[0])
+
+
 def _add_navigation(_app: Sphinx, docname: str, source: list[str]) -> None:
     if docname.rpartition("/")[2] == "README":
         source[0] += "".join(_navigation(source[0]))
@@ -91,5 +101,6 @@ def _add_entrance(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     """Hook the navigation and the entrance in."""
+    app.connect("source-read", _fill)
     app.connect("source-read", _add_navigation)
     app.connect("build-finished", _add_entrance)

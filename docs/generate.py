@@ -1,12 +1,12 @@
-"""Write the pages of `docs` that follow from the code.
+"""Fill the marks of the pages of `docs` with what follows from the code, as the site is built.
 
-Signatures, docstrings, routes, metrics, measured costs.
+Signatures, docstrings, routes, metrics, measured costs. Nothing of it is committed.
 
-    python docs/generate.py            # writes them, and names those that changed
+    python docs/generate.py docs/reference/harden.md    # prints a page as the site has it
 
-`tests/docs/test_reference.py` fails while a page differs from what this writes, and `test_site.py`
-while an exported name has no entry. Docstrings have sections of Google style: one entry a line,
-indented by four, and its continuation by more.
+`tests/docs/test_reference.py` fails if a mark cannot be filled, and `test_site.py` if an exported
+name has no entry. Docstrings have sections of Google style: one entry a line, indented by four, and
+its continuation by more.
 """
 
 # ruff: noqa: INP001 - a tool, and no package: `docs` has pages
@@ -49,11 +49,12 @@ __all__ = [
     "Doc",
     "documented",
     "exported",
+    "fill",
     "group_of",
     "list_entries",
+    "page_text",
     "parse",
     "render",
-    "renew",
 ]
 
 ROOT: Final = Path(__file__).parent.parent
@@ -76,7 +77,7 @@ PAGES: Final = (
     # After the others, since it links to their entries.
     "docs/reference/core.md",
 )
-"""The pages that have marks; what is between two of them is made here, and all else by hand."""
+"""The pages that have marks: what is between two of them is made here, and all else by hand."""
 
 FACES: Final = (
     *(
@@ -450,7 +451,7 @@ def list_entries() -> Mapping[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for page in PAGES[:-1]:
         seen: dict[str, int] = {}
-        for level, title, text in _SECTIONS.findall((ROOT / page).read_text()):
+        for level, title, text in _SECTIONS.findall(page_text(page)):
             slug = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
             number = seen[slug] = seen.get(slug, -1) + 1
             prose = _LINK.sub(r"\1", text.partition("\n```\n\n")[2].partition("\n\n")[0])
@@ -713,16 +714,23 @@ _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
 }
 
 
-def renew(page: str) -> str:
-    """Make anew what stands between the marks of a page, and link the classes that have a heading on it.
+def fill(page: str) -> str:
+    """Make what stands between the marks of a page, and link the classes that have a heading on it.
 
     Raises:
         KeyError: If a mark names a table that is not made.
     """
-    new = _MARKED.sub(lambda found: f"{found[1]}{_MAKERS[found[2]](found[3])}\n<!-- end -->", page)
-    names = {*_HEADING.findall(new)} - _AMBIGUOUS
-    before, *sections = re.split(r"(?=^### )", new, flags=re.MULTILINE)
+    filled = _MARKED.sub(lambda mark: f"{mark[1]}{_MAKERS[mark[2]](mark[3])}\n<!-- end -->", page)
+    names = {*_HEADING.findall(filled)} - _AMBIGUOUS
+    before, *sections = re.split(r"(?=^### )", filled, flags=re.MULTILINE)
     return "".join([before, *(_linked(section, names) for section in sections)])
+
+
+@cache
+def page_text(path: str) -> str:
+    """Return a page as the site has it, by its path in the repository."""
+    text = (ROOT / path).read_text()
+    return fill(text) if path in PAGES else text
 
 
 def _linked(section: str, names: set[str]) -> str:
@@ -741,13 +749,8 @@ def _linked(section: str, names: set[str]) -> str:
 
 
 def main() -> None:
-    """Write all pages, and say which of them changed."""
-    for path in PAGES:
-        file = ROOT / path
-        old = file.read_text()
-        if (new := renew(old)) != old:
-            file.write_text(new)
-            sys.stdout.write(f"{path}\n")
+    """Print pages as the site has them."""
+    sys.stdout.write("\n".join(page_text(path) for path in sys.argv[1:] or PAGES))
 
 
 if __name__ == "__main__":

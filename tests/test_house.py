@@ -7,7 +7,7 @@ import subprocess
 from importlib import import_module
 from pathlib import Path
 
-from docs.generate import FACES, exported
+from docs.generate import FACES, exported, page_text
 
 from postfacta_app.settings import Settings, variable
 from postfacta_core import errors
@@ -97,7 +97,7 @@ def test_a_module_has_a_test_of_its_name() -> None:
 
 
 def test_what_is_public_is_documented() -> None:
-    page = (ROOT / "docs/reference/core.md").read_text()
+    page = page_text("docs/reference/core.md")
     assert [name for name in import_module("postfacta_core").__all__ if name not in page] == []
 
 

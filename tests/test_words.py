@@ -51,8 +51,6 @@ EXCEPTIONS = {
     },
     "docs/reference/services.md": {
         "docs/generate.py:": "names of the code",
-        "### Luck": "the name of a type",
-        "### LUCK": "the name of a constant",
     },
     "src/postfacta_embedded/account.py": {"no user called nobody": "the name of an account"},
 }

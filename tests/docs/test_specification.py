@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from docs.generate import documented
+from docs.generate import documented, page_text
 
 from tests.kit.every import every
 
@@ -41,6 +41,6 @@ def test_each_route_of_the_api_is_asked_for_and_there() -> None:
 
 
 def test_each_route_stands_once_on_the_page_of_the_api() -> None:
-    page = (ROOT / "docs/reference/api.md").read_text()
+    page = page_text("docs/reference/api.md")
     told = re.findall(r"^\| (\w+) \| `(.+?)` \|", page, re.MULTILINE)
     assert sorted(f"{method} {path}" for method, path in told) == sorted(routes())
