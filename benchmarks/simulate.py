@@ -514,30 +514,39 @@ def _both(job: tuple[Cell, int]) -> Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the Markdown of many cells: means and misses for each service, capacity and load."""
+    """Return the Markdown of many cells: a row for each service and capacity, a column for a load."""
+    loads = sorted({row.cell.load for row in rows})
     lines = [
-        (
-            "| service | capacity | load | cells | from 5 s | from 15 s | bare from 5 s | worst"
-            " refusal | refused | misses |"
-        ),
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        f"| service | capacity | {' | '.join(f'{load:g}x' for load in loads)} | refusal | misses |",
+        f"|---|---:|{'---:|' * len(loads)}---:|---|",
     ]
-    groups: dict[tuple[str, int, float], list[Row]] = {}
+    services: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.cell.service, row.cell.capacity, row.cell.load), []).append(row)
-    for (service, capacity, load), these in groups.items():
-        missed = [
-            f"{row.cell.callers} {row.cell.shape} {row.misses()}" for row in these if row.misses()
-        ]
-        lines.append(
-            f"| {service} | {capacity} | {load:g}x | {len(these)} |"
-            f" {_mean(r.ours.early for r in these):.0%} | {_mean(r.ours.late for r in these):.0%} |"
-            f" {_mean(r.bare.early for r in these):.0%} | {max(r.ours.refusal for r in these):.2f}"
-            f" s | {_mean(r.ours.refused for r in these):.1%} | {', '.join(missed) or '-'} |"
+        services.setdefault((row.cell.service, row.cell.capacity), []).append(row)
+    for (service, capacity), cells in services.items():
+        shares = " | ".join(
+            _shares(row for row in cells if row.cell.load == load) for load in loads
         )
-    missed_by = {letter: sum(letter in row.misses() for row in rows) for letter in "ELRBS0"}
-    said = ", ".join(f"{letter} {count}" for letter, count in missed_by.items())
-    return "\n".join([f"{len(rows)} cells; missed: {said}.", "", *lines])
+        refusal = max(row.ours.refusal for row in cells)
+        lines.append(
+            f"| {service} | {capacity} | {shares} | {refusal:.2f} s | {_missed(cells) or '-'} |"
+        )
+    return "\n".join([f"{len(rows)} cells; missed: {_missed(rows) or 'none'}.", "", *lines])
+
+
+def _shares(cells: Iterable[Row]) -> str:
+    """Return what the limiter reached from 5 s on, and the bare service behind it."""
+    rows = list(cells)
+    if not rows:
+        return "-"
+    ours = _mean(row.ours.early for row in rows)
+    bare = _mean(row.bare.early for row in rows)
+    return f"{ours:.0%} ({bare:.0%})"
+
+
+def _missed(rows: Sequence[Row]) -> str:
+    counts = {letter: sum(letter in row.misses() for row in rows) for letter in "ELRBS0"}
+    return ", ".join(f"{letter} {count}" for letter, count in counts.items() if count)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -93,4 +93,5 @@ def test_the_table_says_what_was_missed() -> None:
         ]
     )
     assert "2 cells; missed: E 1, L 1, R 1, B 1, S 1, 0 1." in text
-    assert "| io | 20 | 0.8x | 2 | 75% | 90% | 75% | 0.30 s | 5.0% | retry step ELRBS0 |" in text
+    assert "| service | capacity | 0.8x | refusal | misses |" in text
+    assert "| io | 20 | 75% (75%) | 0.30 s | E 1, L 1, R 1, B 1, S 1, 0 1 |" in text
