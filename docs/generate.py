@@ -2,7 +2,7 @@
 
 Signatures, docstrings, routes, metrics, measured costs. Nothing of it is committed.
 
-    python docs/generate.py docs/reference/harden.md    # prints a page as the site has it
+    python -m docs.generate docs/reference/harden.md    # prints a page as the site has it
 
 `tests/docs/test_reference.py` fails if a mark cannot be filled, and `test_site.py` if an exported
 name has no entry. Docstrings have sections of Google style: one entry a line, indented by four, and
@@ -30,6 +30,8 @@ from pathlib import Path
 from types import ModuleType, WrapperDescriptorType
 from typing import Any, Final, Protocol, TypeVar
 
+from deploy.prr.report import as_table
+from deploy.prr.table import read_rows
 from postfacta_adapters.workers import JobOutcome
 from postfacta_app.app import declared
 from postfacta_app.openapi import openapi_document
@@ -73,6 +75,7 @@ PAGES: Final = (
     "docs/reference/metrics.md",
     "docs/reference/api.md",
     "docs/reference/assessment-checks.md",
+    "docs/reference/readiness.md",
     "docs/explanation/resilience.md",
     # After the others, since it links to their entries.
     "docs/reference/core.md",
@@ -697,6 +700,11 @@ def _checks(_: str) -> str:
     return "\n".join(lines)
 
 
+def _readiness(_: str) -> str:
+    """Return the table of the readiness review's questions."""
+    return as_table(read_rows())
+
+
 _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "api": _api,
     "buckets": _buckets,
@@ -710,6 +718,7 @@ _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "business": _business,
     "runtime": _runtime,
     "names": _names,
+    "readiness": _readiness,
     "values": _each(_value),
 }
 

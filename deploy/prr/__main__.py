@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from deploy.prr.judge import Finding, Result, verdict, waived
-from deploy.prr.report import as_html, as_json, as_markdown, as_table
+from deploy.prr.report import as_html, as_json, as_markdown
 from deploy.prr.running import Review
 from deploy.prr.table import Row, TableError, Tier, read_rows, read_waivers
-from loadtests.drain.report import put
 from postfacta_lab.engine.page import machine
 from postfacta_lab.verdict import Verdict
 
@@ -46,9 +45,6 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("build/prr"), help="folder of the report (%(default)s)"
     )
-    parser.add_argument(
-        "--page", type=Path, help="write the rows into this page, and review nothing"
-    )
     given = parser.parse_args(words)
     tier = Tier[given.tier.upper()] if not given.only else Tier.MANUAL
     today = datetime.now(UTC).date()  # noqa: TID251 - the day of the review
@@ -59,8 +55,6 @@ def main(words: Sequence[str] | None = None) -> int:
     except TableError as error:
         sys.stderr.write(f"prr: {error}\n")
         return int(Verdict.NOTHING)
-    if given.page:
-        return int(Verdict.PASS if put(given.page, "rows", as_table(rows)) else Verdict.NOTHING)
     began = time.monotonic()
     found = Review(_ROOT, tier=tier, today=today).run(chosen)
     findings = [waived(finding, waivers, today) for finding in found]

@@ -150,12 +150,6 @@ def test_a_waiver_has_a_row_a_reason_an_owner_and_an_end(tmp_path: Path) -> None
                     read_waivers(file, rows=[ROW])
 
 
-def test_the_page_lists_the_rows_as_they_are() -> None:
-    assert as_table(ROWS) in (ROOT / "docs/reference/readiness.md").read_text(), (
-        "run: python -m deploy.prr --page docs/reference/readiness.md"
-    )
-
-
 # What it makes of what was seen
 
 
