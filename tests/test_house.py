@@ -14,6 +14,7 @@ from postfacta_core import errors
 from postfacta_core.asgi._problem import PROBLEMS
 from tests.kit.budgets import code_tokens
 from tests.kit.every import every
+from tests.kit.names import MOST, pronouns
 from tests.kit.short_timeouts import LEAST, PRESENT, short_timeouts, virtual_modules
 
 ROOT = Path(__file__).parent.parent
@@ -123,6 +124,19 @@ def test_a_timeout_in_real_time_leaves_a_slow_machine_enough() -> None:
                 with case(name):
                     lines = short_timeouts(module.read_text(encoding="utf-8"))
                     assert len(lines) <= PRESENT.get(name, 0), f"below {LEAST} s in lines {lines}"
+
+
+def test_names_are_nouns_and_no_pronouns() -> None:
+    with every() as case:
+        for package in sorted({name.split("/")[0] for name in MODULES}):
+            with case(package):
+                lines = [
+                    f"{name}:{line} {pronoun}"
+                    for name, text in MODULES.items()
+                    if name.startswith(f"{package}/")
+                    for line, pronoun in pronouns(text)
+                ]
+                assert len(lines) <= MOST.get(package, 0), "\n".join(lines)
 
 
 def test_no_committed_file_names_a_package_registry() -> None:

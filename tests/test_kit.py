@@ -13,6 +13,7 @@ import pytest
 
 from tests.kit.bytecodes import bytecodes_of, refusal
 from tests.kit.every import every
+from tests.kit.names import pronouns
 from tests.kit.short_timeouts import short_timeouts, virtual_modules
 
 
@@ -142,3 +143,21 @@ def test_modules_that_a_conftest_lists_are_virtual() -> None:
     assert {tests / "core/guards/test_retry.py", tests / "core/test_events.py"} <= modules
     assert tests / "core/asgi/test_silence.py" in modules
     assert [module for module in modules if not module.exists()] == []
+
+
+def test_a_pronoun_is_found_wherever_a_name_is_given() -> None:
+    text = """
+def told(row, *, one=1):
+    known = found, rows = row, one
+    self.kept = given(it=known)
+    return [each for each in rows if (_it := each)]
+"""
+    assert pronouns(text) == [
+        (2, "one"),
+        (2, "told"),
+        (3, "found"),
+        (3, "known"),
+        (4, "kept"),
+        (5, "_it"),
+        (5, "each"),
+    ]
