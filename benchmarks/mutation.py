@@ -122,6 +122,7 @@ class Breaker:
             item for item in session.items if not any(word in item.nodeid for word in LEFT_OUT)
         ]
         self._warm_up()
+        gc.unfreeze()  # The collector does not list what the collection of the tests froze.
         for thing in gc.get_objects():
             if isinstance(thing, FunctionType):
                 code = thing.__code__

@@ -68,12 +68,9 @@ async def interleaved(
     # What lives already need not be looked through before each measurement.
     gc.collect()
     gc.freeze()
-    try:
-        for _ in range(rounds):
-            for name, work in works.items():
-                times[name].append(await cpu_seconds(work, repeats[name]))
-    finally:
-        gc.unfreeze()
+    for _ in range(rounds):
+        for name, work in works.items():
+            times[name].append(await cpu_seconds(work, repeats[name]))
     return times
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -53,6 +54,18 @@ def chromiums() -> None:
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run each async test on both loops; a module that needs asyncio overrides this."""
     return str(request.param)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Let the collector of garbage look at what tests make, not at all that they import."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
