@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-rest test-worlds check docs fix gen lock bench bench-overload mutate load chaos assess drain faults slow proofs rules-test gameday drill k8s-check image-check supply-check prr migrations-check
+.PHONY: help demo test test-all test-rest reach test-worlds check docs fix gen lock bench bench-overload mutate load chaos assess drain faults slow proofs rules-test gameday drill k8s-check image-check supply-check prr migrations-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PURE := src/postfacta_core/guards/_[cdkos]*,src/postfacta_core/limits/_*,src/postfacta_core/deadlines/_*,src/postfacta_core/drain/_course*,src/postfacta_core/health/_*,src/postfacta_postgres/_*,src/postfacta_core/telemetry/*,src/postfacta_slo/*,src/postfacta_lab/*
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -7,6 +7,8 @@ PYTHON ?= python3
 URL ?= http://127.0.0.1:8080
 RATE ?= 10
 ONLY ?=
+BASE ?=
+LIST ?=
 ADVISORIES ?=
 TIME ?= 30
 # A person who lacks a tool has not failed; CI, where CI is set, must look at everything.
@@ -32,6 +34,8 @@ test-all: .venv/dev test-rest ## tests: Run all tests but the long ones: about t
 test-rest: .venv/dev
 	pytest -n 3 --max-worker-restart 1 --dist loadfile --no-loadscope-reorder -m "process or browser"
 	pytest -m clock
+reach: .venv/dev  ## tests: Run the tests that the changes since BASE can reach, by default since main, or LIST=--list
+	python -m tests.kit.reach $(BASE) $(LIST)
 test-worlds: .venv/dev ## tests: Run the fast tests on each Python here, and the core's on a young machine and as an ordinary user
 	python -m tests.kit.worlds
 check: .venv/dev  ## first: Run linters, types, and fast tests under coverage: 7 minutes
