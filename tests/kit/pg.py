@@ -16,6 +16,7 @@ from pathlib import Path
 import asyncpg
 
 from postfacta_embedded import EmbeddedPostgres
+from tests.kit.kept import Kept, Store
 
 __all__ = [
     "create_database",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _NUMBERS = count(1)
+_STORE = Store()
 
 
 @contextmanager
@@ -73,6 +75,7 @@ def create_database(server: EmbeddedPostgres, name: str, template: str = "templa
     Returns:
         The address of the copy.
     """
+    _STORE.forget(server, name)
     execute(server.dsn(), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     return server.dsn(name)
 
@@ -84,12 +87,22 @@ def drop_database(server: EmbeddedPostgres, name: str) -> None:
 
 @contextmanager
 def fresh_database(server: EmbeddedPostgres, template: str = "template0") -> Generator[str]:
-    """Lend a database to one test, by its address."""
-    name = f"test_{os.getpid()}_{next(_NUMBERS)}"
+    """Lend a database to one test, by its address.
+
+    It is as a copy of the template, but a test before may have used it: see `kept.py`.
+    """
+    kept = _STORE.take(server, template)
+    if kept is None:
+        name = f"test_{os.getpid()}_{next(_NUMBERS)}"
+        create_database(server, name, template)
+        kept = asyncio.run(Kept.of(name, server.dsn(name)))
+    is_kept = False
     try:
-        yield create_database(server, name, template)
+        yield kept.dsn
+        is_kept = _STORE.give_back(server, template, kept)
     finally:
-        drop_database(server, name)
+        if not is_kept:
+            drop_database(server, kept.name)
 
 
 def execute(dsn: str, *statements: str) -> None:
