@@ -203,12 +203,16 @@ async def test_a_pool_that_is_all_lent_times_out_without_blame(
     database_dsn: str, opens: Opens
 ) -> None:
     seen, errors = RecordingObserver(), list[Exception]()
-    async with opens(database_dsn, seen, touchy=True) as run:
+    async with watcher(database_dsn) as other, opens(database_dsn, seen, touchy=True) as run:
+        await other.execute("select pg_advisory_lock(1)")
         async with anyio.create_task_group() as group:
             for _ in range(2):
-                group.start_soon(run, "select pg_sleep(1.6)")
-            await anyio.sleep(0.3)
+                group.start_soon(run, "select pg_advisory_xact_lock_shared(1)")
+            with anyio.fail_after(30):
+                while await other.fetchval("select count(*) from pg_locks where not granted") < 2:
+                    await anyio.sleep(0.01)
             errors.append(await fails(run("select 1")))
+            await other.execute("select pg_advisory_unlock(1)")
         assert await run("select 1") == 1
     assert [kind_of(error) for error in errors] == [PoolTimeoutError]
     assert seen.of(CircuitChanged) == []

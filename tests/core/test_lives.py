@@ -127,7 +127,7 @@ async def test_a_check_that_passed_in_another_life_says_nothing_of_this_one() ->
 
 
 def test_a_database_is_entered_again_in_another_loop(database_dsn: str) -> None:
-    database = Database(database_dsn, options=PoolOptions(max_size=2))
+    database = Database(database_dsn, options=PoolOptions(max_size=2, acquire_timeout=20))
 
     async def live() -> object:
         async with database:

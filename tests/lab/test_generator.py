@@ -10,6 +10,7 @@ import pytest
 
 from postfacta_lab.load.generator import Generator, Meter, Target
 from postfacta_lab.load.mix import Ask
+from tests.kit.fair import FairLoop
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 GET = Ask("GET /", 1, "/a?b=1")
@@ -41,7 +42,8 @@ def ask(
             await generator.close()
             server.close()
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        runner.run(run())
     return meter
 
 
