@@ -34,7 +34,7 @@ test-all: .venv/dev test-rest ## tests: Run all tests but the long ones: about t
 test-rest: .venv/dev
 	pytest -n 3 --max-worker-restart 1 --dist loadfile --no-loadscope-reorder -m "process or browser"
 	pytest -m clock
-reach: .venv/dev  ## tests: Run the tests that the changes since BASE can reach, by default since main, or LIST=--list
+reach: .venv/dev  ## tests: Run the tests that changes since BASE=main reach, or LIST=--list
 	python -m tests.kit.reach $(BASE) $(LIST)
 test-worlds: .venv/dev ## tests: Run the fast tests on each Python here, and the core's on a young machine and as an ordinary user
 	python -m tests.kit.worlds
@@ -83,7 +83,7 @@ proofs: .venv/dev ## tests: Run the long tests (about an hour), or ONLY=tests/op
 rules-test: .venv/dev ## tests: Let promtool prove that each alert fires and stays silent (needs Debian's prometheus)
 	promtool check rules --lint=all --lint-fatal deploy/prometheus/rules/*.yml
 	promtool test rules deploy/prometheus/tests/*.yml
-gen: .venv/dev    ## first: Write what is generated again: rules, dashboards, the schema of exports
+gen: .venv/dev    ## first: Write rules, dashboards and the schema of exports anew
 	python -m postfacta_slo generate deploy/slo/postfacta.openslo.yaml --rules deploy/prometheus/rules/slo.gen.yml --tests deploy/prometheus/tests/slo.gen.yml --dashboard deploy/grafana/dashboards/postfacta-slo.gen.json --table docs/reference/objectives.md
 	python deploy/grafana/generate.py
 	python -c 'import json; from postfacta_app.export import Document as D; print(json.dumps(D.model_json_schema(mode="serialization"), indent=2))' > docs/reference/export.schema.json
