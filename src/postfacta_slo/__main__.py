@@ -90,9 +90,9 @@ METRICS: Final[Mapping[str, Mapping[str, str]]] = {
 
 def main(arguments: Sequence[str] | None = None, *, clock: Clock = WALL) -> int:
     """Run one command."""
-    given = _parser().parse_args(arguments, argparse.Namespace(clock=clock))
+    options = _parser().parse_args(arguments, argparse.Namespace(clock=clock))
     try:
-        return int(given.run(given))
+        return int(options.run(options))
     except (SloError, PrometheusError, OSError) as error:
         sys.stderr.write(f"slo: {error}\n")
         return _FAILED
@@ -138,18 +138,18 @@ def _describe_init(add: _Add) -> None:
     add("file", type=Path, help="the file to write; it must not be there yet")
     add("--service", required=True, help="the name of your service")
     add("--job", default="", help="the label `job` of its series (default: its name)")
-    what = "what measures it (default: %(default)s)"
-    add("--metrics", choices=sorted(METRICS), default="postfacta", help=what)
+    metrics_help = "what measures it (default: %(default)s)"
+    add("--metrics", choices=sorted(METRICS), default="postfacta", help=metrics_help)
 
 
 def _describe_files(add: _Add) -> None:
     add("file", type=Path, help="the file of objectives, OpenSLO v1 in YAML")
-    for name, what in _FILES.items():
-        add(f"--{name}", type=Path, metavar="PATH", help=f"where {what} stands")
-    what = (
+    for name, content in _FILES.items():
+        add(f"--{name}", type=Path, metavar="PATH", help=f"where {content} stands")
+    compress_help = (
         "divide each window, `for` and interval by N, for a rehearsal; not for dashboard and table"
     )
-    add("--compress", type=int, default=1, metavar="N", help=what)
+    add("--compress", type=int, default=1, metavar="N", help=compress_help)
 
 
 def _describe_report(add: _Add) -> None:
@@ -159,8 +159,8 @@ def _describe_report(add: _Add) -> None:
     add("--window", type=_window, default=MONTH, metavar="LENGTH", help="such as 7d (default: 30d)")
     add("--format", choices=FORMATS, default=FORMATS[0], help="(default: %(default)s)")
     add("--file", type=Path, help="the file of objectives, to report where most failures were")
-    what = "the label to group them by (default: %(default)s)"
-    add("--by", default="http_route", metavar="LABEL", help=what)
+    by_help = "the label to group them by (default: %(default)s)"
+    add("--by", default="http_route", metavar="LABEL", help=by_help)
 
 
 def _describe_budget(add: _Add) -> None:
@@ -176,8 +176,10 @@ def _describe_budget(add: _Add) -> None:
 
 
 def _describe_source(add: _Add) -> None:
-    what = "the server's address, such as http://localhost:9090; it may contain a user and password"
-    add("--prometheus", required=True, metavar="URL", help=what)
+    address_help = (
+        "the server's address, such as http://localhost:9090; it may contain a user and password"
+    )
+    add("--prometheus", required=True, metavar="URL", help=address_help)
     add("--token-file", type=Path, metavar="FILE", help="holds a bearer token for it")
     add("--timeout", type=float, default=30.0, help="seconds for each query (default: %(default)g)")
 
@@ -189,15 +191,15 @@ def _window(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _init(given: argparse.Namespace) -> int:
-    text = starter(given.service, given.job or given.service, given.metrics)
+def _init(options: argparse.Namespace) -> int:
+    text = starter(options.service, options.job or options.service, options.metrics)
     try:
-        with given.file.open("x", encoding="utf-8") as file:
+        with options.file.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise SloError(f"{given.file}: is there already, and stays as it is") from error
-    then = f"generate {given.file} --rules rules.yml --tests tests.yml"
-    sys.stdout.write(f"{given.file}: written; next: {then}\n")
+        raise SloError(f"{options.file}: is there already, and stays as it is") from error
+    command = f"generate {options.file} --rules rules.yml --tests tests.yml"
+    sys.stdout.write(f"{options.file}: written; next: {command}\n")
     return _DONE
 
 
@@ -215,118 +217,122 @@ def starter(service: str, job: str, metrics: str) -> str:
     template = (
         files("postfacta_slo.promise").joinpath("starter.openslo.yaml").read_text(encoding="utf-8")
     )
-    known = METRICS[metrics]
-    users = f'job="{job}",{known["users"]}'
-    return Template(template).substitute(known, service=service, job=job, users=users)
+    fields = METRICS[metrics]
+    users = f'job="{job}",{fields["users"]}'
+    return Template(template).substitute(fields, service=service, job=job, users=users)
 
 
-def _generate(given: argparse.Namespace) -> int:
-    model = _load(given.file)
-    for path, text in _made(given, model).items():
+def _generate(options: argparse.Namespace) -> int:
+    model = _load(options.file)
+    for path, text in _generated(options, model).items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        same = path.is_file() and path.read_text(encoding="utf-8") == text
-        if not same:
+        is_unchanged = path.is_file() and path.read_text(encoding="utf-8") == text
+        if not is_unchanged:
             path.write_text(text, encoding="utf-8")
-        sys.stdout.write(f"{path}: {'unchanged' if same else 'written'}\n")
-    if given.tests:
+        sys.stdout.write(f"{path}: {'unchanged' if is_unchanged else 'written'}\n")
+    if options.tests:
         for name, why in unproved(model).items():
-            sys.stdout.write(f"{given.tests}: does not prove {name}: {why}\n")
+            sys.stdout.write(f"{options.tests}: does not prove {name}: {why}\n")
     return _DONE
 
 
-def _check(given: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace) -> int:
     code = _DONE
-    for path, text in _made(given, _load(given.file)).items():
-        found = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if found != text:
+    for path, text in _generated(options, _load(options.file)).items():
+        current = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if current != text:
             code = _FAILED
-            sys.stdout.write(_difference(path, found, text))
+            sys.stdout.write(_difference(path, current, text))
     if code:
         why = "these files are not what the objectives say; run `generate` with the same arguments"
         sys.stderr.write(f"slo: {why}\n")
     return code
 
 
-def _difference(path: Path, found: str, text: str) -> str:
-    is_ = f"{path} (as it is)"
-    must = f"{path} (as it must be)"
-    lines = difflib.unified_diff(found.splitlines(), text.splitlines(), is_, must, lineterm="", n=1)
-    shown = list(islice(lines, _MOST_LINES + 1))
-    return "\n".join([*shown[:_MOST_LINES], *(["..."] if len(shown) > _MOST_LINES else []), ""])
+def _difference(path: Path, current: str, text: str) -> str:
+    label_before = f"{path} (as it is)"
+    label_after = f"{path} (as it must be)"
+    lines = difflib.unified_diff(
+        current.splitlines(), text.splitlines(), label_before, label_after, lineterm="", n=1
+    )
+    head = list(islice(lines, _MOST_LINES + 1))
+    ellipsis = ["..."] if len(head) > _MOST_LINES else []
+    return "\n".join([*head[:_MOST_LINES], *ellipsis, ""])
 
 
-def _made(given: argparse.Namespace, model: Model) -> dict[Path, str]:
+def _generated(options: argparse.Namespace, model: Model) -> dict[Path, str]:
     """Return the text of each file that is asked for."""
-    if not (given.rules or given.tests or given.dashboard or given.table):
-        asked = ", ".join(f"--{name}" for name in _FILES)
-        raise SloError(f"no file is asked for: give at least one of {asked}")
-    if given.compress != 1 and (given.dashboard or given.table):
+    if not (options.rules or options.tests or options.dashboard or options.table):
+        flags = ", ".join(f"--{name}" for name in _FILES)
+        raise SloError(f"no file is asked for: give at least one of {flags}")
+    if options.compress != 1 and (options.dashboard or options.table):
         why = "the dashboard and the table stay as they are"
         raise SloError(f"--compress is for rules and their tests: {why}")
-    made: dict[Path, str] = {}
-    if given.rules:
-        made[given.rules] = _yaml(rules_of(model, compress=given.compress))
-    if given.tests:
-        made |= _proofs(given, model)
-    if given.dashboard:
-        made[given.dashboard] = json.dumps(dashboard_of(model), indent=2, ensure_ascii=False) + "\n"
-    if given.table:
-        made[given.table] = table_of(model)
-    return made
+    texts: dict[Path, str] = {}
+    if options.rules:
+        texts[options.rules] = _yaml(rules_of(model, compress=options.compress))
+    if options.tests:
+        texts |= _proofs(options, model)
+    if options.dashboard:
+        dashboard = json.dumps(dashboard_of(model), indent=2, ensure_ascii=False)
+        texts[options.dashboard] = f"{dashboard}\n"
+    if options.table:
+        texts[options.table] = table_of(model)
+    return texts
 
 
-def _proofs(given: argparse.Namespace, model: Model) -> dict[Path, str]:
-    if not given.rules:
+def _proofs(options: argparse.Namespace, model: Model) -> dict[Path, str]:
+    if not options.rules:
         raise SloError("--tests needs --rules too: the tests say which file they prove")
-    rules = Path(given.rules)
-    tests = Path(given.tests)
-    named = {"rule_files": [Path(os.path.relpath(rules, tests.parent)).as_posix()]}
-    unknown = "".join(f"# Not proved: {name}: {why}\n" for name, why in unproved(model).items())
+    rules = Path(options.rules)
+    tests = Path(options.tests)
+    head = {"rule_files": [Path(os.path.relpath(rules, tests.parent)).as_posix()]}
+    remarks = "".join(f"# Not proved: {name}: {why}\n" for name, why in unproved(model).items())
     # Two files: promtool takes one interval for each, and months need another than minutes.
-    first, _, rest = tests.name.partition(".")
+    stem, _, suffix = tests.name.partition(".")
     return {
-        path: _yaml(named | proofs_of(model, slow=slow, compress=given.compress), unknown)
-        for path, slow in ((tests, False), (tests.with_name(f"{first}.slow.{rest}"), True))
+        path: _yaml(head | proofs_of(model, slow=slow, compress=options.compress), remarks)
+        for path, slow in ((tests, False), (tests.with_name(f"{stem}.slow.{suffix}"), True))
     }
 
 
-def _report(given: argparse.Namespace) -> int:
-    objectives = _load(given.file).objectives if given.file else ()
-    source = _source(given)
-    at = given.clock()
-    which = {name: getattr(given, name) for name in ("window", "service", "slo", "by")}
-    statuses = query_status(source, at=at, objectives=objectives, **which)
+def _report(options: argparse.Namespace) -> int:
+    objectives = _load(options.file).objectives if options.file else ()
+    source = _source(options)
+    at = options.clock()
+    filters = {name: getattr(options, name) for name in ("window", "service", "slo", "by")}
+    statuses = query_status(source, at=at, objectives=objectives, **filters)
     if not statuses:
         raise SloError(
             f"{source.name} records no such objective: load the generated rules, or ask for another"
         )
-    made = Report(source=source.name, at=at, window=given.window, statuses=statuses)
-    sys.stdout.write(render(made, given.format))
+    report = Report(source=source.name, at=at, window=options.window, statuses=statuses)
+    sys.stdout.write(render(report, options.format))
     return _DONE
 
 
-def _budget(given: argparse.Namespace) -> int:
-    documents = _documents(given.policy)
+def _budget(options: argparse.Namespace) -> int:
+    documents = _documents(options.policy)
     if len(documents) != 1:
-        raise SloError(f"{given.policy}: must hold one document, not {len(documents)}")
+        raise SloError(f"{options.policy}: must hold one document, not {len(documents)}")
     policy = read_policy(documents[0])
-    source = _source(given)
+    source = _source(options)
     try:
         statuses = query_status(
-            source, at=given.clock(), window=policy.window, service=policy.service
+            source, at=options.clock(), window=policy.window, service=policy.service
         )
         level, reasons = judge(policy, statuses)
     except PrometheusError as error:
         level = NO_DATA
         reasons = [str(error)]
     sys.stdout.write("\n  ".join([f"{level.name}: {level.effect}", *reasons]) + "\n")
-    return int(level.gate) if given.check else _DONE
+    return int(level.gate) if options.check else _DONE
 
 
-def _source(given: argparse.Namespace) -> Prometheus:
-    token = given.token_file.read_text().strip() if given.token_file else ""
+def _source(options: argparse.Namespace) -> Prometheus:
+    token = options.token_file.read_text().strip() if options.token_file else ""
     try:
-        return Prometheus(given.prometheus, timeout=given.timeout, token=token)
+        return Prometheus(options.prometheus, timeout=options.timeout, token=token)
     except ValueError as error:
         raise SloError(f"--prometheus: {error}") from None
 

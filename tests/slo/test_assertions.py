@@ -13,7 +13,7 @@ HERE = Scenario(model(APP).source, objective("success-rate", APP))
 
 
 def asked(checks: list[Assertion]) -> list[tuple[int, list[str]]]:
-    return [(check.sample, sorted(check.found)) for check in checks]
+    return [(check.sample, sorted(check.values)) for check in checks]
 
 
 def test_an_alert_is_asked_for_just_before_and_at_each_change_and_at_the_end() -> None:
@@ -25,7 +25,7 @@ def test_an_alert_is_asked_for_just_before_and_at_each_change_and_at_the_end() -
     assert {check.expression for check in checks} == {
         'count by (burnrate_tier, severity) (ALERTS{alertstate="firing",slo="a"})'
     }
-    assert all(value == 1 for check in checks for value in check.found.values())
+    assert all(value == 1 for check in checks for value in check.values.values())
 
 
 def test_what_is_in_doubt_is_not_asked() -> None:
@@ -48,7 +48,9 @@ def test_what_is_in_doubt_is_not_asked() -> None:
 
 
 def test_an_alert_without_tiers_has_no_label_for_one() -> None:
-    assert firing(OWN, {"": [True]}, {"": "ticket"}, every=1)[0].found == {'{severity="ticket"}': 1}
+    assert firing(OWN, {"": [True]}, {"": "ticket"}, every=1)[0].values == {
+        '{severity="ticket"}': 1
+    }
 
 
 def test_an_alert_that_flaps_is_not_asked_for_without_end() -> None:
@@ -62,7 +64,7 @@ def test_an_alert_that_flaps_is_not_asked_for_without_end() -> None:
 def test_silence_is_asked_for_over_the_whole_time() -> None:
     check = HERE.silence(40, OWN)
     assert check.expression == 'count_over_time(ALERTS{alertstate="firing",slo="a"}[615s])'
-    assert (check.sample, check.found) == (40, {})
+    assert (check.sample, check.values) == (40, {})
 
 
 def test_a_test_is_written_as_promtool_reads_it_and_compresses_all_its_times() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from postfacta_slo.promise.promql import SloError
-from postfacta_slo.promise.reading import Entry, Faults, Registry, StrictMapping, entry
+from postfacta_slo.promise.reading import Entry, Faults, Registry, StrictMapping, read_entry
 from tests.kit.every import every
 
 HEAD: dict[str, Any] = {
@@ -24,7 +24,7 @@ def changed(**keys: object) -> dict[str, Any]:
 
 def read(value: object, path: str = "document 1", kind: str = "") -> tuple[Entry, Faults]:
     faults: Faults = {}
-    return entry(StrictMapping(value, path, faults), kind), faults
+    return read_entry(StrictMapping(value, path, faults), kind), faults
 
 
 def told(faults: Faults) -> list[str]:
@@ -32,7 +32,7 @@ def told(faults: Faults) -> list[str]:
 
 
 def name_of(one: Entry) -> str | None:
-    return one.made(str, object=one.name)
+    return one.build(str, object=one.name)
 
 
 def test_the_head_of_an_object_is_read() -> None:
@@ -79,7 +79,7 @@ def test_a_head_that_is_not_understood_is_refused() -> None:
             with case(keys, why):
                 one, faults = read(changed(**keys))
                 assert [text[: len(why)] for text in told(faults)] == [why]
-                assert one.made(str) is None
+                assert one.build(str) is None
 
 
 @pytest.mark.parametrize("keys", [{"apiVersion": "v2"}, {"kind": "Slo"}, {"metadata": {}}])
@@ -120,7 +120,7 @@ def test_a_record_that_cannot_be_is_refused_with_the_place_of_its_object() -> No
         raise SloError("is wrong")
 
     one, faults = read(HEAD)
-    assert one.made(wrong) is None
+    assert one.build(wrong) is None
     assert told(faults) == ["document 1 (Service shop): is wrong"]
 
 
@@ -133,7 +133,7 @@ def test_a_name_is_given_once_for_each_kind() -> None:
     faults: Faults = {}
     assert len(shelf("a", "a", faults=faults)) == 1
     assert told(faults) == ["document a (Service a): there is another Service of this name"]
-    assert Registry([read(HEAD)[0]], "SLO", name_of, faults=faults).all() == ()
+    assert Registry([read(HEAD)[0]], "SLO", name_of, faults=faults).records() == ()
 
 
 def test_what_is_wrong_is_reported_once_and_not_by_those_who_refer_to_it() -> None:
@@ -144,7 +144,7 @@ def test_what_is_wrong_is_reported_once_and_not_by_those_who_refer_to_it() -> No
     node = StrictMapping({"ref": "shop"}, "here", own)
     assert found.named(node, "ref") is None
     assert own == {"here.ref": ""}
-    assert node.made(str) is None
+    assert node.build(str) is None
     assert list(faults) == before == ["document 1 (Service shop): spec.more"]
     # It might have been the one that is looked for.
     assert found.find("another")
@@ -165,7 +165,7 @@ def test_what_is_not_there_cannot_be_referred_to() -> None:
 def test_what_nothing_refers_to_is_refused() -> None:
     faults: Faults = {}
     found = shelf("a", "b", "c", faults=faults)
-    assert found.meant(StrictMapping({"ref": "a"}, "here", faults), "ref") == "a"
+    assert found.referenced_or_inline(StrictMapping({"ref": "a"}, "here", faults), "ref") == "a"
     assert found.find("b")
     assert not found.find("d")
     found.end()
@@ -178,6 +178,9 @@ def test_an_item_is_a_reference_or_the_object_itself() -> None:
     faults: Faults = {}
     found = shelf("a", faults=faults)
     inside = {"metadata": {"name": "inside"}, "spec": {}}
-    assert found.meant(StrictMapping(inside, "here", faults), "ref") == "inside"
-    assert found.meant(StrictMapping({"ref": "a", "more": 1}, "here", faults), "ref") == "a"
+    assert found.referenced_or_inline(StrictMapping(inside, "here", faults), "ref") == "inside"
+    assert (
+        found.referenced_or_inline(StrictMapping({"ref": "a", "more": 1}, "here", faults), "ref")
+        == "a"
+    )
     assert [text.partition(" known")[0] for text in told(faults)] == ["here.more: is not"]

@@ -36,7 +36,7 @@ def test_what_is_no_mapping_is_refused_and_nothing_is_made_of_it(value: object) 
     one = StrictMapping(value, "file", faults)
     assert (one.text("a"), one.number("b"), one.child("c").seconds("d")) == ("", 0.0, 0)
     one.end()
-    assert one.made(str) is None
+    assert one.build(str) is None
     assert [*faults] == ["file"]
     assert faults["file"].startswith("must be a mapping, not ")
 
@@ -104,7 +104,7 @@ def test_a_value_of_another_kind_is_refused_with_its_path_and_once() -> None:
                 take(one)
                 ((place, told),) = one.faults.items()
                 assert re.search(rf"^file: spec\.k.*{why}", f"{place}: {told}")
-                assert one.made(str) is None
+                assert one.build(str) is None
 
 
 def test_what_is_optional_has_a_default() -> None:
@@ -130,7 +130,7 @@ def test_what_is_there_is_taken_once() -> None:
     assert (only.text("h"), only.path) == ("only", "file: spec.g[0]")
     one.end()
     assert one.faults == {}
-    assert one.made(str, object="made") == "made"
+    assert one.build(str, object="made") == "made"
 
 
 def test_each_wrong_value_is_put_among_the_faults_and_reading_goes_on() -> None:

@@ -38,11 +38,11 @@ def a_watch(url: str, *, interval: float = 60.0, clock: ManualClock | None = Non
 def test_what_was_read_is_there_with_its_age(told: Told) -> None:
     clock = ManualClock()
     watch = a_watch(told.url, clock=clock)
-    assert (watch.seen, watch.age) == (None, 0.0)
+    assert (watch.statuses, watch.age) == (None, 0.0)
     watch.look()
-    assert watch.seen is not None
-    assert [one.slo for one in watch.seen] == ["availability"]
-    assert watch.seen[0].remaining == pytest.approx(0.6)
+    assert watch.statuses is not None
+    assert [one.slo for one in watch.statuses] == ["availability"]
+    assert watch.statuses[0].remaining == pytest.approx(0.6)
     clock.advance(42)
     assert watch.age == 42.0
 
@@ -51,13 +51,13 @@ def test_it_is_read_again_once_the_interval_is_over(told: Told) -> None:
     clock = ManualClock()
     watch = a_watch(told.url, clock=clock)
     watch.look()
-    first = watch.seen
+    first = watch.statuses
     clock.advance(59)
     watch.look()
-    assert watch.seen is first
+    assert watch.statuses is first
     clock.advance(1)
     watch.look()
-    assert watch.seen is not first
+    assert watch.statuses is not first
     assert watch.age == 0.0
 
 
@@ -69,7 +69,7 @@ def test_a_new_address_is_read_the_next_time(told: Told) -> None:
     assert watch.error
     current.append(Prometheus(told.url.replace("//", "//me:secret@"), timeout=1.0))
     watch.look()
-    assert watch.seen is not None
+    assert watch.statuses is not None
     assert watch.name == told.url
 
 
@@ -82,13 +82,13 @@ def test_what_was_read_last_is_kept_while_nothing_can_be_read(told: Told, broken
     told.broken = broken
     watch.look()
     assert watch.error
-    kept = watch.seen
+    kept = watch.statuses
     assert kept is not None
     assert kept[0].slo == "availability"
     told.broken = ""
     watch.look()
     assert not watch.error
-    assert watch.seen is not kept
+    assert watch.statuses is not kept
 
 
 def test_what_could_not_be_read_is_asked_for_again_before_the_interval_is_over(told: Told) -> None:
@@ -97,7 +97,7 @@ def test_what_could_not_be_read_is_asked_for_again_before_the_interval_is_over(t
     assert watch.error
     told.broken = ""
     watch.look()
-    assert (watch.error, watch.seen is None) == ("", False)
+    assert (watch.error, watch.statuses is None) == ("", False)
 
 
 def test_a_fault_of_our_own_is_named_and_ends_nothing(
@@ -107,9 +107,9 @@ def test_a_fault_of_our_own_is_named_and_ends_nothing(
     with monkeypatch.context() as broken:
         broken.setattr(module, "query_status", None)
         watch.look()
-    assert (watch.error, watch.seen) == ("TypeError", None)
+    assert (watch.error, watch.statuses) == ("TypeError", None)
     watch.look()
-    assert watch.seen is not None
+    assert watch.statuses is not None
 
 
 def test_the_page_shows_how_to_keep_objectives_for_a_page_of_ones_own(told: Told) -> None:

@@ -21,7 +21,7 @@ from .boards import Board, Kind, Panel, Query, Row, Step, Variable, render
 _LONGEST: Final = 36  # Grafana takes 40 letters, digits, `-` and `_`, and four of them are ours.
 _RATE: Final = "$__rate_interval"
 _LEFT: Final = (Step("red"), Step("orange", 0.0), Step("yellow", 0.25), Step("green", 0.5))
-_SAID: Final = {0: "no", 1: "yes"}
+_YES_OR_NO: Final = {0: "no", 1: "yes"}
 
 
 def dashboard_of(model: Model) -> dict[str, Any]:
@@ -32,8 +32,11 @@ def dashboard_of(model: Model) -> dict[str, Any]:
     """
     names = [service.name for service in model.services]
     titles = " and ".join(service.title for service in model.services)
-    rows = [Row("All objectives", _together(names))]
-    rows += [Row(f"{one.service.title}: {one.title}", _panels(one)) for one in model.objectives]
+    rows = [Row("All objectives", _overview(names))]
+    rows += [
+        Row(f"{objective.service.title}: {objective.title}", _panels(objective))
+        for objective in model.objectives
+    ]
     board = Board(
         uid=_uid(names[0]),
         title=f"{titles}: Objectives",
@@ -42,7 +45,9 @@ def dashboard_of(model: Model) -> dict[str, Any]:
         rows=rows,
         variables=[Variable(name="service", label="Service", choices=names, default=names[0])],
         links=[
-            (f"Runbook of {one.title}", url) for one in model.objectives if (url := _runbook(one))
+            (f"Runbook of {objective.title}", url)
+            for objective in model.objectives
+            if (url := _runbook(objective))
         ],
         events=[("Alert", f'ALERTS{{service=~"{"|".join(names)}",alertstate="firing"}}')],
         span="7d",
@@ -67,12 +72,12 @@ def _runbook(objective: Objective) -> str:
 def _panel(
     title: str, description: str, unit: str, *queries: tuple[str, str], **more: Any
 ) -> Panel:
-    asked = [Query(expr, legend) for expr, legend in queries]
-    return Panel(title=title, description=description, unit=unit, queries=asked, **more)
+    targets = [Query(expr, legend) for expr, legend in queries]
+    return Panel(title=title, description=description, unit=unit, queries=targets, **more)
 
 
-def _together(names: list[str]) -> list[Panel]:
-    of = f'service=~"{"|".join(names)}"'
+def _overview(names: list[str]) -> list[Panel]:
+    matcher = f'service=~"{"|".join(names)}"'
     size: dict[str, Any] = {"kind": Kind.NUMBERS, "width": 12, "height": 5}
     left = "What is left of each error budget in its period; below zero the objective is missed."
     burn = "How many times faster than planned each budget is used up at present."
@@ -81,7 +86,7 @@ def _together(names: list[str]) -> list[Panel]:
             "Budget left",
             left,
             "percentunit",
-            (f"slo:period_error_budget_remaining:ratio{{{of}}}", "{{slo}}"),
+            (f"slo:period_error_budget_remaining:ratio{{{matcher}}}", "{{slo}}"),
             steps=_LEFT,
             **size,
         ),
@@ -89,7 +94,7 @@ def _together(names: list[str]) -> list[Panel]:
             "Burn rate",
             burn,
             "none",
-            (f"slo:current_burn_rate:ratio{{{of}}}", "{{slo}}"),
+            (f"slo:current_burn_rate:ratio{{{matcher}}}", "{{slo}}"),
             steps=(Step("green"), Step("yellow", 1), Step("red", 6)),
             **size,
         ),
@@ -105,39 +110,39 @@ def _panels(objective: Objective) -> list[Panel]:
         _events(indicator) if isinstance(indicator, RatioIndicator) else _measured(indicator)
     )
     if slices:
-        told = (
+        description = (
             f"Each {span(slices.window)} is good or bad as a whole. Those with too little to judge"
             " by count as good here."
         )
-        asked = [
+        series = [
             (recorded(f"slo:slice_{word}:bool", objective), word) for word in ("bad", "judged")
         ]
         panels.append(
             _panel(
                 "Bad slices",
-                told,
+                description,
                 "none",
-                *asked,
+                *series,
                 kind=Kind.STATES,
                 steps=(Step("green"), Step("orange", 1)),
-                names=_SAID,
+                names=_YES_OR_NO,
                 width=24,
                 height=5,
             )
         )
     if objective.period < DAY:
-        told = (
+        description = (
             "The share of the time shown in which the objective was met, by the period that had"
             " just passed."
         )
-        kept = f"avg_over_time({recorded('slo:period_ok:bool', objective)}[$__range])"
+        met_share = f"avg_over_time({recorded('slo:period_ok:bool', objective)}[$__range])"
         steps = (Step("red"), Step("orange", 0.95), Step("green", 0.99))
         panels.append(
             _panel(
                 f"Was the objective met in each {period}",
-                told,
+                description,
                 "percentunit",
-                (kept, "kept"),
+                (met_share, "kept"),
                 kind=Kind.NUMBERS,
                 steps=steps,
                 width=24,
@@ -160,7 +165,7 @@ def _figures(objective: Objective) -> list[Panel]:
         )
     )
     lasts = f"clamp_min(max({left}), 0) * max({days}) * {DAY} / (max({burn}) > 0)"
-    kept = f"1 - max({burned}) * max({budget})"
+    good_share = f"1 - max({burned}) * max({budget})"
     period = span(objective.period)
     share = number(objective.budget * 100)
     met = (Step("red"), Step("green", objective.target))
@@ -185,7 +190,13 @@ def _figures(objective: Objective) -> list[Panel]:
                 aim,
                 (Step("blue"),),
             ),
-            ("Kept", f"The share that was good in the last {period}.", "percentunit", kept, met),
+            (
+                "Kept",
+                f"The share that was good in the last {period}.",
+                "percentunit",
+                good_share,
+                met,
+            ),
             (
                 "Budget left",
                 f"What is left of the {share} % that may be bad in {period}.",
@@ -210,8 +221,8 @@ def _courses(objective: Objective) -> list[Panel]:
         f"{error_share(objective, length)} / on() group_left() max({budget})" for length in windows
     )
     alerts = [
-        f"{one.name}: {number(one.factor)} over {span(one.long)} and {span(one.short)}"
-        for one in objective.tiers
+        f"{tier.name}: {number(tier.factor)} over {span(tier.long)} and {span(tier.short)}"
+        for tier in objective.tiers
     ]
     above = [Step("red", factor) for factor in sorted({tier.factor for tier in objective.tiers})]
     return [
@@ -239,8 +250,8 @@ def _events(indicator: RatioIndicator) -> Panel:
     word = "bad" if indicator.bad else "good"
     described = f"What counts for the objective, and how much of it is {word}."
     flows = [
-        (_flow(one, counter=indicator.counter), name)
-        for one, name in (
+        (_flow(source, counter=indicator.counter), name)
+        for source, name in (
             (indicator.total, "all"),
             (indicator.counted, word),
         )
@@ -267,7 +278,7 @@ def _measured(indicator: ThresholdIndicator) -> Panel:
         text = metric.over(_RATE) if isinstance(metric, Expression) else metric
         query = f"{indicator.aggregate}({text})", indicator.aggregate
     low, high = ("red", "green") if indicator.op in {"gte", "gt"} else ("green", "red")
-    unit = "s" if all("_seconds" in one.metric for one in indicator.watched) else "none"
+    unit = "s" if all("_seconds" in series.metric for series in indicator.watched) else "none"
     described = indicator.description or f"It should be {indicator.op} {number(indicator.value)}."
     steps = (Step(low), Step(high, indicator.value))
     return _panel("What is measured", described, unit, query, steps=steps)

@@ -89,10 +89,10 @@ class Service:
         _check_labels(self.labels)
         if not self.job:
             raise SloError("needs the job that its series are scraped under")
-        for address, what in ((self.runbook_url, "runbook"), (self.dashboard_url, "dashboard")):
+        for address, page in ((self.runbook_url, "runbook"), (self.dashboard_url, "dashboard")):
             if address and address.split() != [address]:
                 raise SloError(
-                    f"needs the address of a {what} for its alerts, without spaces: {address!r}"
+                    f"needs the address of a {page} for its alerts, without spaces: {address!r}"
                 )
 
     @property
@@ -293,8 +293,8 @@ class Objective:
     @property
     def windows(self) -> tuple[int, ...]:
         """The windows that its error share is recorded over, ascending."""
-        own = {self.period, *(w for tier in self.tiers for w in (tier.short, tier.long))}
-        return tuple(sorted(own | set(REPORTED)))
+        windows = {self.period, *(w for tier in self.tiers for w in (tier.short, tier.long))}
+        return tuple(sorted(windows | set(REPORTED)))
 
     @property
     def unit(self) -> str:
@@ -331,27 +331,27 @@ class Model:
     objectives: tuple[Objective, ...]  # What is promised, in the file's order.
 
     def __post_init__(self) -> None:
-        names = [one.name for one in self.objectives]
+        names = [objective.name for objective in self.objectives]
         if not names or len(set(names)) < len(names):
             raise SloError(f"needs objectives, each with a name of its own: {', '.join(names)}")
-        for one in self.objectives:
-            self._check_windows(one)
+        for objective in self.objectives:
+            self._check_windows(objective)
 
     def _check_windows(self, objective: Objective) -> None:
         step = max(self.source.scrape_interval, self.source.evaluation_interval)
         windows = [(tier.short, f"alert policy {tier.policy}") for tier in objective.tiers]
         windows += [(objective.slices.window, "its slice")] if objective.slices else []
         windows += [(PRESENT, "its present burn rate")]
-        for window, whose in windows:
+        for window, owner in windows:
             if window < SCRAPES_IN_A_WINDOW * step:
                 raise SloError(
-                    f"SLO {objective.name}: {whose} has a window of {window} s and a sample each"
+                    f"SLO {objective.name}: {owner} has a window of {window} s and a sample each"
                     f" {step} s; it needs {SCRAPES_IN_A_WINDOW} samples or more: make it longer, or"
                     " scrape more often"
                 )
 
     def of(self, service: Service) -> tuple[Objective, ...]:
-        return tuple(one for one in self.objectives if one.service == service)
+        return tuple(objective for objective in self.objectives if objective.service == service)
 
 
 def span(seconds: int, compress: int = 1) -> str:
@@ -380,9 +380,9 @@ def percent(share: float) -> str:
     return f"{share * 100:.4g} %"
 
 
-def error_series(window: int, what: str = "ratio_rate") -> str:
+def error_series(window: int, measure: str = "ratio_rate") -> str:
     """Return the name of the series with the error share in a window, or the `increase`.
 
     Compression does not change it.
     """
-    return f"slo:sli_error:{what}{span(window)}"
+    return f"slo:sli_error:{measure}{span(window)}"

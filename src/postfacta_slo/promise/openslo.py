@@ -41,7 +41,7 @@ from .promql import (
     query,
     selector,
 )
-from .reading import Entry, Faults, Registry, StrictMapping, entry, refuse, seconds
+from .reading import Entry, Faults, Registry, StrictMapping, read_entry, refuse, seconds
 
 _BUCKET: Final = "_bucket"
 # Of a file without a DataSource: Prometheus's own defaults are a minute, but charts of Kubernetes
@@ -70,16 +70,16 @@ def read(documents: Iterable[object], *, note: Callable[[str], object] = str) ->
     entries: list[Entry] = []
 
     def add(value: object, place: str, kind: str = "") -> None:
-        own: Faults = {}
-        entries.append(entry(StrictMapping(value, place, own), kind))
+        own_faults: Faults = {}
+        entries.append(read_entry(StrictMapping(value, place, own_faults), kind))
         if not entries[-1].kind:
-            faults.update(own)
+            faults.update(own_faults)
 
     for place, value in enumerate(documents, 1):
         add(value, f"document {place}")
-    if not any(one.kind == "Service" for one in entries):
+    if not any(entry.kind == "Service" for entry in entries):
         # OpenSLO lets a file leave out the services that it names.
-        names = [one.spec.peek("service") for one in entries if one.kind == "SLO"]
+        names = [entry.spec.peek("service") for entry in entries if entry.kind == "SLO"]
         for name in dict.fromkeys(name for name in names if isinstance(name, str)):
             add(
                 {"metadata": {"name": name}, "spec": {}},
@@ -96,7 +96,7 @@ def read(documents: Iterable[object], *, note: Callable[[str], object] = str) ->
 class _Events(NamedTuple):
     """A query for events."""
 
-    asked: Query
+    query: Query
     series: Query  # The selector that it comes down to, if it does.
     is_rate: bool
     spec: StrictMapping  # Where it stands.
@@ -112,7 +112,9 @@ class _Events(NamedTuple):
                 )
             return self.series
         is_bare = counter and not self.is_rate
-        return expression(f"rate({self.series}[{{{{window}}}}])" if is_bare else str(self.asked))
+        if is_bare:
+            return expression(f"rate({self.series}[{{{{window}}}}])")
+        return expression(str(self.query))
 
 
 class _File:
@@ -129,7 +131,10 @@ class _File:
             faults["the file"] = (
                 "needs one DataSource, the Prometheus that measures, and has several"
             )
-        self._source = _USUAL if not len(self._sources) else next(iter(self._sources.all()), None)
+        # None if the one that is there is wrong.
+        self._source: DataSource | None = _USUAL
+        if len(self._sources):
+            self._source = next(iter(self._sources.records()), None)
         self._targets = Registry(entries, "AlertNotificationTarget", _target, faults=faults)
         self._services = Registry(entries, "Service", self._service, faults=faults)
         self._indicators: Registry[Indicator] = Registry(
@@ -151,15 +156,15 @@ class _File:
             ):
                 kind.end()
         refuse(self._faults)
-        objectives = tuple(each for made in self._objectives.all() for each in made)
+        objectives = tuple(objective for group in self._objectives.records() for objective in group)
         source = self._source or _USUAL
         if source is _USUAL:
             source = self._sampled(objectives)
-        return Model(source=source, services=self._services.all(), objectives=objectives)
+        return Model(source=source, services=self._services.records(), objectives=objectives)
 
     def _sampled(self, objectives: Iterable[Objective]) -> DataSource:
         """Return the usual source; one that scrapes more often if slices are too short for it."""
-        windows = [each.slices.window for each in objectives if each.slices]
+        windows = [objective.slices.window for objective in objectives if objective.slices]
         shortest = min(windows, default=SCRAPES_IN_A_WINDOW * _USUAL.scrape_interval)
         interval = max(1, min(shortest // SCRAPES_IN_A_WINDOW, _USUAL.scrape_interval))
         if interval == _USUAL.scrape_interval:
@@ -170,78 +175,86 @@ class _File:
         )
         return replace(_USUAL, scrape_interval=interval, evaluation_interval=interval)
 
-    def _severity(self, one: Entry, note: str, usual: str) -> str:
+    def _severity(self, entry: Entry, note: str, usual: str) -> str:
         """Return the severity of a note, which a target must receive.
 
         The usual one too, if the file has targets.
         """
-        said = one.note(note, "")
-        severity = said or usual
-        if (said or (usual and len(self._targets))) and not self._targets.find(severity):
+        stated = entry.note(note, "")
+        severity = stated or usual
+        needs_target = stated or (usual and len(self._targets))
+        if needs_target and not self._targets.find(severity):
             why = f"no AlertNotificationTarget has `target: {severity}`"
-            one.node.faults.setdefault(f"{one.path}: severity {severity}", why)
+            entry.node.faults.setdefault(f"{entry.path}: severity {severity}", why)
         return severity
 
-    def _service(self, one: Entry) -> Service | None:
-        return one.made(
+    def _service(self, entry: Entry) -> Service | None:
+        return entry.build(
             Service,
-            name=one.name,
-            title=one.title,
-            description=one.description,
-            job=one.note("job", one.name),
-            runbook_url=one.note("runbook-url", ""),
-            dashboard_url=one.note("dashboard-url", ""),
-            down_severity=self._severity(one, "down-severity", "page"),
-            labels=one.labels,
+            name=entry.name,
+            title=entry.title,
+            description=entry.description,
+            job=entry.note("job", entry.name),
+            runbook_url=entry.note("runbook-url", ""),
+            dashboard_url=entry.note("dashboard-url", ""),
+            down_severity=self._severity(entry, "down-severity", "page"),
+            labels=entry.labels,
         )
 
-    def _indicator(self, one: Entry) -> Indicator | None:
-        if "ratioMetric" in one.spec:
-            return self._ratio(one, one.spec.child("ratioMetric"))
-        return self._threshold(one, one.spec.child("thresholdMetric"))
+    def _indicator(self, entry: Entry) -> Indicator | None:
+        if "ratioMetric" in entry.spec:
+            return self._ratio(entry, entry.spec.child("ratioMetric"))
+        return self._threshold(entry, entry.spec.child("thresholdMetric"))
 
-    def _ratio(self, one: Entry, ratio: StrictMapping) -> RatioIndicator | None:
+    def _ratio(self, entry: Entry, ratio: StrictMapping) -> RatioIndicator | None:
         counter = ratio.flag("counter", default=True)
         words = [word for word in ("good", "bad", "total") if word in ratio or word == "total"]
-        asked = {word: self._events(ratio.child(word)) for word in words}
+        parts = {word: self._events(ratio.child(word)) for word in words}
         ratio.end()
-        known = {word: events for word, events in asked.items() if events}
-        rates = [events.is_rate for events in known.values()]
+        events_by_word = {word: events for word, events in parts.items() if events}
+        rates = [events.is_rate for events in events_by_word.values()]
         is_mixed = any(rates) and not (counter or all(rates))
         queries: dict[str, Query | None] = {"good": None, "bad": None}
-        if is_mixed or any(isinstance(events.series, Expression) for events in known.values()):
-            queries |= {word: events.expression(counter=counter) for word, events in known.items()}
+        if is_mixed or any(
+            isinstance(events.series, Expression) for events in events_by_word.values()
+        ):
+            queries |= {
+                word: events.expression(counter=counter) for word, events in events_by_word.items()
+            }
         else:
-            queries |= {word: events.series for word, events in known.items()}
+            queries |= {word: events.series for word, events in events_by_word.items()}
             counter = counter or all(rates)
-        about = {"name": one.name, "description": one.description}
-        return one.made(RatioIndicator, **about, **queries, counter=counter)
+        about = {"name": entry.name, "description": entry.description}
+        return entry.build(RatioIndicator, **about, **queries, counter=counter)
 
     def _events(self, metric: StrictMapping) -> _Events | None:
-        spec, asked = self._query(metric)
-        if not asked:
+        spec, promql = self._query(metric)
+        if not promql:
             return None
         spec.end()
-        series, is_rate = counted(asked)
-        is_stated = asked is series or self._edges(series)
+        series, is_rate = counted(promql)
+        is_stated = promql is series or self._edges(series)
         if isinstance(series, Selector) and series.metric.endswith(_BUCKET) and is_stated:
             self._check_edge(spec, "query", series, edge=series.value_of("le"))
-        return _Events(asked, series, is_rate, spec)
+        return _Events(promql, series, is_rate, spec)
 
-    def _threshold(self, one: Entry, threshold: StrictMapping) -> ThresholdIndicator | None:
-        spec, asked = self._query(threshold)
-        if not asked:
-            return one.made(ThresholdIndicator)
-        series, by, quantile = measured(asked)
+    def _threshold(self, entry: Entry, threshold: StrictMapping) -> ThresholdIndicator | None:
+        spec, promql = self._query(threshold)
+        if not promql:
+            return entry.build(ThresholdIndicator)
+        series, by, quantile = measured(promql)
         if quantile is not None and not self._edges(series):
-            series, by, quantile = asked, "", None  # It is not known what its series would be.
-        if "quantile" in spec and isinstance(asked, Selector):
+            # It is not known what its series would be.
+            series = promql
+            by = ""
+            quantile = None
+        if "quantile" in spec and isinstance(promql, Selector):
             by = "quantile"
             quantile = spec.number("quantile")
         aggregate = by or spec.choice("aggregate", "max", "min", "avg", "sum", default="")
         spec.end()
-        about = {"name": one.name, "description": one.description}
-        return one.made(
+        about = {"name": entry.name, "description": entry.description}
+        return entry.build(
             ThresholdIndicator, **about, metric=series, aggregate=aggregate, quantile=quantile
         )
 
@@ -268,11 +281,9 @@ class _File:
     def _edges(self, series: Query) -> Sequence[float]:
         """Return the bucket edges of a histogram, if they were stated."""
         source = self._source or _USUAL
-        return (
-            source.edges_of(series.metric.removesuffix(_BUCKET))
-            if isinstance(series, Selector)
-            else ()
-        )
+        if not isinstance(series, Selector):
+            return ()
+        return source.edges_of(series.metric.removesuffix(_BUCKET))
 
     def _check_edge(
         self, node: StrictMapping, key: str, series: Selector, *, edge: float | str | None
@@ -291,91 +302,97 @@ class _File:
                 f"is measured by the histogram {histogram}; write its bucket edges below "
                 f"connectionDetails.histograms of the DataSource, and ask for {histogram}{_BUCKET}",
             )
-        elif str(edge) not in {text for one in edges for text in _spellings(one)}:
-            known = ", ".join(f"{one:g}" for one in edges)
-            asked = "no le" if edge is None else edge
-            node.wrong(key, f"{asked} is no bucket edge of {histogram}; it has {known}")
+        elif str(edge) not in {text for bound in edges for text in _spellings(bound)}:
+            listed = ", ".join(f"{bound:g}" for bound in edges)
+            shown = "no le" if edge is None else edge
+            node.wrong(key, f"{shown} is no bucket edge of {histogram}; it has {listed}")
 
-    def _policy(self, one: Entry) -> Tier | None:
-        spec = one.spec
+    def _policy(self, entry: Entry) -> Tier | None:
+        spec = entry.spec
         spec.take(
             "alertWhenBreaching",
             "true: a policy is an alert on the burn rate",
-            lambda it: it is True,
+            lambda value: value is True,
         )
         if spec.flag("alertWhenResolved", default=False):
             spec.wrong(
                 "alertWhenResolved", "would be ignored: Alertmanager's send_resolved says it"
             )
         no_data = spec.flag("alertWhenNoData", default=False)
-        tier = self._conditions.meant(spec.only("conditions"), "conditionRef")
-        told = {
-            self._targets.meant(node, "targetRef") for node in spec.children("notificationTargets")
+        tier = self._conditions.referenced_or_inline(spec.only("conditions"), "conditionRef")
+        targets = {
+            self._targets.referenced_or_inline(node, "targetRef")
+            for node in spec.children("notificationTargets")
         }
-        known = [target for target in told if target]
-        if tier and len(known) == len(told) and known != [tier.severity]:
+        severities = [target for target in targets if target]
+        if tier and len(severities) == len(targets) and severities != [tier.severity]:
             spec.wrong(
                 "notificationTargets",
-                f"receive {', '.join(sorted(known)) or 'nothing'}, but the severity is"
+                f"receive {', '.join(sorted(severities)) or 'nothing'}, but the severity is"
                 f" {tier.severity}",
             )
-        made = replace(tier, policy=one.name, when_no_data=no_data) if tier else None
-        return one.made(lambda: made)
+        named_tier = replace(tier, policy=entry.name, when_no_data=no_data) if tier else None
+        return entry.build(lambda: named_tier)
 
-    def _objectives_of(self, one: Entry) -> tuple[Objective, ...] | None:
+    def _objectives_of(self, entry: Entry) -> tuple[Objective, ...] | None:
         """Read an SLO: an objective for each of its targets."""
-        spec = one.spec
+        spec = entry.spec
         targets = spec.children("objectives")
         if not targets:
             spec.wrong("objectives", "must have at least one item")
         period = self._period(spec.only("timeWindow"))
         policies = spec.children("alertPolicies", optional=True)
-        tiers = [self._policies.meant(node, "alertPolicyRef") for node in policies]
-        severity = self._severity(one, "severity", "") if policies else ""
+        tiers = [self._policies.referenced_or_inline(node, "alertPolicyRef") for node in policies]
+        severity = self._severity(entry, "severity", "") if policies else ""
         exhausted = None
         if policies and period >= DAY:
-            exhausted = self._severity(one, "exhausted-severity", "ticket")
+            exhausted = self._severity(entry, "exhausted-severity", "ticket")
         elif not period:
-            one.notes.pass_over("prometheus/exhausted-severity")
+            entry.notes.pass_over("prometheus/exhausted-severity")
         service = self._services.named(spec, "service")
         if "indicatorRef" in spec:
             indicator = self._indicators.named(spec, "indicatorRef")
         else:
-            indicator = self._indicators.meant(spec.child("indicator"), "indicatorRef")
-        known = [replace(tier, severity=severity or tier.severity) for tier in tiers if tier]
+            indicator = self._indicators.referenced_or_inline(
+                spec.child("indicator"), "indicatorRef"
+            )
+        alerts = [replace(tier, severity=severity or tier.severity) for tier in tiers if tier]
         fields: dict[str, Any] = {
-            "description": one.description,
+            "description": entry.description,
             "service": service,
             "period": period,
-            "tiers": tuple(sorted(known, key=lambda tier: tier.long)),
+            "tiers": tuple(sorted(alerts, key=lambda tier: tier.long)),
             "exhausted_severity": exhausted,
-            "labels": one.labels,
+            "labels": entry.labels,
         }
-        slices = _slices(one, targets)
+        slices = _slices(entry, targets)
         titles = [terms.text("displayName", "") for terms in targets]
-        made = [
-            self._objective(one, terms, indicator, name=name, title=title, slices=slice_, **fields)
-            for terms, name, title, slice_ in zip(
-                targets, _names(one.name, titles), titles, slices, strict=True
+        names = _names(entry.name, titles)
+        objectives = [
+            self._objective(
+                entry, terms, indicator, name=name, title=title, slices=slice_, **fields
             )
+            for terms, name, title, slice_ in zip(targets, names, titles, slices, strict=True)
         ]
-        return one.made(lambda: tuple(each for each in made if each))
+        return entry.build(lambda: tuple(objective for objective in objectives if objective))
 
     def _objective(
-        self, one: Entry, terms: StrictMapping, indicator: Indicator | None, **fields: Any
+        self, entry: Entry, terms: StrictMapping, indicator: Indicator | None, **fields: Any
     ) -> Objective | None:
-        fields["title"] = fields["title"] or one.title
+        fields["title"] = fields["title"] or entry.title
         fields["indicator"] = self._promised(indicator, terms)
         if "targetPercent" in terms:
             fields["target"] = round(terms.number("targetPercent") / 100, 12)
         else:
             fields["target"] = terms.number("target")
         terms.end()
-        return one.made(Objective, **fields)
+        return entry.build(Objective, **fields)
 
     def _period(self, window: StrictMapping) -> int:
         """Read a time window, in seconds; one of the calendar becomes a rolling one."""
-        is_rolling = window.take("isRolling", "true or false", lambda it: isinstance(it, bool))
+        is_rolling = window.take(
+            "isRolling", "true or false", lambda value: isinstance(value, bool)
+        )
         if is_rolling is not False:
             period = window.seconds("duration")
             window.end()
@@ -416,9 +433,9 @@ class _File:
         return replace(sli, aggregate=sli.aggregate or worst, op=op, value=value)
 
 
-def _source(one: Entry) -> DataSource | None:
-    one.spec.choice("type", "Prometheus")
-    details = one.spec.child("connectionDetails", optional=True)
+def _source(entry: Entry) -> DataSource | None:
+    entry.spec.choice("type", "Prometheus")
+    details = entry.spec.child("connectionDetails", optional=True)
     histograms = details.child("histograms", optional=True)
     edges = {name: histograms.listed(name) for name in histograms.keys}
     intervals = {
@@ -427,16 +444,16 @@ def _source(one: Entry) -> DataSource | None:
             "evaluationInterval", f"{_USUAL.evaluation_interval}s"
         ),
     }
-    known = tuple(
+    pairs = tuple(
         (name, tuple(listed.number(at) for at in listed.keys)) for name, listed in edges.items()
     )
     details.end()
-    return one.made(DataSource, name=one.name, histograms=known, **intervals)
+    return entry.build(DataSource, name=entry.name, histograms=pairs, **intervals)
 
 
-def _target(one: Entry) -> str | None:
+def _target(entry: Entry) -> str | None:
     """A target is identified by the severity that it receives."""
-    return one.made(str, object=one.spec.text("target"))
+    return entry.build(str, object=entry.spec.text("target"))
 
 
 def _spellings(edge: float) -> tuple[str, ...]:
@@ -445,8 +462,8 @@ def _spellings(edge: float) -> tuple[str, ...]:
     return (short,) if "e" in short else (short, str(edge))
 
 
-def _condition(one: Entry) -> Tier | None:
-    condition = one.spec.child("condition")
+def _condition(entry: Entry) -> Tier | None:
+    condition = entry.spec.child("condition")
     for key, only in (("kind", "burnrate"), ("op", "gt")):
         condition.choice(key, only, default=only)
     long = condition.seconds("lookbackWindow")
@@ -454,20 +471,20 @@ def _condition(one: Entry) -> Tier | None:
         "factor": condition.number("threshold"),
         "long": long,
         # A twelfth, as in chapter 5 of Google's SRE workbook.
-        "short": one.notes.seconds("prometheus/short-window", f"{long // 12}s"),
+        "short": entry.notes.seconds("prometheus/short-window", f"{long // 12}s"),
         "hold": condition.seconds("alertAfter", "0s"),
-        "min_failures": one.count("min-failures"),
+        "min_failures": entry.count("min-failures"),
     }
     condition.end()
-    severity = one.spec.text("severity")
-    return one.made(
-        Tier, policy=one.name, name=one.note("tier", one.name), severity=severity, **fields
+    severity = entry.spec.text("severity")
+    return entry.build(
+        Tier, policy=entry.name, name=entry.note("tier", entry.name), severity=severity, **fields
     )
 
 
 def _calendar_seconds(text: str) -> int:
-    found = _CALENDAR_SPAN.fullmatch(text)
-    return int(found[1]) * _CALENDAR[found[2]] * DAY if found else seconds(text)
+    parts = _CALENDAR_SPAN.fullmatch(text)
+    return int(parts[1]) * _CALENDAR[parts[2]] * DAY if parts else seconds(text)
 
 
 def _names(slo: str, titles: Sequence[str]) -> list[str]:
@@ -480,24 +497,24 @@ def _names(slo: str, titles: Sequence[str]) -> list[str]:
     return [f"{slo}-{end}" for end in ends]
 
 
-def _slices(one: Entry, targets: Sequence[StrictMapping]) -> list[Slices | None]:
+def _slices(entry: Entry, targets: Sequence[StrictMapping]) -> list[Slices | None]:
     """Read how an SLO's slices are judged, for each of its targets."""
-    method = one.spec.choice("budgetingMethod", "Occurrences", "Timeslices")
+    method = entry.spec.choice("budgetingMethod", "Occurrences", "Timeslices")
     if not method:
         # It would say whether these belong here.
         for terms in targets:
             terms.pass_over(*(key for key in terms.keys if key.startswith("timeSlice")))
-        one.notes.pass_over(*one.notes.keys)
+        entry.notes.pass_over(*entry.notes.keys)
     if method != "Timeslices":
         return [None] * len(targets)
     note = "prometheus/slice-needs-instance"
-    what = '"true" or "false"'
+    expected = '"true" or "false"'
     fits = ("true", "false").__contains__
-    instance = one.notes.take(note, what, fits, default="false")
-    min_requests = one.count("slice-min-requests")
-    probe = one.notes.parsed("prometheus/slice-probe", _probe, "")
+    instance = entry.notes.take(note, expected, fits, default="false")
+    min_requests = entry.count("slice-min-requests")
+    probe = entry.notes.parsed("prometheus/slice-probe", _probe, "")
     return [
-        terms.made(
+        terms.build(
             Slices,
             window=_slice_window(terms),
             target=terms.number("timeSliceTarget"),

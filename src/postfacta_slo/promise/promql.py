@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_WHOLE: Final = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
-_ONE: Final = re.compile(
+_SELECTOR: Final = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
+_MATCHER: Final = re.compile(
     r"""\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*(["'])((?:(?!\3)[^\\\n]|\\[nt\\"'])*)\3\s*(?:,|$)"""
 )
 _ESCAPED: Final = {"n": "\n", "t": "\t"}
@@ -67,7 +67,10 @@ class Selector:
     matchers: tuple[Matcher, ...] = ()  # In the order in which they were written.
 
     def __str__(self) -> str:
-        return self.metric + (f"{{{','.join(map(str, self.matchers))}}}" if self.matchers else "")
+        if not self.matchers:
+            return self.metric
+        conditions = ",".join(map(str, self.matchers))
+        return f"{self.metric}{{{conditions}}}"
 
     @property
     def selectors(self) -> tuple[Selector, ...]:
@@ -77,7 +80,8 @@ class Selector:
     @property
     def of_job(self) -> Selector:
         """The metric with no condition but on its job."""
-        return Selector(self.metric, tuple(one for one in self.matchers if one.label == "job"))
+        of_job = (matcher for matcher in self.matchers if matcher.label == "job")
+        return Selector(self.metric, tuple(of_job))
 
     def value_of(self, label: str) -> str | None:
         """Return what the label must be equal to; None if there is no condition, or another one."""
@@ -121,22 +125,23 @@ def _bare(text: str) -> Selector | None:
 def expression(text: str) -> Expression:
     """Read any PromQL, as far as is needed to see which series it reads."""
     whole = _WINDOW.sub("1m", text)
-    found: dict[Selector, None] = {}
+    selectors: dict[Selector, None] = {}
     place = 0
     depth = 0
     after_series = False
     while place < len(whole):
         token = _TOKEN.match(whole, place)
-        depth += (token["open"] is not None) - (token["close"] is not None) if token else 0
+        if token:
+            depth += (token["open"] is not None) - (token["close"] is not None)
         if not token or depth < 0 or (after_series and token["series"]):
             raise SloError(f"is no PromQL from here on: {whole[place:].strip()!r}")
         if token["series"]:
-            found[selector(token["series"])] = None
+            selectors[selector(token["series"])] = None
         after_series = bool(token["series"] or (after_series and token[0].isspace()))
         place = token.end()
-    if depth or not found:
+    if depth or not selectors:
         raise SloError(f"{'has a parenthesis too few' if depth else 'names no metric'}: {text!r}")
-    return Expression(" ".join(text.split()), tuple(found))
+    return Expression(" ".join(text.split()), tuple(selectors))
 
 
 _VALUE: Final = re.compile(r"(max|min|avg|sum)\s*\((.*)\)", re.DOTALL)
@@ -152,8 +157,8 @@ def counted(query: Query) -> tuple[Query, bool]:
     if isinstance(query, Selector):
         return query, False
     inner = query.text
-    if found := _SUM.fullmatch(inner):
-        inner = found["inner"].strip()
+    if sum_ := _SUM.fullmatch(inner):
+        inner = sum_["inner"].strip()
     rate = _RATE.fullmatch(_WINDOW.sub("1m", inner))
     series = _bare(rate["inner"] if rate else inner)
     return (series, bool(rate)) if series else (query, False)
@@ -168,32 +173,35 @@ def measured(query: Query) -> tuple[Query, str, float | None]:
     """
     if isinstance(query, Selector):
         return query, "", None
-    if (found := _VALUE.fullmatch(query.text)) and (bare := _bare(found[2])):
-        return bare, found[1], None
-    if found := _QUANTILE.fullmatch(query.text):
-        series, is_rate = counted(expression(found[2]))
-        if isinstance(series, Selector) and is_rate and _BY_EDGE.search(found[2]):
-            return series, "quantile", float(found[1])
+    if (call := _VALUE.fullmatch(query.text)) and (bare := _bare(call[2])):
+        return bare, call[1], None
+    if call := _QUANTILE.fullmatch(query.text):
+        series, is_rate = counted(expression(call[2]))
+        if isinstance(series, Selector) and is_rate and _BY_EDGE.search(call[2]):
+            return series, "quantile", float(call[1])
     return query, "", None
 
 
 def selector(text: str) -> Selector:
     """Read one vector selector, such as `requests_total{job="shop",code!~"5.."}`."""
-    whole = _WHOLE.fullmatch(text)
+    whole = _SELECTOR.fullmatch(text)
     if not whole:
         raise SloError(
             'must be one metric with conditions on its labels, such as up{job="shop"}, not'
             f" {text!r}; rates, sums and windows are put around it here"
         )
     inside = (whole[2] or "").rstrip()
-    found = list(_ONE.finditer(inside))
-    if "".join(one[0] for one in found) != inside:
+    conditions = list(_MATCHER.finditer(inside))
+    if "".join(condition[0] for condition in conditions) != inside:
         raise SloError(f'is no list of label="value", with a backslash written twice: {inside}')
-    return Selector(whole[1], tuple(Matcher(one[1], one[2], _unescaped(one[4])) for one in found))
+    matchers = (
+        Matcher(condition[1], condition[2], _unescaped(condition[4])) for condition in conditions
+    )
+    return Selector(whole[1], tuple(matchers))
 
 
 def _unescaped(value: str) -> str:
-    return re.sub(r"\\(.)", lambda found: _ESCAPED.get(found[1], found[1]), value)
+    return re.sub(r"\\(.)", lambda escape: _ESCAPED.get(escape[1], escape[1]), value)
 
 
 def quoted(text: str) -> str:

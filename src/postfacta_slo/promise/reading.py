@@ -24,6 +24,7 @@ _Made = TypeVar("_Made")
 Faults = dict[str, str]
 
 _SPAN: Final = re.compile(r"([0-9]{1,9})([smhdw])")
+_WHOLE: Final = re.compile("[0-9]+")
 _MOST: Final = sys.float_info.max
 _SECONDS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
@@ -38,10 +39,10 @@ def refuse(faults: Faults) -> None:
 
 def seconds(text: str) -> int:
     """Return how many seconds a duration such as `5m` has."""
-    found = _SPAN.fullmatch(text)
-    if not found:
+    parts = _SPAN.fullmatch(text)
+    if not parts:
         raise SloError(f"must be a duration such as 30s, 5m, 1h, 30d or 4w, not {text!r}")
-    return int(found[1]) * _SECONDS[found[2]]
+    return int(parts[1]) * _SECONDS[parts[2]]
 
 
 class StrictMapping:
@@ -54,7 +55,7 @@ class StrictMapping:
         self.path = path  # Where it stands, for messages.
         self.faults = faults  # Where it puts what is wrong.
         self._before = len(faults)
-        self._known: list[str] = []
+        self._taken: list[str] = []
         self._left: dict[str, object] = {}
         if not isinstance(value, dict):
             faults.setdefault(path, f"must be a mapping, not {_name(value)}")
@@ -62,9 +63,9 @@ class StrictMapping:
             self.faults = {}
             self._before = -1
             value = {}
-        for key, one in cast("dict[object, object]", value).items():
+        for key, item in cast("dict[object, object]", value).items():
             if isinstance(key, str):
-                self._left[key] = one
+                self._left[key] = item
             else:
                 faults.setdefault(path, f"has a key that is not a text: {key!r}")
 
@@ -86,10 +87,12 @@ class StrictMapping:
 
     def end(self) -> None:
         for key in self._left:
-            known = ", ".join(sorted(set(self._known))) or "none"
-            self.wrong(key, f"is not known here and would be ignored; known are: {known}")
+            keys = ", ".join(sorted(set(self._taken))) or "none"
+            self.wrong(key, f"is not known here and would be ignored; known are: {keys}")
 
-    def made(self, record: Callable[..., _Made], *, place: str = "", **fields: Any) -> _Made | None:
+    def build(
+        self, record: Callable[..., _Made], *, place: str = "", **fields: Any
+    ) -> _Made | None:
         """Make a record of what was read since this mapping was begun.
 
         None if something of that was wrong.
@@ -108,11 +111,11 @@ class StrictMapping:
             self.raw(key)
 
     def raw(self, key: str) -> object:
-        self._known.append(key)
+        self._taken.append(key)
         return self._left.pop(key, None)
 
     def take(
-        self, key: str, what: str, fits: Callable[[Any], object], *, default: object = None
+        self, key: str, expected: str, fits: Callable[[Any], object], *, default: object = None
     ) -> Any:
         """Take what fits, or the default if there is nothing.
 
@@ -123,9 +126,8 @@ class StrictMapping:
             return default
         if fits(value):
             return value
-        self.wrong(
-            key, f"must be {what}, {'and is missing' if value is None else f'not {_name(value)}'}"
-        )
+        actual = "and is missing" if value is None else f"not {_name(value)}"
+        self.wrong(key, f"must be {expected}, {actual}")
         return None
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -139,9 +141,9 @@ class StrictMapping:
 
         return self.take(key, "a text", fits, default=default) or ""
 
-    def choice(self, key: str, *known: str, default: str | None = None) -> str:
+    def choice(self, key: str, *choices: str, default: str | None = None) -> str:
         """Take one of these texts, or the default if there is none; empty if it is neither."""
-        return self.take(key, " or ".join(known), known.__contains__, default=default) or ""
+        return self.take(key, " or ".join(choices), choices.__contains__, default=default) or ""
 
     def parsed(
         self, key: str, read: Callable[[str], _Made], default: str | None = None
@@ -159,16 +161,18 @@ class StrictMapping:
         return self.parsed(key, seconds, default) or 0
 
     def number(self, key: str) -> float:
-        # A bool is an int to Python, not to people. A long int is none that a float could be.
-        found = self.take(key, "a number", lambda it: type(it) in {int, float} and abs(it) <= _MOST)
-        return float(found or 0)
+        def fits(value: Any) -> bool:
+            # A bool is an int to Python, not to people. A long int is none that a float could be.
+            return type(value) in {int, float} and abs(value) <= _MOST
+
+        return float(self.take(key, "a number", fits) or 0)
 
     def flag(self, key: str, *, default: bool) -> bool:
         """Take true or false, or the default if there is neither."""
-        return (
-            self.take(key, "true or false", lambda it: isinstance(it, bool), default=default)
-            is not False
+        value = self.take(
+            key, "true or false", lambda flag: isinstance(flag, bool), default=default
         )
+        return value is not False
 
     def child(self, key: str, *, optional: bool = False, path: str = "") -> StrictMapping:
         """Take a mapping, or an empty one if it is optional and not there.
@@ -176,19 +180,18 @@ class StrictMapping:
         It may be given a path to be called by.
         """
         value = self.raw(key)
-        return StrictMapping(
-            {} if value is None and optional else value, path or self.at(key), self.faults
-        )
+        if value is None and optional:
+            value = {}
+        return StrictMapping(value, path or self.at(key), self.faults)
 
     def listed(self, key: str, *, optional: bool = False) -> StrictMapping:
         """Take a list, as a mapping whose keys are `[0]`, `[1]` and so on."""
-        usual: list[object] | None = [] if optional else None
-        items: list[object] = (
-            self.take(key, "a list", lambda it: isinstance(it, list), default=usual) or []
+        default: list[object] | None = [] if optional else None
+        items: list[object] | None = self.take(
+            key, "a list", lambda value: isinstance(value, list), default=default
         )
-        return StrictMapping(
-            {f"[{at}]": one for at, one in enumerate(items)}, self.at(key), self.faults
-        )
+        by_place = {f"[{place}]": item for place, item in enumerate(items or [])}
+        return StrictMapping(by_place, self.at(key), self.faults)
 
     def children(self, key: str, *, optional: bool = False) -> list[StrictMapping]:
         """Take a list of mappings."""
@@ -200,15 +203,17 @@ class StrictMapping:
         items = self.listed(key)
         if len(items.keys) != 1:
             self.wrong(key, f"must have exactly one item, not {len(items.keys)}")
-        return items.child("[0]") if items.keys else StrictMapping(None, self.at(key), self.faults)
+        if not items.keys:
+            return StrictMapping(None, self.at(key), self.faults)
+        return items.child("[0]")
 
 
 def _name(value: object) -> str:
     if value is None:
         return "nothing"
-    return (
-        repr(value) if isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
-    )
+    if isinstance(value, bool | int | float | str):
+        return repr(value)
+    return f"a {type(value).__name__}"
 
 
 # What a file may hold.
@@ -248,36 +253,36 @@ class Entry:
     def count(self, name: str) -> int:
         """Take an annotation of ours that is a whole number; 0 if it is not there."""
         key = f"prometheus/{name}"
-        what = "a whole number in quotes"
-        fits = re.compile("[0-9]+").fullmatch
-        return int(
-            self.notes.take(key, what, lambda it: isinstance(it, str) and fits(it), default="0")
-            or 0
-        )
 
-    def made(self, record: Callable[..., _Made], **fields: Any) -> _Made | None:
+        def fits(value: object) -> bool:
+            return isinstance(value, str) and bool(_WHOLE.fullmatch(value))
+
+        text = self.notes.take(key, "a whole number in quotes", fits, default="0")
+        return int(text or 0)
+
+    def build(self, record: Callable[..., _Made], **fields: Any) -> _Made | None:
         """Make a record of it, and refuse what is left over; None if anything of it is wrong."""
         self.notes.end()
         self.spec.end()
-        return self.node.made(record, place=self.path, **fields)
+        return self.node.build(record, place=self.path, **fields)
 
 
-def entry(node: StrictMapping, kind: str = "") -> Entry:
+def read_entry(node: StrictMapping, kind: str = "") -> Entry:
     """Read the head of an object; one that stands inside another has its kind from there."""
     version = node.choice("apiVersion", _VERSION, default=_VERSION if kind else None)
-    said = node.choice("kind", *([kind] if kind else KINDS), default=kind or None)
+    stated_kind = node.choice("kind", *([kind] if kind else KINDS), default=kind or None)
     meta = node.child("metadata")
     name = meta.text("name")
-    where = f"{node.path} ({f'{said} {name}'.strip()})"
-    notes = meta.child("annotations", optional=True, path=f"{where}: metadata.annotations")
-    labels = meta.child("labels", optional=True, path=f"{where}: metadata.labels")
-    if labels.keys and said and said not in _LABELLED:
+    place = f"{node.path} ({f'{stated_kind} {name}'.strip()})"
+    notes = meta.child("annotations", optional=True, path=f"{place}: metadata.annotations")
+    labels = meta.child("labels", optional=True, path=f"{place}: metadata.labels")
+    if labels.keys and stated_kind and stated_kind not in _LABELLED:
         labels.wrong(
             labels.keys[0], f"would be ignored; only {' and '.join(_LABELLED)} may have labels"
         )
     texts = tuple((key, labels.text(key)) for key in labels.keys)
     title = " ".join(meta.text("displayName", name).split())
-    spec = node.child("spec", path=f"{where}: spec")
+    spec = node.child("spec", path=f"{place}: spec")
     meta.end()
     node.end()
     text = " ".join(spec.text("description", "").split())
@@ -286,7 +291,15 @@ def entry(node: StrictMapping, kind: str = "") -> Entry:
             "description", f"has {len(text)} characters, and {_MOST_CHARACTERS} are the most"
         )
     return Entry(
-        said if version and name else "", name, where, title, text, texts, notes, spec, node
+        kind=stated_kind if version and name else "",
+        name=name,
+        path=place,
+        title=title,
+        description=text,
+        labels=texts,
+        notes=notes,
+        spec=spec,
+        node=node,
     )
 
 
@@ -305,19 +318,19 @@ class Registry(Generic[_Made]):
         self._make = make
         self._faults = faults
         self._made: dict[str, _Made | None] = {}  # None for one that is wrong.
-        self._unasked: dict[str, str] = {}
-        for one in entries:
-            if one.kind == kind and one.name in self._made:
-                faults.setdefault(one.path, f"there is another {kind} of this name")
-            elif one.kind == kind:
-                self._made[one.name] = make(one)
-                self._unasked[one.name] = one.path
-                faults.update(one.node.faults)
+        self._unreferenced: dict[str, str] = {}
+        for entry in entries:
+            if entry.kind == kind and entry.name in self._made:
+                faults.setdefault(entry.path, f"there is another {kind} of this name")
+            elif entry.kind == kind:
+                self._made[entry.name] = make(entry)
+                self._unreferenced[entry.name] = entry.path
+                faults.update(entry.node.faults)
 
     def __len__(self) -> int:
         return len(self._made)
 
-    def all(self) -> tuple[_Made, ...]:
+    def records(self) -> tuple[_Made, ...]:
         """Return all that could be made."""
         return tuple(made for made in self._made.values() if made is not None)
 
@@ -325,33 +338,31 @@ class Registry(Generic[_Made]):
         """Return whether one equals this, which is then referenced, or one that is wrong might."""
         names = [name for name, made in self._made.items() if made == value]
         for name in names[:1]:
-            self._unasked.pop(name, None)
+            self._unreferenced.pop(name, None)
         return bool(names) or None in self._made.values()
 
     def named(self, node: StrictMapping, key: str) -> _Made | None:
         """Take a name, and return the object that has it; None if there is none, or it is wrong."""
         name = node.text(key)
-        self._unasked.pop(name, None)
+        self._unreferenced.pop(name, None)
         if name not in self._made:
-            node.wrong(
-                key,
-                f"there is no {self._kind} {name!r}; known are: {', '.join(self._made) or 'none'}",
-            )
+            names = ", ".join(self._made) or "none"
+            node.wrong(key, f"there is no {self._kind} {name!r}; known are: {names}")
         elif self._made[name] is None:
             node.wrong(key, "")
         return self._made.get(name)
 
-    def meant(self, node: StrictMapping, key: str) -> _Made | None:
+    def referenced_or_inline(self, node: StrictMapping, key: str) -> _Made | None:
         """Return what a mapping means.
 
         One of these by its name below a key, or one written right there.
         """
         if key not in node:
-            return self._make(entry(node, self._kind))
-        found = self.named(node, key)
+            return self._make(read_entry(node, self._kind))
+        referenced = self.named(node, key)
         node.end()
-        return found
+        return referenced
 
     def end(self) -> None:
-        for path in self._unasked.values():
+        for path in self._unreferenced.values():
             self._faults.setdefault(path, "nothing refers to it, so that it would be ignored")

@@ -52,19 +52,20 @@ def _outages(scenario: Scenario) -> list[Test]:
     Each share that is not detected within the same minute as the one before.
     """
     tests: list[Test] = []
-    before: list[int] = []
+    firsts_before: list[int] = []
     for share in SHARES if scenario.objective.tiers else ():
         # A share that is one of whole events.
         if not math.isclose(scenario.stretch(1, share).bad, share * scenario.volume):
             continue
         traffic = outage(scenario, share)
-        first = [_fired(scenario, verdict) for verdict in scenario.verdicts(traffic).values()]
+        firsts = [_fired(scenario, verdict) for verdict in scenario.verdicts(traffic).values()]
         minute = scenario.scrapes(_GRACE)
         if not tests or any(
-            abs(one - other) > minute for one, other in zip(first, before, strict=True)
+            abs(sample - sample_before) > minute
+            for sample, sample_before in zip(firsts, firsts_before, strict=True)
         ):
             tests.append(scenario.course(f"{number(share * 100)} % fail for half an hour", traffic))
-            before = first
+            firsts_before = firsts
     return tests
 
 
@@ -149,14 +150,14 @@ def _few(scenario: Scenario, tier: Tier) -> list[Test]:
     name = f"a handful fails, and tier {tier.name} waits for more"
     return [
         scenario.course(
-            name, traffic, others=scenario.all_left_out(traffic.scrapes), checks=[silent]
+            name, traffic, left_out=scenario.all_left_out(traffic.scrapes), checks=[silent]
         )
     ]
 
 
 def _until(stretches: Iterable[Stretch], scrapes: int) -> list[Stretch]:
-    kept: list[Stretch] = []
+    played: list[Stretch] = []
     for stretch in stretches:
-        kept.append(Stretch(min(stretch.scrapes, scrapes), stretch.total, stretch.bad))
-        scrapes -= kept[-1].scrapes
-    return [stretch for stretch in kept if stretch.scrapes]
+        played.append(Stretch(min(stretch.scrapes, scrapes), stretch.total, stretch.bad))
+        scrapes -= played[-1].scrapes
+    return [stretch for stretch in played if stretch.scrapes]

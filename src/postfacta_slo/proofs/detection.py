@@ -26,6 +26,7 @@ from typing import Final
 # As if the process had counted for a while: next to 0 Prometheus does not extrapolate a counter to
 # the window's edge.
 _COUNTED_BEFORE: Final = 1_000_000
+# Above what adding up floats may be off by, and far below what any scenario depends on.
 _NUDGE: Final = 1e-6
 
 
@@ -91,9 +92,11 @@ class Traffic:
     def goods(self) -> tuple[int, ...]:
         return self._counted([stretch.total - stretch.bad for stretch in self.stretches])
 
-    def _counted(self, each: Sequence[int]) -> tuple[int, ...]:
+    def _counted(self, counts: Sequence[int]) -> tuple[int, ...]:
         steps = (
-            step for step, of in zip(each, self.stretches, strict=True) for _ in range(of.scrapes)
+            step
+            for step, stretch in zip(counts, self.stretches, strict=True)
+            for _ in range(stretch.scrapes)
         )
         return tuple(accumulate(steps, initial=_COUNTED_BEFORE))
 
@@ -108,12 +111,15 @@ class Traffic:
         intervals = read - 1 if self.counted else read
         # A counter is extrapolated over the interval that the window's edge cuts off.
         stretch = width / intervals if self.counted else 1.0
-        counts = (self.totals, self.bads)
-        totals, bads = (
-            tuple((count[at] - count[max(0, at - intervals)]) * stretch for at in samples)
-            for count in counts
-        )
-        return Sums(totals, bads)
+
+        def sum_up(counts: Sequence[int]) -> tuple[float, ...]:
+            starts = [max(0, end - intervals) for end in samples]
+            return tuple(
+                (counts[end] - counts[start]) * stretch
+                for start, end in zip(starts, samples, strict=True)
+            )
+
+        return Sums(sum_up(self.totals), sum_up(self.bads))
 
 
 def spread(scrapes: int, total: int, bad: int) -> list[Stretch]:
@@ -168,13 +174,18 @@ def verdicts(
         _firing(_holds(traffic, burn, by, reading=reading, every=every), hold)
         for reading in _READINGS
     ]
-    return [said[0] if len(set(said)) == 1 else None for said in zip(*readings, strict=True)]
+    verdicts: list[bool | None] = []
+    for outcomes in zip(*readings, strict=True):
+        is_unanimous = len(set(outcomes)) == 1
+        verdicts.append(outcomes[0] if is_unanimous else None)
+    return verdicts
 
 
 def bad_slices(traffic: Traffic, slicing: Slicing, *, every: int = 1) -> int:
     """Return at how many evaluations a slice is bad: the fewest over all ways to read a window."""
     samples = range(0, traffic.scrapes + 1, every)
-    return min(sum(_slices(traffic, slicing, reading, samples=samples)) for reading in _READINGS)
+    counts = [sum(_slices(traffic, slicing, reading, samples=samples)) for reading in _READINGS]
+    return min(counts)
 
 
 def _holds(
@@ -190,13 +201,16 @@ def _holds(
             _ratios(traffic, width, by, reading=reading, samples=samples)
             for width in (burn.long, burn.short)
         )
-    held = [one > limit and other > limit for one, other in zip(long, short, strict=True)]
+    burning = [
+        long_share > limit and short_share > limit
+        for long_share, short_share in zip(long, short, strict=True)
+    ]
     if not burn.failures:
-        return held
+        return burning
     failures = traffic.sums(burn.long, samples, closed=reading.closed).bads
     return [
-        both and failed >= burn.failures * reading.nudge
-        for both, failed in zip(held, failures, strict=True)
+        burns and failed >= burn.failures * reading.nudge
+        for burns, failed in zip(burning, failures, strict=True)
     ]
 
 
@@ -229,10 +243,13 @@ def _slices(traffic: Traffic, by: Slicing, reading: _Reading, *, samples: range)
 
 def _means(values: Sequence[float], width: float, reading: _Reading) -> list[float]:
     sums = list(accumulate(values, initial=0.0))
-    most = math.floor(width) + 1 if reading.closed else math.ceil(width)
-    return [
-        (sums[end] - sums[max(0, end - most)]) / min(end, most) for end in range(1, len(values) + 1)
-    ]
+    longest = math.floor(width) + 1 if reading.closed else math.ceil(width)
+    means: list[float] = []
+    for end in range(1, len(sums)):
+        # At the beginning there are fewer samples than the window has room for.
+        samples = min(end, longest)
+        means.append((sums[end] - sums[end - samples]) / samples)
+    return means
 
 
 def _firing(holds: Sequence[bool], hold: int) -> list[bool]:
@@ -242,7 +259,10 @@ def _firing(holds: Sequence[bool], hold: int) -> list[bool]:
     """
     firing: list[bool] = []
     since: int | None = None
-    for place, held in enumerate(holds):
-        since = (place if since is None else since) if held else None
+    for place, holding in enumerate(holds):
+        if not holding:
+            since = None
+        elif since is None:
+            since = place
         firing.append(since is not None and place - since >= hold)
     return firing

@@ -28,17 +28,19 @@ def selected(*selectors: Selector, without: Selector | None = None) -> dict[str,
     must = [matcher for selector in selectors for matcher in selector.matchers]
     matchers = (*must, *(without.matchers if without else ()))
     labels = dict.fromkeys(matcher.label for matcher in matchers)
-    choices = [
-        [value for value in _likely(label, matchers) if _selects(_on(label, must), {label: value})]
-        for label in labels
-    ]
+    choices: list[list[str]] = []
+    for label in labels:
+        conditions = _on(label, must)
+        likely = _likely(label, matchers)
+        choices.append([value for value in likely if _selects(conditions, {label: value})])
     for values in product(*choices):
-        found = dict(zip(labels, values, strict=True))
-        if not (without and _selects(without.matchers, found)):
-            return found
-    raise _no_example(
-        " and ".join(map(str, selectors)) + (f" without {without}" if without else "")
-    )
+        candidate = dict(zip(labels, values, strict=True))
+        if without is None or not _selects(without.matchers, candidate):
+            return candidate
+    selection = " and ".join(map(str, selectors))
+    if without:
+        selection += f" without {without}"
+    raise _no_example(selection)
 
 
 def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str, str]]:
@@ -47,22 +49,34 @@ def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str,
     Each differs in one label from the given ones, which the selector selects. A matcher that
     excludes a pattern is missed once for each of the pattern's alternatives.
     """
-    found: list[dict[str, str]] = []
+    label_sets: list[dict[str, str]] = []
     for matcher in selector.matchers:
-        others = [one for one in _on(matcher.label, selector.matchers) if one != matcher]
-        excludes = matcher.op.startswith("!")
-        if excludes and len(_named(matcher)) < len(_alternatives(matcher)):
+        label = matcher.label
+        conditions = [rest for rest in _on(label, selector.matchers) if rest != matcher]
+        if not matcher.op.startswith("!"):
+            values = _likely(label, (matcher, *conditions))
+            label_sets += _missing(matcher, conditions, values, labels)[:1]
+            continue
+        values = _named(matcher)
+        if len(values) < len(_alternatives(matcher)):
             raise _no_example(f"what {selector} leaves out by {matcher}")
-        values = _named(matcher) if excludes else _likely(matcher.label, (matcher, *others))
-        missed = [
-            value
-            for value in values
-            if not _matches(matcher, value) and all(_matches(one, value) for one in others)
-        ]
-        found += [
-            {**labels, matcher.label: value} for value in (missed if excludes else missed[:1])
-        ]
-    return found
+        label_sets += _missing(matcher, conditions, values, labels)
+    return label_sets
+
+
+def _missing(
+    matcher: Matcher,
+    conditions: Iterable[Matcher],
+    values: Iterable[str],
+    labels: Mapping[str, str],
+) -> list[dict[str, str]]:
+    """Return the labels with each value that satisfies all conditions, but not the matcher."""
+    return [
+        {**labels, matcher.label: value}
+        for value in values
+        if not _matches(matcher, value)
+        and all(_matches(condition, value) for condition in conditions)
+    ]
 
 
 def series(metric: str, labels: Mapping[str, str]) -> str:
@@ -79,14 +93,15 @@ def example(selector: Selector, **more: str) -> str:
     return series(selector.metric, selected(selector) | more)
 
 
-def _no_example(wanted: str) -> SloError:
+def _no_example(selection: str) -> SloError:
     return SloError(
-        f"no example of a series was found for {wanted}: write its patterns as plain alternatives"
+        f"no example of a series was found for {selection}: write its patterns as plain"
+        " alternatives"
     )
 
 
 def _on(label: str, matchers: Iterable[Matcher]) -> list[Matcher]:
-    return [one for one in matchers if one.label == label]
+    return [matcher for matcher in matchers if matcher.label == label]
 
 
 def _likely(label: str, matchers: Iterable[Matcher]) -> list[str]:
@@ -96,7 +111,8 @@ def _likely(label: str, matchers: Iterable[Matcher]) -> list[str]:
     """
     named = [value for matcher in _on(label, matchers) for value in _named(matcher)]
     digits = any(value.isdigit() for value in named)
-    return list(dict.fromkeys([*named, *(_PLAIN if digits else _PLAIN[1:]), ""]))
+    plain = _PLAIN if digits else _PLAIN[1:]
+    return list(dict.fromkeys([*named, *plain, ""]))
 
 
 def _named(matcher: Matcher) -> list[str]:
@@ -114,12 +130,13 @@ def _named(matcher: Matcher) -> list[str]:
 def _alternatives(matcher: Matcher) -> list[str]:
     if matcher.op in {"=", "!="}:
         return [matcher.value]
-    whole = _GROUP.fullmatch(matcher.value)
-    return [_ANY.sub(_simplest, part) for part in (whole[1] if whole else matcher.value).split("|")]
+    group = _GROUP.fullmatch(matcher.value)
+    pattern = group[1] if group else matcher.value
+    return [_ANY.sub(_simplest, part) for part in pattern.split("|")]
 
 
-def _simplest(found: re.Match[str]) -> str:
-    return found[1] or ("" if found[2] == "*" else "0")
+def _simplest(element: re.Match[str]) -> str:
+    return element[1] or ("" if element[2] == "*" else "0")
 
 
 def _selects(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
@@ -127,6 +144,8 @@ def _selects(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
 
 
 def _matches(matcher: Matcher, value: str) -> bool:
-    is_plain = matcher.op in {"=", "!="}
-    same = matcher.value == value if is_plain else re.fullmatch(matcher.value, value) is not None
-    return same is not matcher.op.startswith("!")
+    if matcher.op in {"=", "!="}:
+        is_equal = matcher.value == value
+    else:
+        is_equal = re.fullmatch(matcher.value, value) is not None
+    return is_equal is not matcher.op.startswith("!")

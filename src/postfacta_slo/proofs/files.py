@@ -24,9 +24,9 @@ from .examples import example, near_misses, selected, series
 from .recording_tests import recording_tests
 from .scenario import Assertion, Scenario, Scraped, Test, constant, notation
 
-_QUIET: Final = 1_800
+_QUIET: Final = 1_800  # How long all is well, in seconds; halfway the service may go down.
 _MINUTE: Final = 60
-_SLOW: Final = 300
+_SLOW: Final = 300  # Tests of tiers whose short window is this long are evaluated once a minute.
 
 
 def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[str, Any]:
@@ -39,16 +39,17 @@ def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[st
     Objectives that `unproved` names are in neither of them.
     """
     source = model.source
-    pace = max(
-        1, round(max(_MINUTE if slow else 0, source.evaluation_interval) / source.scrape_interval)
-    )
+    # How many scrapes lie between two evaluations.
+    shortest = _MINUTE if slow else 0
+    interval = max(shortest, source.evaluation_interval)
+    pace = max(1, round(interval / source.scrape_interval))
     tests: list[Test] = []
     if not slow:
         for service in model.services:
             tests += _Service(model, service, every=pace, compress=compress).tests()
-    for one in model.objectives:
-        scenario = Scenario(source, one, pace, compress)
-        if _is_slow(one) is slow and not scenario.why_unproved():
+    for objective in model.objectives:
+        scenario = Scenario(source, objective, pace, compress)
+        if _is_slow(objective) is slow and not scenario.why_unproved():
             tests += [*recording_tests(scenario), *burn_tests(scenario)]
     return {
         "evaluation_interval": span(pace * source.scrape_interval, compress),
@@ -62,8 +63,11 @@ def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[st
 
 def unproved(model: Model) -> dict[str, str]:
     """Return the names of objectives that no test can be written for, and why."""
-    reasons = {one.name: Scenario(model.source, one).why_unproved() for one in model.objectives}
-    return {name: why for name, why in reasons.items() if why}
+    reasons = {
+        objective.name: Scenario(model.source, objective).why_unproved()
+        for objective in model.objectives
+    }
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def _is_slow(objective: Objective) -> bool:
@@ -77,17 +81,23 @@ class _Service:
     """
 
     def __init__(self, model: Model, service: Service, *, every: int, compress: int) -> None:
-        scenarios = [Scenario(model.source, one, every, compress) for one in model.of(service)]
+        scenarios = [
+            Scenario(model.source, objective, every, compress) for objective in model.of(service)
+        ]
         self._service = service
-        self._unproved = [one.objective for one in scenarios if one.why_unproved()]
-        self._proved = [one for one in scenarios if one.objective not in self._unproved]
+        self._unproved = [scenario.objective for scenario in scenarios if scenario.why_unproved()]
+        self._proved = [
+            scenario for scenario in scenarios if scenario.objective not in self._unproved
+        ]
         # Any scenario does: all see the same scrapes.
-        self._one = Scenario(model.source, model.objectives[0], every, compress)
-        self._fault, self._end = self._one.scrapes(_QUIET / 2), self._one.scrapes(_QUIET)
+        self._scenario = Scenario(model.source, model.objectives[0], every, compress)
+        self._fault = self._scenario.scrapes(_QUIET / 2)
+        self._end = self._scenario.scrapes(_QUIET)
         self._up = example(service.up, instance="one")
         self._falling = notation([1] * (self._fault + 1) + [0] * (self._end - self._fault))
         self._watched = [
-            {"metric": one.metric, "severity": loud} for one, loud in watched(model, service)
+            {"metric": metric.metric, "severity": severity}
+            for metric, severity in watched(model, service)
         ]
         self._metrics = [metric for metric, _ in watched(model, service)]
 
@@ -95,71 +105,76 @@ class _Service:
         well = self._healthy(self._end)
         silent = [self._silence()]
         half = {example(self._service.up, instance="two"): self._falling}
+        name = self._service.name
+        names = dict.fromkeys(selector.metric for selector in self._metrics)
         return [
-            self._one.written(
-                f"{self._service.name}: all is well, and nothing fires", well, silent
-            ),
-            self._one.written(
-                f"{self._service.name}: one of two instances is down", well | half, silent
-            ),
+            self._scenario.written(f"{name}: all is well, and nothing fires", well, silent),
+            self._scenario.written(f"{name}: one of two instances is down", well | half, silent),
             self._down(),
-            *(
-                self._absent(metric)
-                for metric in dict.fromkeys(one.metric for one in self._metrics)
-            ),
+            *(self._absent(metric) for metric in names),
         ]
 
     def _down(self) -> Test:
         """Nothing is left, but for what other jobs export."""
-        scraped = _stale(self._healthy(self._fault)) | {self._up: self._falling}
-        for asked in (self._service.up, *self._metrics):
-            for labels in near_misses(asked, selected(asked)):
-                scraped[series(asked.metric, labels)] = constant(1, self._end)
+        scraped = _stale(self._healthy(self._fault))
+        scraped[self._up] = self._falling
+        for watched_series in (self._service.up, *self._metrics):
+            for labels in near_misses(watched_series, selected(watched_series)):
+                scraped[series(watched_series.metric, labels)] = constant(1, self._end)
         checks = self._fires("Down", [{"severity": self._service.down_severity}])
         if self._watched:
             checks += self._fires("SLIMetricAbsent", self._watched)
-        return self._one.written(f"{self._service.name}: everything is gone", scraped, checks)
+        return self._scenario.written(f"{self._service.name}: everything is gone", scraped, checks)
 
     def _absent(self, metric: str) -> Test:
         """The instances answer, and one metric is not there any more."""
         before = self._healthy(self._fault).items()
         gone = {name: samples for name, samples in before if name.partition("{")[0] == metric}
-        absent = [one for one in self._watched if one["metric"] == metric]
+        absent = [labels for labels in self._watched if labels["metric"] == metric]
         checks = self._fires("SLIMetricAbsent", absent, metric=metric)
         silent = self._silence(self._alert("Down"))
         scraped = self._healthy(self._end) | _stale(gone)
         name = f"{self._service.name}: {metric} is gone"
-        return self._one.written(name, scraped, [*checks, silent])
+        return self._scenario.written(name, scraped, [*checks, silent])
 
     def _healthy(self, scrapes: int) -> Scraped:
         well = constant(1, scrapes)
         scraped = {self._up: well}
-        for one in self._unproved:
-            scraped |= {example(metric.of_job): well for metric in one.indicator.watched}
+        for objective in self._unproved:
+            for selector in objective.indicator.watched:
+                scraped[example(selector.of_job)] = well
         for scenario in self._proved:
-            scraped |= scenario.scraped(scenario.traffic(scenario.stretch(scrapes)), never="bad")
-            scraped |= {scenario.probe: well} if scenario.probe else {}
+            traffic = scenario.traffic(scenario.stretch(scrapes))
+            scraped |= scenario.scraped(traffic, never="bad")
+            if scenario.probe:
+                scraped[scenario.probe] = well
         return scraped
 
-    def _fires(self, what: str, by: list[dict[str, str]], *, metric: str = "") -> list[Assertion]:
+    def _fires(
+        self, alert: str, label_sets: list[dict[str, str]], *, metric: str = ""
+    ) -> list[Assertion]:
         """Silence just before, and each set of labels as often as it is listed when it is time."""
-        first = self._fault + self._one.every + self._one.scrapes(HOLDS[what])
-        alerts = self._alert(what) + (f',metric="{metric}"' if metric else "")
-        expression = f'count by ({", ".join(by[0])}) (ALERTS{{alertstate="firing",{alerts}}})'
+        first = self._fault + self._scenario.every + self._scenario.scrapes(HOLDS[alert])
+        alerts = self._alert(alert)
+        if metric:
+            alerts += f',metric="{metric}"'
+        names = ", ".join(label_sets[0])
+        expression = f'count by ({names}) (ALERTS{{alertstate="firing",{alerts}}})'
         return [
-            Assertion(expression, first - self._one.every, {}),
-            Assertion(expression, first, Counter(series("", one) for one in by)),
+            Assertion(expression, first - self._scenario.every, {}),
+            Assertion(expression, first, Counter(series("", labels) for labels in label_sets)),
         ]
 
-    def _alert(self, what: str) -> str:
-        return f'alertname="{self._service.alert_prefix}{what}",service="{self._service.name}"'
+    def _alert(self, kind: str) -> str:
+        return f'alertname="{self._service.alert_prefix}{kind}",service="{self._service.name}"'
 
     def _silence(self, alerts: str = "") -> Assertion:
         # Whatever an expression makes of series that stand still.
-        unknown = (
-            f',slo!~"{"|".join(one.name for one in self._unproved)}"' if self._unproved else ""
-        )
-        return self._one.silence(self._end, (alerts or f'service="{self._service.name}"') + unknown)
+        alerts = alerts or f'service="{self._service.name}"'
+        if self._unproved:
+            names = "|".join(objective.name for objective in self._unproved)
+            alerts += f',slo!~"{names}"'
+        return self._scenario.silence(self._end, alerts)
 
 
 def _stale(scraped: Scraped) -> Scraped:

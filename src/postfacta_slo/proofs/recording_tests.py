@@ -59,17 +59,19 @@ def _weighed(scenario: Scenario) -> Test:
     scrapes = scenario.scrapes(4 * PRESENT)
     stretch = scenario.stretch(scrapes, scenario.bad_share)
     share = stretch.bad / stretch.total
-    burn = f"slo:current_burn_rate:ratio{{{scenario.own}}} * {number(scenario.objective.budget)}"
+    burn = (
+        f"slo:current_burn_rate:ratio{{{scenario.matchers}}} * {number(scenario.objective.budget)}"
+    )
     checks = [
         scenario.windows(scenario.near(share), scrapes),
         scenario.count(
-            f"abs({burn} - slo:sli_error:ratio_rate5m{{{scenario.own}}}) < 1e-9", 1, scrapes
+            f"abs({burn} - slo:sli_error:ratio_rate5m{{{scenario.matchers}}}) < 1e-9", 1, scrapes
         ),
         scenario.value("slo:period_ok:bool", 0, scrapes),
     ]
     if scenario.objective.slices and isinstance(scenario.objective.indicator, RatioIndicator):
         # A slice stays bad however much dilutes it, until its share is below its limit.
-        near = f"slo:slice_error:ratio{{{scenario.own}}} > {share - 1e-9!r} < {share + 1e-9!r}"
+        near = f"slo:slice_error:ratio{{{scenario.matchers}}} > {share - 1e-9!r} < {share + 1e-9!r}"
         checks.append(scenario.count(near, 1, scrapes))
     scraped = scenario.scraped(scenario.traffic(stretch)) | scenario.left_out(
         scrapes, failing=False
@@ -83,19 +85,19 @@ def _one_sided(scenario: Scenario) -> list[Test]:
         return []
     scrapes = scenario.scrapes(4 * PRESENT)
     traffic = scenario.traffic(scenario.stretch(scrapes, 1))
-    ill = constant(0, scrapes)
+    failing = constant(0, scrapes)
     scraped = scenario.scraped(traffic, never="good")
-    scraped |= {name: ill for name in (scenario.probe, scenario.instance("one")) if name}
+    scraped |= {name: failing for name in (scenario.probe, scenario.instance("one")) if name}
     checks = [scenario.windows(scenario.near(1), scrapes)]
     guards = [
         error_series(tier.long, "increase")
         for tier in scenario.objective.tiers
         if tier.min_failures
     ]
-    checks += [scenario.count(f"{name}{{{scenario.own}}} > 0", 1, scrapes) for name in guards]
+    checks += [scenario.count(f"{name}{{{scenario.matchers}}} > 0", 1, scrapes) for name in guards]
     if scenario.objective.slices:
         checks += [
-            scenario.value(f"slo:slice_{what}:bool", 1, scrapes) for what in ("bad", "judged")
+            scenario.value(f"slo:slice_{flag}:bool", 1, scrapes) for flag in ("bad", "judged")
         ]
     return [scenario.test("nothing has ever gone well", scraped, checks)]
 
@@ -110,8 +112,10 @@ def _idle(scenario: Scenario) -> list[Test]:
     checks = [scenario.silence(end)]
     if scenario.counting:
         return [scenario.test(name, scraped, [*checks, scenario.windows("{}", end, none=True)])]
-    known = f"slo:point_bad:bool{{{scenario.own}}} or slo:slice_error:ratio{{{scenario.own}}}"
-    checks.append(scenario.count(known, 0, end))
+    known_errors = (
+        f"slo:point_bad:bool{{{scenario.matchers}}} or slo:slice_error:ratio{{{scenario.matchers}}}"
+    )
+    checks.append(scenario.count(known_errors, 0, end))
     if not scenario.objective.slices:
         return [scenario.test(name, scraped, checks)]
     checks.append(scenario.value("slo:slice_bad:bool", 0, end))
@@ -136,16 +140,16 @@ def _spent(scenario: Scenario) -> Test:
     lasts = scenario.whole(2 * budget * (touched + burst)) + hold + 2 * burst + 4 * scenario.every
     stretches = [(touched, 0), (burst, 1), (pause, 0), (lasts, 1)]
     traffic = scenario.traffic(*(scenario.stretch(length, share) for length, share in stretches))
-    left = f"slo:period_error_budget_remaining:ratio{{{scenario.own}}}"
+    left = f"slo:period_error_budget_remaining:ratio{{{scenario.matchers}}}"
     checks = [scenario.count(f"{left} < 0", 1, traffic.scrapes)]
     if touched * budget > bad:
         checks.append(scenario.count(f"{left} > 0 < 1", 1, touched + burst + pause))
     if severity := scenario.objective.exhausted_severity:
         period = round(scenario.objective.period / scenario.source.scrape_interval)
         spent = Burn(tier="", long=period, short=period, hold=hold, threshold=budget)
-        said = {"": verdicts(traffic, spent, scenario.by, every=scenario.every)}
+        outcomes = {"": verdicts(traffic, spent, scenario.by, every=scenario.every)}
         checks += firing(
-            scenario.alert("ErrorBudgetExhausted"), said, {"": severity}, every=scenario.every
+            scenario.alert("ErrorBudgetExhausted"), outcomes, {"": severity}, every=scenario.every
         )
     return scenario.test("the budget is touched, then spent", scenario.scraped(traffic), checks)
 
@@ -183,18 +187,19 @@ def _probed(scenario: Scenario) -> list[Test]:
 
 
 def _instances(scenario: Scenario) -> list[Test]:
-    one = scenario.instance("one")
-    two = scenario.instance("two")
-    if not one:
+    first = scenario.instance("one")
+    second = scenario.instance("two")
+    if not first:
         return []
     traffic, well = scenario.disturbed()
-    steady = scenario.scraped(scenario.steady(traffic.scrapes)) | {two: notation(well)}
+    steady = scenario.scraped(scenario.steady(traffic.scrapes)) | {second: notation(well)}
     # There are no requests and no probes: all that is known is that no instance is there.
     idle = scenario.scraped(scenario.steady(traffic.scrapes, 0)) | {scenario.probe: ""}
-    down = {one: notation(well), two: notation([0] * len(well))}
+    down = {first: notation(well), second: notation([0] * len(well))}
     gone = {
-        one: notation(
-            "stale" if was and not yes else yes or None for was, yes in pairwise([0, *well])
+        first: notation(
+            "stale" if was_up and not is_up else is_up or None
+            for was_up, is_up in pairwise([0, *well])
         )
     }
     during = _during(scenario, traffic.scrapes)

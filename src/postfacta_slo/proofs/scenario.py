@@ -63,43 +63,43 @@ class Assertion:
     expression: str  # The query.
     sample: int  # At which sample it is asked.
     # The values by label set, as Prometheus writes it; nothing may be found if it is empty.
-    found: Mapping[str, float]
+    values: Mapping[str, float]
 
 
 def firing(
-    alerts: str, said: Verdicts, severities: Mapping[str, str], *, every: int
+    alerts: str, outcomes: Verdicts, severities: Mapping[str, str], *, every: int
 ) -> list[Assertion]:
     """Return the checks that just these tiers fire at each turning point."""
     checks: list[Assertion] = []
-    for place in _turns(said):
-        sure = [tier for tier, verdict in said.items() if verdict[place] is not None]
-        some = "" if len(sure) == len(said) else f',burnrate_tier=~"{"|".join(sure)}"'
+    for place in _turns(outcomes):
+        sure = [tier for tier, verdict in outcomes.items() if verdict[place] is not None]
+        only = "" if len(sure) == len(outcomes) else f',burnrate_tier=~"{"|".join(sure)}"'
         if sure:
             expression = (
-                f'count by (burnrate_tier, severity) (ALERTS{{alertstate="firing",{alerts}{some}}})'
+                f'count by (burnrate_tier, severity) (ALERTS{{alertstate="firing",{alerts}{only}}})'
             )
             labels = {
                 tier: f'burnrate_tier="{tier}", ' if tier else ""
                 for tier in sure
-                if said[tier][place]
+                if outcomes[tier][place]
             }
-            found = {
+            values = {
                 f'{{{label}severity="{severities[tier]}"}}': 1.0 for tier, label in labels.items()
             }
-            checks.append(Assertion(expression, place * every, found))
+            checks.append(Assertion(expression, place * every, values))
     return checks
 
 
-def _turns(said: Verdicts) -> list[int]:
+def _turns(outcomes: Verdicts) -> list[int]:
     """The evaluations just before and at each change, and the last one."""
-    found: set[int] = set()
-    for verdict in said.values():
-        known = [place for place, one in enumerate(verdict) if one is not None]
-        found.update(
-            *(pair for pair in pairwise(known) if verdict[pair[0]] is not verdict[pair[1]])
+    turns: set[int] = set()
+    for verdict in outcomes.values():
+        decided = [place for place, fires in enumerate(verdict) if fires is not None]
+        turns.update(
+            *(pair for pair in pairwise(decided) if verdict[pair[0]] is not verdict[pair[1]])
         )
-    last = [len(verdict) - 1 for verdict in said.values()][:1]
-    return list(dict.fromkeys([*sorted(found)[:_MOST_TURNS], *last]))
+    last = [len(verdict) - 1 for verdict in outcomes.values()][:1]
+    return list(dict.fromkeys([*sorted(turns)[:_MOST_TURNS], *last]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,15 +206,15 @@ class Scenario:
         bads = ("bad", traffic.bads)
         if judged.metric == total.metric:
             good, bad = _good_and_bad(indicator)
-            found = {series(total.metric, good): goods, series(total.metric, bad): bads}
+            counts_by_series = {series(total.metric, good): goods, series(total.metric, bad): bads}
         else:
-            found = {
+            counts_by_series = {
                 series(total.metric, selected(total)): ("all", traffic.totals),
                 series(judged.metric, selected(judged)): goods if indicator.good else bads,
             }
         return {
             name: _samples(traffic, counts)
-            for name, (which, counts) in found.items()
+            for name, (which, counts) in counts_by_series.items()
             if which != never
         }
 
@@ -256,7 +256,7 @@ class Scenario:
         metric = _selector(indicator.metric).metric
         if indicator.quantile is None:
             good, bad = _values(indicator, far)
-            bads = [other - one for one, other in pairwise(traffic.bads)]
+            bads = [after - before for before, after in pairwise(traffic.bads)]
             return {
                 series(metric, labels): notation(
                     [bad if failed else good for failed in (bads[0], *bads)]
@@ -265,20 +265,20 @@ class Scenario:
         edges = self.source.edges_of(metric.removesuffix("_bucket")) or (indicator.value,)
         slow_is_bad = indicator.op in {"lte", "lt"}
         low, high = (traffic.goods, traffic.bads) if slow_is_bad else (traffic.bads, traffic.goods)
-        both = [one + other for one, other in zip(low, high, strict=True)]
+        all_counts = [before + after for before, after in zip(low, high, strict=True)]
         none = [0] * len(low)
         at = indicator.value
         counts = {
-            number(edge): both if edge > at else low if edge == at else none for edge in edges
+            number(edge): all_counts if edge > at else low if edge == at else none for edge in edges
         }
-        counts["+Inf"] = both
+        counts["+Inf"] = all_counts
         return {
             series(metric, {**labels, "le": edge}): notation(count)
             for edge, count in counts.items()
         }
 
     @property
-    def own(self) -> str:
+    def matchers(self) -> str:
         """Conditions on the labels of what is recorded of the objective, as in a selector."""
         return f'service="{self.objective.service.name}",slo="{self.objective.name}"'
 
@@ -377,20 +377,20 @@ class Scenario:
         traffic: Traffic,
         scraped: Scraped | None = None,
         *,
-        others: Scraped | None = None,
+        left_out: Scraped | None = None,
         checks: Iterable[Assertion] = (),
     ) -> Test:
-        said = self.verdicts(traffic, _PROBED if scraped is not None else None)
+        outcomes = self.verdicts(traffic, _PROBED if scraped is not None else None)
         severities = {tier.name: tier.severity for tier in self.objective.tiers}
         alert = self.alert("ErrorBudgetBurn")
-        asked = [*checks, *firing(alert, said, severities, every=self.every)]
-        never = [tier for tier, verdict in said.items() if set(verdict) == {False}]
+        assertions = [*checks, *firing(alert, outcomes, severities, every=self.every)]
+        never = [tier for tier, verdict in outcomes.items() if set(verdict) == {False}]
         if never:
-            asked.append(
+            assertions.append(
                 self.silence(traffic.scrapes, f'{alert},burnrate_tier=~"{"|".join(never)}"')
             )
-        own = self.scraped(traffic) if scraped is None else scraped
-        return self.test(name, (others or {}) | own, asked)
+        own_series = self.scraped(traffic) if scraped is None else scraped
+        return self.test(name, (left_out or {}) | own_series, assertions)
 
     def test(self, name: str, scraped: Scraped, checks: Sequence[Assertion]) -> Test:
         """Return a test whose surroundings are well, but for what the series say.
@@ -398,19 +398,19 @@ class Scenario:
         An empty one is not there.
         """
         around = self._around(max(check.sample for check in checks))
-        found = {series: samples for series, samples in (around | scraped).items() if samples}
-        return self.written(f"{self.objective.name}: {name}", found, checks)
+        present = {series: samples for series, samples in (around | scraped).items() if samples}
+        return self.written(f"{self.objective.name}: {name}", present, checks)
 
     def written(self, name: str, scraped: Scraped, checks: Iterable[Assertion]) -> Test:
         """Return a test of these series and no others."""
         interval = self.source.scrape_interval
-        asked = [
+        queries = [
             {
                 "expr": check.expression,
                 "eval_time": span(check.sample * interval, self.compress),
                 "exp_samples": [
                     {"labels": labels, "value": float(value)}
-                    for labels, value in check.found.items()
+                    for labels, value in check.values.items()
                 ],
             }
             for check in checks
@@ -421,7 +421,7 @@ class Scenario:
             "input_series": [
                 {"series": series, "values": values} for series, values in scraped.items()
             ],
-            "promql_expr_test": asked,
+            "promql_expr_test": queries,
         }
 
     def _around(self, scrapes: int) -> Scraped:
@@ -431,34 +431,40 @@ class Scenario:
         """
         slices = self.objective.slices
         up = self.objective.service.up
-        others = ((slices.probe, 0), (up if slices.needs_instance else None, 1)) if slices else ()
-        found = {
-            series(asked.metric, labels): constant(value, scrapes)
-            for asked, value in others
-            if asked
-            for labels in near_misses(asked, selected(asked))
+        conditions = (
+            ((slices.probe, 0), (up if slices.needs_instance else None, 1)) if slices else ()
+        )
+        failing = {
+            series(watched_selector.metric, labels): constant(value, scrapes)
+            for watched_selector, value in conditions
+            if watched_selector
+            for labels in near_misses(watched_selector, selected(watched_selector))
         }
-        return found | {
+        return failing | {
             name: constant(1, scrapes) for name in (self.probe, self.instance("one")) if name
         }
 
-    def alert(self, what: str) -> str:
-        return f'alertname="{self.objective.service.alert_prefix}{what}",{self.own}'
+    def alert(self, kind: str) -> str:
+        return f'alertname="{self.objective.service.alert_prefix}{kind}",{self.matchers}'
 
     def silence(self, scrapes: int, alerts: str = "") -> Assertion:
         whole = span((scrapes + 1) * self.source.scrape_interval, self.compress)
-        found = f'count_over_time(ALERTS{{alertstate="firing",{alerts or self.own}}}[{whole}])'
-        return Assertion(found, scrapes, {})
+        firing_samples = (
+            f'count_over_time(ALERTS{{alertstate="firing",{alerts or self.matchers}}}[{whole}])'
+        )
+        return Assertion(firing_samples, scrapes, {})
 
-    def count(self, expression: str, found: int, at: int) -> Assertion:
-        return Assertion(f"count({expression})", at, {"{}": float(found)} if found else {})
+    def count(self, expression: str, series_count: int, at: int) -> Assertion:
+        return Assertion(
+            f"count({expression})", at, {"{}": float(series_count)} if series_count else {}
+        )
 
     def value(self, name: str, value: float, at: int) -> Assertion:
-        return Assertion(f"sum({name}{{{self.own}}})", at, {"{}": float(value)})
+        return Assertion(f"sum({name}{{{self.matchers}}})", at, {"{}": float(value)})
 
     def windows(self, condition: str, at: int, *, none: bool = False) -> Assertion:
         """Return the check of a condition on the error share over each window, or over none."""
-        shares = f'{{__name__=~"slo:sli_error:ratio_rate.*",{self.own}}}'
+        shares = f'{{__name__=~"slo:sli_error:ratio_rate.*",{self.matchers}}}'
         return self.count(condition.format(shares), 0 if none else len(self.objective.windows), at)
 
     def near(self, share: float) -> str:
@@ -503,7 +509,7 @@ def _values(indicator: ThresholdIndicator, far: float) -> tuple[float, float]:
 def _samples(traffic: Traffic, counts: Sequence[int]) -> str:
     if traffic.counted:
         return notation(counts)
-    return notation([None, *(other - one for one, other in pairwise(counts))])
+    return notation([None, *(after - before for before, after in pairwise(counts))])
 
 
 def notation(samples: Iterable[Sample]) -> str:
@@ -525,10 +531,10 @@ def constant(value: int, scrapes: int) -> str:
     return notation([value] * (scrapes + 1))
 
 
-def _step(one: Sample, other: Sample) -> int | None:
-    if isinstance(one, int) and isinstance(other, int):
-        return other - one
-    return 0 if one == other and not isinstance(one, str) else None
+def _step(before: Sample, after: Sample) -> int | None:
+    if isinstance(before, int) and isinstance(after, int):
+        return after - before
+    return 0 if before == after and not isinstance(before, str) else None
 
 
 def _run(start: Sample, step: int, more: int) -> str:

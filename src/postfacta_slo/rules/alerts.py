@@ -41,10 +41,10 @@ def rules_of(model: Model, *, compress: int = 1) -> dict[str, Any]:
 
     for service in model.services:
         add(service.name, interval, service_alerts(model, service, compress))
-        for one in model.of(service):
-            name = f"{service.name}:{one.name}"
-            add(name, interval, sli_rules(one, compress) + burn_alerts(one, compress))
-            slow = period_rules(one, compress) + period_alerts(one, compress)
+        for objective in model.of(service):
+            name = f"{service.name}:{objective.name}"
+            add(name, interval, sli_rules(objective, compress) + burn_alerts(objective, compress))
+            slow = period_rules(objective, compress) + period_alerts(objective, compress)
             add(f"{name}:period", max(_SLOW, interval), slow)
     return {"groups": groups}
 
@@ -68,9 +68,9 @@ def period_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
         ),
     }
     labels = {"severity": objective.exhausted_severity}
-    what = "ErrorBudgetExhausted"
-    hold = span(HOLDS[what], compress)
-    return [_alert(objective, what, f"{left} <= 0", hold=hold, texts=texts, labels=labels)]
+    kind = "ErrorBudgetExhausted"
+    hold = span(HOLDS[kind], compress)
+    return [_alert(objective, kind, f"{left} <= 0", hold=hold, texts=texts, labels=labels)]
 
 
 def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Rule]:
@@ -95,9 +95,9 @@ def watched(model: Model, service: Service) -> dict[tuple[Selector, str], None]:
     """Return what must not fall silent, and the severity of the alert if it does."""
     return dict.fromkeys(
         (series.of_job, tier.severity)
-        for one in model.of(service)
-        for series in one.indicator.watched
-        for tier in one.tiers
+        for objective in model.of(service)
+        for series in objective.indicator.watched
+        for tier in objective.tiers
         if tier.when_no_data
     )
 
@@ -124,8 +124,8 @@ def _burn(objective: Objective, tier: Tier, compress: int) -> Rule:
     }
     labels = {"severity": tier.severity, "burnrate_tier": tier.name}
     hold = span(tier.hold, compress)
-    what = "ErrorBudgetBurn"
-    return _alert(objective, what, "\nand\n".join(terms), hold=hold, texts=texts, labels=labels)
+    kind = "ErrorBudgetBurn"
+    return _alert(objective, kind, "\nand\n".join(terms), hold=hold, texts=texts, labels=labels)
 
 
 def _absent(service: Service, series: Selector, *, severity: str, compress: int) -> Rule:
@@ -144,8 +144,8 @@ def _absent(service: Service, series: Selector, *, severity: str, compress: int)
 
 
 def _alert(
-    of: Service | Objective,
-    what: str,
+    owner: Service | Objective,
+    kind: str,
     expr: str,
     *,
     hold: str,
@@ -153,15 +153,15 @@ def _alert(
     labels: dict[str, str],
 ) -> Rule:
     """Write an alert of an objective, or of a service as a whole."""
-    service, own, more = (
-        (of, {}, of.labels)
-        if isinstance(of, Service)
-        else (of.service, {"slo": of.name}, of.alert_labels)
+    service, own_labels, more_labels = (
+        (owner, {}, owner.labels)
+        if isinstance(owner, Service)
+        else (owner.service, {"slo": owner.name}, owner.alert_labels)
     )
-    name = service.alert_prefix + what
+    name = service.alert_prefix + kind
     urls = {
         "runbook_url": service.runbook_url.replace("{alert}", name),
-        "dashboard_url": service.dashboard_url.replace("{slo}", own.get("slo", "")),
+        "dashboard_url": service.dashboard_url.replace("{slo}", own_labels.get("slo", "")),
     }
     return {
         "alert": name,
@@ -170,7 +170,11 @@ def _alert(
         # Series have these labels too; on the rule they also tell one objective's alert from
         # another's.
         "labels": (
-            labels | {"service": service.name} | own | {"component": "slo"} | _all_plain(dict(more))
+            labels
+            | {"service": service.name}
+            | own_labels
+            | {"component": "slo"}
+            | _all_plain(dict(more_labels))
         ),
         "annotations": texts | _all_plain({name: url for name, url in urls.items() if url}),
     }

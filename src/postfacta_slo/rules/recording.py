@@ -76,8 +76,8 @@ def period_rules(objective: Objective, compress: int = 1) -> list[Rule]:
 
 
 def _rule(name: str, expression: str, objective: Objective, **labels: str) -> Rule:
-    own = {"service": objective.service.name, "slo": objective.name}
-    return {"record": name, "expr": expression, "labels": own | labels}
+    own_labels = {"service": objective.service.name, "slo": objective.name}
+    return {"record": name, "expr": expression, "labels": own_labels | labels}
 
 
 def _constants(objective: Objective) -> list[Rule]:
@@ -141,8 +141,8 @@ def _is_sampled(indicator: RatioIndicator) -> bool:
 
 def _sampled(indicator: RatioIndicator) -> tuple[str, str]:
     """Return the series of what was bad and of all, which windows add up."""
-    what = "sample" if indicator.is_expression else f"rate{span(PRESENT)}"
-    return f"slo:sli_bad:{what}", f"slo:sli_total:{what}"
+    unit = "sample" if indicator.is_expression else f"rate{span(PRESENT)}"
+    return f"slo:sli_bad:{unit}", f"slo:sli_total:{unit}"
 
 
 def _events(indicator: RatioIndicator, series: Query, over: str) -> str:
@@ -217,21 +217,21 @@ def _slice_rules(objective: Objective, compress: int) -> list[Rule]:
     if slices.min_requests and isinstance(objective.indicator, RatioIndicator):
         total = _total(objective.indicator, f"increase {span(slices.window, compress)}")
         judged = f"({error} and on() ({total} >= {slices.min_requests}))"
-    bad = [f"(sum({judged} > bool {number(slices.budget)}) or vector(0))"]
-    known = [f"(count({judged}) or vector(0))"]
+    bad_terms = [f"(sum({judged} > bool {number(slices.budget)}) or vector(0))"]
+    judged_terms = [f"(count({judged}) or vector(0))"]
     if slices.probe:
-        bad.append(f"(max(1 - {slices.probe}) or vector(0))")
-        known.append(f"(count({slices.probe}) or vector(0))")
+        bad_terms.append(f"(max(1 - {slices.probe}) or vector(0))")
+        judged_terms.append(f"(count({slices.probe}) or vector(0))")
     if slices.needs_instance:
         down = f"(sum(absent({objective.service.up} == 1)) or vector(0))"
-        bad.append(down)
-        known.append(down)
+        bad_terms.append(down)
+        judged_terms.append(down)
     return [
         _rule("slo:slice_error:ratio", _share(objective, slices.window, compress), objective),
-        _rule("slo:slice_bad:bool", _any(bad), objective),
-        _rule("slo:slice_judged:bool", _any(known), objective),
+        _rule("slo:slice_bad:bool", _any_of(bad_terms), objective),
+        _rule("slo:slice_judged:bool", _any_of(judged_terms), objective),
     ]
 
 
-def _any(terms: list[str]) -> str:
+def _any_of(terms: list[str]) -> str:
     return "clamp_max(\n  " + "\n+ ".join(terms) + ", 1)"

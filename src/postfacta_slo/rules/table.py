@@ -58,12 +58,16 @@ def table_of(model: Model) -> str:
 
 def _service(model: Model, service: Service) -> str:
     objectives = model.of(service)
-    texts = (f"**{one.title}** (`{one.name}`). {one.description}".rstrip() for one in objectives)
+    texts = (
+        f"**{objective.title}** (`{objective.name}`). {objective.description}".rstrip()
+        for objective in objectives
+    )
     indicators = (
         _INDICATOR.format(
-            text=f"**`{one.name}`** {one.description}".rstrip(), query="\n".join(_queries(one))
+            text=f"**`{indicator.name}`** {indicator.description}".rstrip(),
+            query="\n".join(_queries(indicator)),
         )
-        for one in dict.fromkeys(one.indicator for one in objectives)
+        for indicator in dict.fromkeys(objective.indicator for objective in objectives)
     )
     page = _PAGE.format(
         title=service.title,
@@ -71,7 +75,7 @@ def _service(model: Model, service: Service) -> str:
         texts="".join(f"{text}\n\n" for text in texts).removesuffix("\n"),
         indicators="\n".join(indicators).removesuffix("\n"),
     )
-    tiers = [row for one in objectives for row in _tiers(one)]
+    tiers = [row for objective in objectives for row in _tiers(objective)]
     alert = f"{service.alert_prefix}ErrorBudgetBurn"
     return page + (_ALERTS.format(alert=alert, tiers=_rows(tiers)) if tiers else "")
 
@@ -81,16 +85,25 @@ def _rows(rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def _promise(one: Objective) -> tuple[str, ...]:
-    counted = one.unit
-    budget = f"{percent(one.budget)} of them"
-    if one.slices:
-        counted = f"{span(one.slices.window)} slices, bad above {percent(one.slices.budget)}"
-        budget = in_words(one.period * one.budget)
-    if one.slices and one.slices.min_requests:
-        counted += f", judged from {one.slices.min_requests} requests on"
-    name = f"`{one.indicator.name}`"
-    return f"`{one.name}`", f"{percent(one.target)} good", span(one.period), counted, budget, name
+def _promise(objective: Objective) -> tuple[str, ...]:
+    counted = objective.unit
+    budget = f"{percent(objective.budget)} of them"
+    if objective.slices:
+        counted = (
+            f"{span(objective.slices.window)} slices, bad above {percent(objective.slices.budget)}"
+        )
+        budget = in_words(objective.period * objective.budget)
+    if objective.slices and objective.slices.min_requests:
+        counted += f", judged from {objective.slices.min_requests} requests on"
+    name = f"`{objective.indicator.name}`"
+    return (
+        f"`{objective.name}`",
+        f"{percent(objective.target)} good",
+        span(objective.period),
+        counted,
+        budget,
+        name,
+    )
 
 
 def _queries(indicator: Indicator) -> Iterable[str]:
@@ -107,17 +120,17 @@ def _queries(indicator: Indicator) -> Iterable[str]:
         yield str(indicator.metric)
 
 
-def _tiers(one: Objective) -> Iterable[Sequence[str]]:
-    for tier in one.tiers:
+def _tiers(objective: Objective) -> Iterable[Sequence[str]]:
+    for tier in objective.tiers:
         floor = f", ≥ {tier.min_failures} failures" if tier.min_failures else ""
         yield (
-            f"`{one.name}`",
+            f"`{objective.name}`",
             tier.name,
             tier.severity,
             f"{span(tier.long)}, {span(tier.short)}",
             number(tier.factor),
-            f"{percent(one.threshold(tier))}{floor}",
+            f"{percent(objective.threshold(tier))}{floor}",
             span(tier.hold),
-            percent(one.spent_at(tier)),
-            in_words(one.fires_after(tier, failing=1)),
+            percent(objective.spent_at(tier)),
+            in_words(objective.fires_after(tier, failing=1)),
         )

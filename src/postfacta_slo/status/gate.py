@@ -67,25 +67,36 @@ def judge(policy: BudgetPolicy, statuses: Sequence[SloStatus]) -> tuple[Level, l
 
     The worst is one that is exhausted, else one that is unknown, else the one with the least left.
     """
-    by_name = {one.slo: one for one in statuses if one.service == policy.service}
-    seen = [_see(policy, name, by_name.get(name)) for name in policy.objectives]
-    seen.sort(key=lambda one: (-_STRICTNESS.index(one[0].gate), one[1]))
-    return seen[0][0], [sentence for _, _, sentence in seen]
+    by_name = {status.slo: status for status in statuses if status.service == policy.service}
+    judged = [_level_of(policy, name, by_name.get(name)) for name in policy.objectives]
+    # The strictest gate first, then the least that is left.
+    judged.sort(key=lambda entry: (-_STRICTNESS.index(entry[0].gate), entry[1]))
+    worst = judged[0][0]
+    return worst, [sentence for _, _, sentence in judged]
 
 
-def _see(policy: BudgetPolicy, name: str, one: SloStatus | None) -> tuple[Level, float, str]:
+def _level_of(
+    policy: BudgetPolicy, name: str, status: SloStatus | None
+) -> tuple[Level, float, str]:
     """Return the level of one objective, the share that is left of its budget, and a sentence."""
-    if one is None or not one.is_known:
-        why = "nothing of it is recorded" if one is None else "there was nothing to judge"
-        if one is not None and one.coverage < ENOUGH:
-            why = f"{one.coverage:.0%} of the window is recorded, and {ENOUGH:.0%} of it is needed"
-        return NO_DATA, 0.0, f"{name}: {why}"
-    share = round(one.remaining, _DIGITS)
+    if status is None or not status.is_known:
+        return NO_DATA, 0.0, f"{name}: {_why_unknown(status)}"
+    share = round(status.remaining, _DIGITS)
     # Nothing left is never above a floor.
     level = next(
-        one for one in policy.levels if one.floor is None or (share >= one.floor and share > 0)
+        level
+        for level in policy.levels
+        if level.floor is None or (share >= level.floor and share > 0)
     )
     return level, share, f"{name}: {share:.1%} of the budget is left, {level.name}"
+
+
+def _why_unknown(status: SloStatus | None) -> str:
+    if status is None:
+        return "nothing of it is recorded"
+    if status.coverage < ENOUGH:
+        return f"{status.coverage:.0%} of the window is recorded, and {ENOUGH:.0%} of it is needed"
+    return "there was nothing to judge"
 
 
 def read_policy(document: object) -> BudgetPolicy:
@@ -99,13 +110,13 @@ def read_policy(document: object) -> BudgetPolicy:
     if not names.keys:
         node.wrong("objectives", "needs at least one entry")
     objectives = tuple(names.text(place) for place in names.keys)
-    levels = [_level(one) for one in node.children("levels")]
+    read_levels = [_read_level(child) for child in node.children("levels")]
     node.end()
-    known = tuple(level for level in levels if level)
+    levels = tuple(level for level in read_levels if level)
     if not faults:
-        _check(node, known)
+        _check(node, levels)
     refuse(faults)
-    return BudgetPolicy(service=service, window=window, objectives=objectives, levels=known)
+    return BudgetPolicy(service=service, window=window, objectives=objectives, levels=levels)
 
 
 def _check(node: StrictMapping, levels: Sequence[Level]) -> None:
@@ -123,15 +134,19 @@ def _check(node: StrictMapping, levels: Sequence[Level]) -> None:
             node.wrong("levels", f"{below.name} must not be milder than {above.name}")
 
 
-def _level(node: StrictMapping) -> Level | None:
+def _read_level(node: StrictMapping) -> Level | None:
     gates = {"open": Gate.OPEN, "restricted": Gate.RESTRICTED, "closed": Gate.CLOSED}
-    said = node.choice("gate", *gates)
-    floor = node.take("from", "a share from 0 to 1", lambda it: it is None or _is_share(it))
+    gate = node.choice("gate", *gates)
+    floor = node.take(
+        "from", "a share from 0 to 1", lambda share: share is None or _is_share(share)
+    )
     name = node.text("name")
     effect = node.text("effect")
     node.end()
-    return node.made(Level, name=name, floor=floor, gate=gates.get(said), effect=effect)
+    return node.build(Level, name=name, floor=floor, gate=gates.get(gate), effect=effect)
 
 
 def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= 1

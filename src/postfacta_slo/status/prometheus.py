@@ -111,22 +111,24 @@ class Prometheus:
         form = {"query": query, "start": repr(start), "end": repr(end), "step": repr(step)}
         return self._ask("query_range", form, _lines)
 
-    def _ask(self, what: str, form: Mapping[str, str], read: Callable[[Any], list[T]]) -> list[T]:
+    def _ask(
+        self, endpoint: str, form: Mapping[str, str], read: Callable[[Any], list[T]]
+    ) -> list[T]:
         request = urllib.request.Request(  # noqa: S310 - http and https alone, see check_address
-            f"{self.name}/api/v1/{what}", urllib.parse.urlencode(form).encode(), self._headers
+            f"{self.name}/api/v1/{endpoint}", urllib.parse.urlencode(form).encode(), self._headers
         )
         try:
             answer: Any = json.loads(self._read(request))
             if answer["status"] == "success":
                 return read(answer["data"])
-            told = f"{answer['errorType']}: {answer['error']}"[:_SHOWN]
+            reason = f"{answer['errorType']}: {answer['error']}"[:_SHOWN]
         except (OSError, HTTPException) as error:
             raise PrometheusError(f"cannot ask {self.name}: {_reason(error)}") from None
         except (ValueError, KeyError, TypeError, IndexError):
             raise PrometheusError(
                 f"{self.name} answers what no Prometheus would: is the address right?"
             ) from None
-        raise PrometheusError(f"{self.name} refuses the query: {told}")
+        raise PrometheusError(f"{self.name} refuses the query: {reason}")
 
     def _read(self, request: urllib.request.Request) -> bytes:
         end = self._clock() + self._timeout
@@ -171,12 +173,12 @@ def _credentials(parts: urllib.parse.SplitResult, token: str) -> dict[str, str]:
 def _points(data: Any) -> list[Point]:
     if data["resultType"] == "scalar":
         return [Point({}, float(data["result"][1]))]
-    points = [Point(one["metric"], float(one["value"][1])) for one in data["result"]]
+    points = [Point(series["metric"], float(series["value"][1])) for series in data["result"]]
     return [point for point in points if not math.isnan(point.value)]
 
 
 def _lines(data: Any) -> list[Line]:
-    return [Line(one["metric"], _pairs(one["values"])) for one in data["result"]]
+    return [Line(series["metric"], _pairs(series["values"])) for series in data["result"]]
 
 
 def _pairs(values: Sequence[tuple[float, str]]) -> list[tuple[float, float]]:

@@ -102,8 +102,8 @@ _Key = tuple[str, str]
 _Curve = Sequence[tuple[float, float]]
 
 
-def _each(function: str, *series: str, step: str = "") -> str:
-    return " or ".join(f"{function}(slo:{one}{{which}}[{{window}}{step}])" for one in series)
+def _over_each(function: str, *series: str, step: str = "") -> str:
+    return " or ".join(f"{function}(slo:{name}{{which}}[{{window}}{step}])" for name in series)
 
 
 # As `rules` records them: of an objective by time whether it was bad, of one by events how many
@@ -117,21 +117,21 @@ _BAD_SAMPLE = "sli_bad:sample"
 _SAMPLE = "sli_total:sample"
 _BURN: Final = {"1h": _HOUR, "6h": 6 * _HOUR, "3d": 3 * DAY}
 _QUERIES: Final = {
-    "bad time": _each("avg_over_time", *_TIMED),
+    "bad time": _over_each("avg_over_time", *_TIMED),
     "bad events": (
-        f"({_each('sum_over_time', _BAD, _BAD_SAMPLE)}) /"
-        f" (({_each('sum_over_time', _TOTAL, _SAMPLE)}) > 0)"
+        f"({_over_each('sum_over_time', _BAD, _BAD_SAMPLE)}) /"
+        f" (({_over_each('sum_over_time', _TOTAL, _SAMPLE)}) > 0)"
     ),
-    "events a second": _each("avg_over_time", _TOTAL),
+    "events a second": _over_each("avg_over_time", _TOTAL),
     # A recorded value is the present one for five minutes.
-    "points": _each("count_over_time", *_TIMED, _TOTAL, _SAMPLE, step=f":{span(PRESENT)}"),
-    "judged": _each("avg_over_time", "slice_judged:bool"),
+    "points": _over_each("count_over_time", *_TIMED, _TOTAL, _SAMPLE, step=f":{span(PRESENT)}"),
+    "judged": _over_each("avg_over_time", "slice_judged:bool"),
     "days": "slo:time_period:days{which}",
-    "hours met": _each("sum_over_time", "period_ok:bool", step=":1h"),
-    "hours": _each("count_over_time", "period_ok:bool", step=":1h"),
+    "hours met": _over_each("sum_over_time", "period_ok:bool", step=":1h"),
+    "hours": _over_each("count_over_time", "period_ok:bool", step=":1h"),
     **{name: f"{error_series(length)}{{which}}" for name, length in _BURN.items()},
 }
-_CURVE: Final = _each("avg_over_time", *_TIMED, _BAD, _BAD_SAMPLE)
+_CURVE: Final = _over_each("avg_over_time", *_TIMED, _BAD, _BAD_SAMPLE)
 
 
 def query_status(
@@ -150,12 +150,12 @@ def query_status(
             f"a window has an hour or more, and not {window} s: shorter ones say nothing of a"
             " budget"
         )
-    given = {"service": service, "slo": slo}
-    matchers = (str(Matcher(label, "=", value)) for label, value in given.items() if value)
-    which = f"{{{','.join(matchers)}}}"
+    labels = {"service": service, "slo": slo}
+    matchers = (str(Matcher(label, "=", value)) for label, value in labels.items() if value)
+    selector = f"{{{','.join(matchers)}}}"
 
     def values(query: str) -> dict[_Key, float]:
-        written = query.replace("{which}", which).replace("{window}", span(window))
+        written = query.replace("{which}", selector).replace("{window}", span(window))
         return {_key(point.labels): point.value for point in source.instant(written, at=at)}
 
     aims = values("slo:objective:ratio{which}")
@@ -163,17 +163,19 @@ def query_status(
         return []
     answers = {name: values(query) for name, query in _QUERIES.items()}
     step = max(PRESENT, window // _POINTS)
-    curve = _CURVE.replace("{which}", which).replace("{window}", span(step))
+    curve = _CURVE.replace("{which}", selector).replace("{window}", span(step))
     lines = source.over_time(curve, start=at - window + step, end=at, step=step)
     curves = {_key(line.labels): line.points for line in lines}
-    indicators = {(one.service.name, one.name): one.indicator for one in objectives}
+    indicators = {
+        (objective.service.name, objective.name): objective.indicator for objective in objectives
+    }
     statuses: list[SloStatus] = []
     for key, aim in sorted(aims.items()):
-        found = {name: known[key] for name, known in answers.items() if key in known}
-        one = _status(key, aim, window, found=found)
-        spent = _spent(one, curves.get(key, ()), at - window)
+        figures = {name: by_key[key] for name, by_key in answers.items() if key in by_key}
+        status = _status(key, aim, window, figures=figures)
+        spent = _spent(status, curves.get(key, ()), at - window)
         routes = _failing(source, indicators.get(key), by, at=at, window=window)
-        statuses.append(replace(one, spent=spent, routes=routes))
+        statuses.append(replace(status, spent=spent, routes=routes))
     return statuses
 
 
@@ -181,10 +183,15 @@ def _key(labels: Mapping[str, str]) -> _Key:
     return labels.get("service", ""), labels.get("slo", "")
 
 
-def _status(key: _Key, aim: float, window: int, *, found: Mapping[str, float]) -> SloStatus:
-    is_by_time = "bad time" in found
-    rate = found.get("events a second")
-    is_by_hour = "hours" in found and round(found.get("days", 0.0) * DAY) == _HOUR
+def _status(key: _Key, aim: float, window: int, *, figures: Mapping[str, float]) -> SloStatus:
+    is_by_time = "bad time" in figures
+    total: float | None = None
+    if is_by_time:
+        total = window / _MINUTE
+    elif "events a second" in figures:
+        total = figures["events a second"] * window
+    period = round(figures.get("days", 0.0) * DAY)
+    is_by_hour = "hours" in figures and period == _HOUR
     return SloStatus(
         service=key[0],
         slo=key[1],
@@ -192,12 +199,12 @@ def _status(key: _Key, aim: float, window: int, *, found: Mapping[str, float]) -
         window=window,
         unit="minutes" if is_by_time else "events",
         # Whether the point at a window's very beginning counts depends on Prometheus's version.
-        coverage=min(1.0, found.get("points", 0.0) * PRESENT / window),
-        error=found.get("bad time", found.get("bad events")),
-        total=window / _MINUTE if is_by_time else None if rate is None else rate * window,
-        judged=found.get("judged"),
-        burn={name: found[name] / (1 - aim) for name in _BURN if name in found},
-        hours=(found["hours met"], found["hours"]) if is_by_hour else None,
+        coverage=min(1.0, figures.get("points", 0.0) * PRESENT / window),
+        error=figures.get("bad time", figures.get("bad events")),
+        total=total,
+        judged=figures.get("judged"),
+        burn={name: figures[name] / (1 - aim) for name in _BURN if name in figures},
+        hours=(figures["hours met"], figures["hours"]) if is_by_hour else None,
     )
 
 
@@ -212,14 +219,18 @@ def _failing(
     )
     failed = counted if indicator.bad else f"{total} - ({counted} or {total} * 0)"
     points = source.instant(f"topk({_MOST_ROUTES}, ({failed}) > 0)", at=at)
-    found = [(point.labels.get(by, ""), point.value) for point in points]
-    return sorted(found, key=lambda one: (-one[1], one[0]))
+    failures = [(point.labels.get(by, ""), point.value) for point in points]
+    return sorted(failures, key=lambda failure: (-failure[1], failure[0]))
 
 
-def _spent(one: SloStatus, curve: _Curve, start: float) -> list[tuple[float, float]]:
+def _spent(status: SloStatus, curve: _Curve, start: float) -> list[tuple[float, float]]:
     """Add up the bad share over time, from nothing to the total that was spent."""
-    if not one.is_known or not curve:
+    if not status.is_known or not curve:
         return []
     sums = list(accumulate(bad for _, bad in curve))
-    scale = (1 - one.remaining) / sums[-1] if sums[-1] else 0.0
-    return [(start, 0.0), *((at, bad * scale) for (at, _), bad in zip(curve, sums, strict=True))]
+    scale = (1 - status.remaining) / sums[-1] if sums[-1] else 0.0
+    moments = [at for at, _ in curve]
+    return [
+        (start, 0.0),
+        *((at, bad * scale) for at, bad in zip(moments, sums, strict=True)),
+    ]

@@ -27,7 +27,7 @@ _LOWEST: Final = (
 )  # An overspent budget is drawn down to here: what is below is as lost as it can be.
 
 
-def plot(one: SloStatus, *, width: int = 760) -> str:
+def plot(status: SloStatus, *, width: int = 760) -> str:
     """Draw the share of the budget that was left at each moment of the window.
 
     Empty if that is not known.
@@ -35,9 +35,9 @@ def plot(one: SloStatus, *, width: int = 760) -> str:
     It needs no script and no inline style, and takes its colours from the classes `plot-grid`,
     `plot-zero`, `plot-curve`, `plot-area` and `plot-text`.
     """
-    if not one.is_known or len(one.spent) < _FEWEST:
+    if not status.is_known or len(status.spent) < _FEWEST:
         return ""
-    left = [(at, 1 - share) for at, share in one.spent]
+    left = [(at, 1 - share) for at, share in status.spent]
     start = left[0][0]
     end = left[-1][0]
     right = width - _RIGHT
@@ -70,7 +70,7 @@ def plot(one: SloStatus, *, width: int = 760) -> str:
                 f'<svg class="plot" viewBox="0 0 {width} {_HEIGHT}" role="img" font-size="12"'
                 ' stroke-width="2">'
             ),
-            f"<title>Budget of {escape(one.slo)} that was left</title>",
+            f"<title>Budget of {escape(status.slo)} that was left</title>",
             f"<desc>From {day(start)} to {day(end)}; at the end {left[-1][1]:.0%} is left.</desc>",
             *grid,
             f'<path class="plot-area" stroke="none" d="{path} V{y(0):.1f} H{_LEFT} Z"/>',
@@ -109,67 +109,66 @@ def percent(ratio: float, digits: int = 3) -> str:
     """
     scale = 10.0**digits
     # What a float holds a little below a digit is that digit.
-    return (
-        f"{math.floor(ratio * 100 * scale + 1e-6) / scale:,.{digits}f}".rstrip("0").rstrip(".")
-        + " %"
-    )
+    rounded = math.floor(ratio * 100 * scale + 1e-6) / scale
+    text = f"{rounded:,.{digits}f}".rstrip("0").rstrip(".")
+    return f"{text} %"
 
 
-def facts(one: SloStatus) -> list[tuple[str, str]]:
-    coverage = ("coverage", percent(one.coverage, 1))
-    burn = ("burn", _burn(one))
-    if not one.is_known:
-        return [("state", _insufficient(one)), burn, coverage]
-    found = [
-        ("achieved", percent(one.achieved)),
-        ("budget", _amount(one, 1.0) or f"{percent(one.allowed)} of all"),
-        ("spent", _share(one, 1 - one.remaining)),
-        ("remaining", _share(one, one.remaining)),
+def facts(status: SloStatus) -> list[tuple[str, str]]:
+    coverage = ("coverage", percent(status.coverage, 1))
+    burn = ("burn", _burn(status))
+    if not status.is_known:
+        return [("state", _insufficient(status)), burn, coverage]
+    rows = [
+        ("achieved", percent(status.achieved)),
+        ("budget", _amount(status, 1.0) or f"{percent(status.allowed)} of all"),
+        ("spent", _share(status, 1 - status.remaining)),
+        ("remaining", _share(status, status.remaining)),
         burn,
-        ("exhausted in", _exhausted(one)),
+        ("exhausted in", _exhausted(status)),
     ]
-    if one.hours is not None:
-        found.append(("hours met", "{:g} of {:g}".format(*one.hours)))
-    if one.judged is not None:
-        found.append(("judged slices", percent(one.judged, 1)))
-    return [*found, coverage]
+    if status.hours is not None:
+        rows.append(("hours met", "{:g} of {:g}".format(*status.hours)))
+    if status.judged is not None:
+        rows.append(("judged slices", percent(status.judged, 1)))
+    return [*rows, coverage]
 
 
-def _share(one: SloStatus, share: float) -> str:
-    amount = _amount(one, share)
+def _share(status: SloStatus, share: float) -> str:
+    amount = _amount(status, share)
     return f"{amount} ({percent(share, 1)})" if amount else percent(share, 1)
 
 
-def _amount(one: SloStatus, share: float) -> str:
-    if one.total is None:
+def _amount(status: SloStatus, share: float) -> str:
+    if status.total is None:
         return ""
-    amount = share * one.allowed * one.total
+    amount = share * status.allowed * status.total
     digits = 0 if abs(amount) >= _EXACT else 1
-    return f"{amount:,.{digits}f}".removesuffix(".0") + (
-        " min" if one.unit == "minutes" else " events"
-    )
+    text = f"{amount:,.{digits}f}".removesuffix(".0")
+    unit = "min" if status.unit == "minutes" else "events"
+    return f"{text} {unit}"
 
 
-def _exhausted(one: SloStatus) -> str:
-    present = one.exhausted_in
+def _exhausted(status: SloStatus) -> str:
+    present = status.exhausted_in
     if present is None:
-        return "not at this rate" if one.burn else "unknown"
+        return "not at this rate" if status.burn else "unknown"
     return in_words(present) if present else "already exhausted"
 
 
-def _insufficient(one: SloStatus) -> str:
-    if one.coverage < ENOUGH:
+def _insufficient(status: SloStatus) -> str:
+    if status.coverage < ENOUGH:
         return (
-            f"insufficient data: {percent(one.coverage, 1)} of the window is recorded,"
+            f"insufficient data: {percent(status.coverage, 1)} of the window is recorded,"
             f" {percent(ENOUGH)} is needed"
         )
     return "insufficient data: there was nothing to judge"
 
 
-def _burn(one: SloStatus) -> str:
-    if not one.burn:
+def _burn(status: SloStatus) -> str:
+    if not status.burn:
         return "unknown"
-    return ", ".join(f"{rate:.3g}x over {over}" for over, rate in one.burn.items())
+    return ", ".join(f"{rate:.3g}x over {over}" for over, rate in status.burn.items())
 
 
 def _title(report: Report) -> str:
@@ -177,25 +176,27 @@ def _title(report: Report) -> str:
     return f"Objectives over {in_words(report.window)} up to {at:%Y-%m-%d %H:%M} UTC"
 
 
-def _name(one: SloStatus) -> str:
-    return f"{one.service} / {one.slo}: {percent(one.objective)}"
+def _name(status: SloStatus) -> str:
+    return f"{status.service} / {status.slo}: {percent(status.objective)}"
 
 
-def _told(one: SloStatus) -> list[tuple[str, str]]:
-    return facts(one) + [("failed", f"{count:,.0f} at {route}") for route, count in one.routes]
+def _rows(status: SloStatus) -> list[tuple[str, str]]:
+    return facts(status) + [
+        ("failed", f"{count:,.0f} at {route}") for route, count in status.routes
+    ]
 
 
 def _text(report: Report) -> str:
     lines = [f"{_title(report)}, from {report.source}"]
-    for one in report.statuses:
-        lines += ["", _name(one), *(f"  {name:<14}{value}" for name, value in _told(one))]
+    for status in report.statuses:
+        lines += ["", _name(status), *(f"  {name:<14}{value}" for name, value in _rows(status))]
     return "\n".join(lines) + "\n"
 
 
 def _markdown(report: Report) -> str:
     lines = [f"# {_title(report)}", "", f"From {_inert(report.source)}."]
     for status in report.statuses:
-        rows = [f"| {name} | {_inert(value)} |" for name, value in _told(status)]
+        rows = [f"| {name} | {_inert(value)} |" for name, value in _rows(status)]
         lines += ["", f"## {_inert(_name(status))}", "", "| | |", "|---|---|", *rows]
     return "\n".join(lines) + "\n"
 
@@ -211,39 +212,39 @@ def _json(report: Report) -> str:
         "source": report.source,
         "at": datetime.fromtimestamp(report.at, UTC).isoformat(),
         "window_seconds": report.window,
-        "objectives": [_members(one) for one in report.statuses],
+        "objectives": [_members(status) for status in report.statuses],
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _members(one: SloStatus) -> Mapping[str, object]:
+def _members(status: SloStatus) -> Mapping[str, object]:
     head: dict[str, object] = {
-        "service": one.service,
-        "slo": one.slo,
-        "objective": one.objective,
-        "unit": one.unit,
-        "coverage": one.coverage,
-        "sufficient": one.is_known,
-        "burn": dict(one.burn),
+        "service": status.service,
+        "slo": status.slo,
+        "objective": status.objective,
+        "unit": status.unit,
+        "coverage": status.coverage,
+        "sufficient": status.is_known,
+        "burn": dict(status.burn),
     }
-    if not one.is_known:
+    if not status.is_known:
         return head
     return head | {
-        "achieved": one.achieved,
-        "total": one.total,
-        "budget": None if one.total is None else one.total * one.allowed,
-        "remaining_ratio": one.remaining,
-        "exhausted_in_seconds": one.exhausted_in,
-        "hours": one.hours and dict(zip(("met", "known"), one.hours, strict=True)),
-        "judged": one.judged,
-        "failures": dict(one.routes),
+        "achieved": status.achieved,
+        "total": status.total,
+        "budget": None if status.total is None else status.total * status.allowed,
+        "remaining_ratio": status.remaining,
+        "exhausted_in_seconds": status.exhausted_in,
+        "hours": status.hours and dict(zip(("met", "known"), status.hours, strict=True)),
+        "judged": status.judged,
+        "failures": dict(status.routes),
     }
 
 
 def _html(report: Report) -> str:
     title = escape(_title(report))
     style = files("postfacta_slo.status").joinpath("report.css").read_text(encoding="utf-8")
-    sections = "\n".join(_section(one) for one in report.statuses)
+    sections = "\n".join(_section(status) for status in report.statuses)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -262,11 +263,12 @@ def _html(report: Report) -> str:
 """
 
 
-def _section(one: SloStatus) -> str:
-    told = "\n".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _told(one)
+def _section(status: SloStatus) -> str:
+    rows = "\n".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _rows(status)
     )
-    return f"<section>\n<h2>{escape(_name(one))}</h2>\n<dl>\n{told}\n</dl>\n{plot(one)}</section>"
+    head = f"<h2>{escape(_name(status))}</h2>"
+    return f"<section>\n{head}\n<dl>\n{rows}\n</dl>\n{plot(status)}</section>"
 
 
 _RENDERERS: Final[Mapping[str, Callable[[Report], str]]] = {

@@ -11,7 +11,7 @@ from .query import SloStatus, query_status
 
 
 class Watch:
-    """Holds what was `seen` at the last reading of a service's objectives; None before the first.
+    """Holds the `statuses` of a service's objectives at the last reading; None before the first.
 
     `name` is the Prometheus without credentials, `error` says why the last reading failed. A
     service calls `look` in a thread every few seconds.
@@ -31,28 +31,30 @@ class Watch:
         self._interval = interval
         self._clock = clock
         self._wall = wall
-        self._seen_at = 0.0
+        self._read_at = 0.0
         self.name = current().name
-        self.seen: Sequence[SloStatus] | None = None
+        self.statuses: Sequence[SloStatus] | None = None
         self.error = ""
 
     @property
     def age(self) -> float:
         """The seconds since the last reading."""
-        return 0.0 if self.seen is None else self._clock() - self._seen_at
+        return 0.0 if self.statuses is None else self._clock() - self._read_at
 
     def look(self) -> None:
         """Read again if the last reading failed or is `interval` seconds old.
 
         Wait for the Prometheus.
         """
-        if self.seen is not None and not self.error and self.age < self._interval:
+        if self.statuses is not None and not self.error and self.age < self._interval:
             return
         try:
             prometheus = self._current()
             self.name = prometheus.name
-            seen = query_status(prometheus, at=self._wall(), service=self._service)
+            statuses = query_status(prometheus, at=self._wall(), service=self._service)
         except Exception as error:  # noqa: BLE001 - the page shows it, and the next look may succeed
             self.error = str(error) if isinstance(error, PrometheusError) else type(error).__name__
         else:
-            self.seen, self._seen_at, self.error = seen, self._clock(), ""
+            self.statuses = statuses
+            self._read_at = self._clock()
+            self.error = ""

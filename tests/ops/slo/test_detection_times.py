@@ -141,7 +141,7 @@ def test_promtool_sees_that_a_service_is_gone_at_the_time_that_the_page_says(
                 "expr": check.expression,
                 "eval_time": f"{check.sample * interval}s",
                 "exp_samples": [
-                    {"labels": labels, "value": value} for labels, value in check.found.items()
+                    {"labels": labels, "value": value} for labels, value in check.values.items()
                 ],
             }
             for check in asked
