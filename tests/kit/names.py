@@ -24,7 +24,6 @@ MOST: Final[Mapping[str, int]] = {
     "postfacta_embedded": 11,
     "postfacta_lab": 232,
     "postfacta_postgres": 6,
-    "postfacta_slo": 214,
 }
 
 

@@ -180,9 +180,8 @@ class StrictMapping:
         It may be given a path to be called by.
         """
         value = self.raw(key)
-        if value is None and optional:
-            value = {}
-        return StrictMapping(value, path or self.at(key), self.faults)
+        is_left_out = value is None and optional
+        return StrictMapping({} if is_left_out else value, path or self.at(key), self.faults)
 
     def listed(self, key: str, *, optional: bool = False) -> StrictMapping:
         """Take a list, as a mapping whose keys are `[0]`, `[1]` and so on."""

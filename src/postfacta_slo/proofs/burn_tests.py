@@ -25,7 +25,7 @@ SHARES: Final = (
     0.02,
 )  # How much fails in the outages whose detection is proved.
 
-_OUTAGE: Final = 1_800
+_OUTAGE: Final = 1_800  # Seconds that an outage lasts.
 # More samples of nothing than these would only take time.
 _LONGEST: Final = 3_000
 # However long a tier's short window is, an alert must stop within it and so much more.
@@ -42,8 +42,11 @@ def burn_tests(scenario: Scenario) -> list[Test]:
 def outage(scenario: Scenario, share: float) -> Traffic:
     """Return half an hour in which this share fails, after a time without a fault, and its end."""
     after = scenario.scrapes(scenario.objective.tiers[0].short + _GRACE)
-    stretches = [(scenario.history(), 0.0), (scenario.scrapes(_OUTAGE), share), (after, 0.0)]
-    return scenario.traffic(*(scenario.stretch(length, part) for length, part in stretches))
+    return scenario.traffic(
+        scenario.stretch(scenario.history()),
+        scenario.stretch(scenario.scrapes(_OUTAGE), share),
+        scenario.stretch(after),
+    )
 
 
 def _outages(scenario: Scenario) -> list[Test]:
@@ -71,20 +74,25 @@ def _outages(scenario: Scenario) -> list[Test]:
 
 def _fired(scenario: Scenario, verdict: Sequence[bool | None]) -> int:
     """At which sample an alert surely fires; past the last one if it never does."""
-    return (verdict.index(True) if True in verdict else len(verdict)) * scenario.every
+    evaluation = verdict.index(True) if True in verdict else len(verdict)
+    return evaluation * scenario.every
 
 
 def _smoulder(scenario: Scenario, place: int) -> Test:
     """The failures just suffice for this tier, and for no faster one."""
-    tier = scenario.objective.tiers[place]
-    faster = scenario.objective.tiers[place - 1] if place else None
-    above = scenario.objective.threshold(faster) if faster else 1.0
-    share = math.sqrt(scenario.objective.threshold(tier) * above)
+    objective = scenario.objective
+    tier = objective.tiers[place]
+    faster = objective.tiers[place - 1] if place else None
+    threshold = objective.threshold(tier)
+    above = objective.threshold(faster) if faster else 1.0
+    # The geometric mean is as many times above the one threshold as below the other.
+    share = math.sqrt(threshold * above)
     name = f"{number(round(share * 100, 3))} % fail, for tier {tier.name}"
     burst, bad = scenario.burst()
     period = max(burst, scenario.whole(bad / share))
     alone = scenario.scrapes(faster.long) + scenario.every if faster else period
-    if not scenario.counting and period < alone < bad / (1.25 * scenario.objective.threshold(tier)):
+    longest_period = bad / (1.25 * threshold)
+    if not scenario.counting and period < alone < longest_period:
         # Two bursts in the faster tier's window would be too much for it, and one in so long a time
         # is enough.
         period = alone
@@ -93,19 +101,20 @@ def _smoulder(scenario: Scenario, place: int) -> Test:
     before = max(scenario.history(), scenario.whole(min(_LONGEST, 1.5 * bad / above)))
     after = scenario.scrapes(tier.short + _GRACE)
     # So long that the long window still burns when the short one has let go.
-    limit = min(1.15 * scenario.objective.threshold(tier), 0.9 * share)
+    limit = min(1.15 * threshold, 0.9 * share)
     lasts = scenario.whole(limit * (before + after) / (share - limit))
     most = max(lasts, 4 * before + 2 * scenario.scrapes(tier.hold))
-    # Of slices, a burst of failures in each period, for so long or somewhat more.
-    bursts = [scenario.stretch(burst, 1), scenario.stretch(period - burst)] * (
-        4 + math.ceil(most / period)
-    )
-    fire = [
-        scenario.stretch(before),
-        *([scenario.stretch(most, share)] if scenario.counting else bursts),
-    ]
-    fired = _fired(scenario, scenario.verdicts(scenario.traffic(*fire))[tier.name])
-    played = _until(fire, max(fired + scenario.scrapes(2 * _GRACE), before + lasts))
+    fire = [scenario.stretch(before)]
+    if scenario.counting:
+        fire.append(scenario.stretch(most, share))
+    else:
+        # A burst of failures in each period, for so long or somewhat more.
+        periods = 4 + math.ceil(most / period)
+        fire += [scenario.stretch(burst, 1), scenario.stretch(period - burst)] * periods
+    verdicts = scenario.verdicts(scenario.traffic(*fire))
+    fired = _fired(scenario, verdicts[tier.name])
+    end = max(fired + scenario.scrapes(2 * _GRACE), before + lasts)
+    played = _until(fire, end)
     return scenario.course(name, scenario.traffic(*played, scenario.stretch(after)))
 
 
@@ -116,17 +125,16 @@ def _blip(scenario: Scenario, tier: Tier) -> Test:
     if scenario.counting:
         lasts = scenario.whole(burn.hold + burn.short * 2 / 3 + 4 * scenario.every)
         before = scenario.whole(max(burn.short, 2 * lasts))
-        fault = scenario.stretch(min(lasts, scenario.whole(burn.long / 2)), min(1.0, 1.5 * limit))
+        longest = scenario.whole(burn.long / 2)
+        fault = scenario.stretch(min(lasts, longest), min(1.0, 1.5 * limit))
     else:
         burst, bad = scenario.burst()
-        fault = scenario.stretch(
-            burst + scenario.whole(max(0.0, 1.5 * limit * burn.short - bad)), 1
-        )
+        longer = scenario.whole(max(0.0, 1.5 * limit * burn.short - bad))
+        fault = scenario.stretch(burst + longer, 1)
         before = scenario.whole(max(2 * burn.short, 1.4 * (fault.scrapes + bad) / limit))
     after = scenario.stretch(scenario.whole(burn.hold + 8 * scenario.every))
-    traffic = scenario.traffic(
-        scenario.stretch(min(before, scenario.whole(burn.long))), fault, after
-    )
+    quiet = scenario.stretch(min(before, scenario.whole(burn.long)))
+    traffic = scenario.traffic(quiet, fault, after)
     return scenario.course(f"a blip that tier {tier.name} must not mind", traffic)
 
 
@@ -139,20 +147,23 @@ def _few(scenario: Scenario, tier: Tier) -> list[Test]:
         return []
     burn = scenario.burn(tier)
     floor = tier.min_failures
-    most = max(1, min(4 * burn.long, int((floor - 1) / (1.5 * burn.threshold))))
-    quiet = [*spread(burn.long, 20, 1), *spread(burn.long, max(most, floor - 1), floor - 1) * 2]
-    loud = spread(burn.long, max(most, 2 * floor), 2 * floor) * 2
-    traffic = scenario.traffic(*quiet, *loud)
+    few = floor - 1
+    enough = 2 * floor
+    # So few events that the failures are a share above the threshold.
+    events = int(few / (1.5 * burn.threshold))
+    most = max(1, min(4 * burn.long, events))
+    traffic = scenario.traffic(
+        *spread(burn.long, 20, 1),
+        *spread(burn.long, max(most, few), few) * 2,
+        *spread(burn.long, max(most, enough), enough) * 2,
+    )
     # A handful is not always in the short window: it must not fire at any time, not only at the
     # end.
     alert = f'{scenario.alert("ErrorBudgetBurn")},burnrate_tier="{tier.name}"'
     silent = scenario.silence(3 * burn.long, alert)
     name = f"a handful fails, and tier {tier.name} waits for more"
-    return [
-        scenario.course(
-            name, traffic, left_out=scenario.all_left_out(traffic.scrapes), checks=[silent]
-        )
-    ]
+    left_out = scenario.all_left_out(traffic.scrapes)
+    return [scenario.course(name, traffic, left_out=left_out, checks=[silent])]
 
 
 def _until(stretches: Iterable[Stretch], scrapes: int) -> list[Stretch]:

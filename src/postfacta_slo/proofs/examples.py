@@ -8,7 +8,7 @@ found, and the objective is not proved.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Final
 
@@ -55,28 +55,23 @@ def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str,
         conditions = [rest for rest in _on(label, selector.matchers) if rest != matcher]
         if not matcher.op.startswith("!"):
             values = _likely(label, (matcher, *conditions))
-            label_sets += _missing(matcher, conditions, values, labels)[:1]
+            missing = _missing(matcher, conditions, values)[:1]
+            label_sets += [{**labels, **label} for label in missing]
             continue
         values = _named(matcher)
         if len(values) < len(_alternatives(matcher)):
             raise _no_example(f"what {selector} leaves out by {matcher}")
-        label_sets += _missing(matcher, conditions, values, labels)
+        missing = _missing(matcher, conditions, values)
+        label_sets += [{**labels, **label} for label in missing]
     return label_sets
 
 
 def _missing(
-    matcher: Matcher,
-    conditions: Iterable[Matcher],
-    values: Iterable[str],
-    labels: Mapping[str, str],
+    matcher: Matcher, conditions: Sequence[Matcher], values: Iterable[str]
 ) -> list[dict[str, str]]:
-    """Return the labels with each value that satisfies all conditions, but not the matcher."""
-    return [
-        {**labels, matcher.label: value}
-        for value in values
-        if not _matches(matcher, value)
-        and all(_matches(condition, value) for condition in conditions)
-    ]
+    """Return as a label each value that satisfies all conditions, but not the matcher."""
+    label_sets = [{matcher.label: value} for value in values if not _matches(matcher, value)]
+    return [label for label in label_sets if _selects(conditions, label)]
 
 
 def series(metric: str, labels: Mapping[str, str]) -> str:

@@ -5,7 +5,6 @@ What counts and what is excluded, when a slice is bad, what is left.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Final
 
 from ..promise.model import DAY, PRESENT, RatioIndicator, ThresholdIndicator, error_series
@@ -47,7 +46,8 @@ def _quiet(scenario: Scenario) -> Test:
     if objective.slices:
         guards["slo:slice_error:ratio"] = 0
     checks = [scenario.silence(scrapes), scenario.windows("{} == 0", scrapes)]
-    checks += [scenario.value(name, value, scrapes) for name, value in (constants | guards).items()]
+    for name, value in (constants | guards).items():
+        checks.append(scenario.value(name, value, scrapes))
     healthy = scenario.scraped(scenario.steady(scrapes), never="bad")
     left_out = scenario.left_out(scrapes, failing=True)
     return scenario.test(
@@ -59,14 +59,12 @@ def _weighed(scenario: Scenario) -> Test:
     scrapes = scenario.scrapes(4 * PRESENT)
     stretch = scenario.stretch(scrapes, scenario.bad_share)
     share = stretch.bad / stretch.total
-    burn = (
-        f"slo:current_burn_rate:ratio{{{scenario.matchers}}} * {number(scenario.objective.budget)}"
-    )
+    budget = number(scenario.objective.budget)
+    burn = f"slo:current_burn_rate:ratio{{{scenario.matchers}}} * {budget}"
+    error = f"slo:sli_error:ratio_rate5m{{{scenario.matchers}}}"
     checks = [
         scenario.windows(scenario.near(share), scrapes),
-        scenario.count(
-            f"abs({burn} - slo:sli_error:ratio_rate5m{{{scenario.matchers}}}) < 1e-9", 1, scrapes
-        ),
+        scenario.count(f"abs({burn} - {error}) < 1e-9", 1, scrapes),
         scenario.value("slo:period_ok:bool", 0, scrapes),
     ]
     if scenario.objective.slices and isinstance(scenario.objective.indicator, RatioIndicator):
@@ -119,9 +117,8 @@ def _idle(scenario: Scenario) -> list[Test]:
     if not scenario.objective.slices:
         return [scenario.test(name, scraped, checks)]
     checks.append(scenario.value("slo:slice_bad:bool", 0, end))
-    tests = [
-        scenario.test(name, scraped, [*checks, _judged(scenario, end, yes=bool(scenario.probe))])
-    ]
+    judged = _judged(scenario, end, yes=bool(scenario.probe))
+    tests = [scenario.test(name, scraped, [*checks, judged])]
     if scenario.probe:
         unseen = scraped | {scenario.probe: ""}
         checks.append(_judged(scenario, end, yes=False))
@@ -134,12 +131,18 @@ def _spent(scenario: Scenario) -> Test:
     budget = scenario.objective.budget
     burst, bad = scenario.burst()
     hold = scenario.scrapes(HOLDS["ErrorBudgetExhausted"])
-    touched = scenario.whole(min(_LONGEST, max(scenario.scrapes(_HOUR), 2 * bad / budget)))
+    unspent = max(scenario.scrapes(_HOUR), 2 * bad / budget)
+    touched = scenario.whole(min(_LONGEST, unspent))
     # Long enough for the alert, if it were to fire, and for a slice to notice.
     pause = scenario.whole(max(hold + 4 * scenario.every, scenario.slice_length()))
-    lasts = scenario.whole(2 * budget * (touched + burst)) + hold + 2 * burst + 4 * scenario.every
-    stretches = [(touched, 0), (burst, 1), (pause, 0), (lasts, 1)]
-    traffic = scenario.traffic(*(scenario.stretch(length, share) for length, share in stretches))
+    overspent = scenario.whole(2 * budget * (touched + burst))
+    lasts = overspent + hold + 2 * burst + 4 * scenario.every
+    traffic = scenario.traffic(
+        scenario.stretch(touched, 0),
+        scenario.stretch(burst, 1),
+        scenario.stretch(pause, 0),
+        scenario.stretch(lasts, 1),
+    )
     left = f"slo:period_error_budget_remaining:ratio{{{scenario.matchers}}}"
     checks = [scenario.count(f"{left} < 0", 1, traffic.scrapes)]
     if touched * budget > bad:
@@ -196,12 +199,7 @@ def _instances(scenario: Scenario) -> list[Test]:
     # There are no requests and no probes: all that is known is that no instance is there.
     idle = scenario.scraped(scenario.steady(traffic.scrapes, 0)) | {scenario.probe: ""}
     down = {first: notation(well), second: notation([0] * len(well))}
-    gone = {
-        first: notation(
-            "stale" if was_up and not is_up else is_up or None
-            for was_up, is_up in pairwise([0, *well])
-        )
-    }
+    gone = {first: notation(map(_vanishing, [0, *well], well))}
     during = _during(scenario, traffic.scrapes)
     return [
         scenario.course("the last instance goes down", traffic, idle | down, checks=during),
@@ -210,6 +208,13 @@ def _instances(scenario: Scenario) -> list[Test]:
             "one of two instances goes down", steady, [scenario.silence(traffic.scrapes)]
         ),
     ]
+
+
+def _vanishing(was_up: int, is_up: int) -> int | str | None:
+    """Return the sample of an instance that is not scraped any more while it is down."""
+    if is_up:
+        return is_up
+    return "stale" if was_up else None
 
 
 def _during(scenario: Scenario, end: int) -> list[Assertion]:

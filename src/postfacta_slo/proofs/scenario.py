@@ -73,20 +73,20 @@ def firing(
     checks: list[Assertion] = []
     for place in _turns(outcomes):
         sure = [tier for tier, verdict in outcomes.items() if verdict[place] is not None]
-        only = "" if len(sure) == len(outcomes) else f',burnrate_tier=~"{"|".join(sure)}"'
-        if sure:
-            expression = (
-                f'count by (burnrate_tier, severity) (ALERTS{{alertstate="firing",{alerts}{only}}})'
-            )
-            labels = {
-                tier: f'burnrate_tier="{tier}", ' if tier else ""
-                for tier in sure
-                if outcomes[tier][place]
-            }
-            values = {
-                f'{{{label}severity="{severities[tier]}"}}': 1.0 for tier, label in labels.items()
-            }
-            checks.append(Assertion(expression, place * every, values))
+        if not sure:
+            continue
+        conditions = alerts
+        if len(sure) < len(outcomes):
+            conditions += f',burnrate_tier=~"{"|".join(sure)}"'
+        expression = (
+            f'count by (burnrate_tier, severity) (ALERTS{{alertstate="firing",{conditions}}})'
+        )
+        values: dict[str, float] = {}
+        for tier in sure:
+            if outcomes[tier][place]:
+                label = f'burnrate_tier="{tier}", ' if tier else ""
+                values[f'{{{label}severity="{severities[tier]}"}}'] = 1.0
+        checks.append(Assertion(expression, place * every, values))
     return checks
 
 
@@ -95,11 +95,12 @@ def _turns(outcomes: Verdicts) -> list[int]:
     turns: set[int] = set()
     for verdict in outcomes.values():
         decided = [place for place, fires in enumerate(verdict) if fires is not None]
-        turns.update(
-            *(pair for pair in pairwise(decided) if verdict[pair[0]] is not verdict[pair[1]])
-        )
+        for before, after in pairwise(decided):
+            if verdict[before] is not verdict[after]:
+                turns |= {before, after}
     last = [len(verdict) - 1 for verdict in outcomes.values()][:1]
-    return list(dict.fromkeys([*sorted(turns)[:_MOST_TURNS], *last]))
+    first = sorted(turns)[:_MOST_TURNS]
+    return list(dict.fromkeys([*first, *last]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,22 +123,20 @@ class Scenario:
     @property
     def counted(self) -> bool:
         indicator = self.objective.indicator
-        return (
-            indicator.counter
-            if isinstance(indicator, RatioIndicator)
-            else indicator.quantile is not None
-        )
+        if isinstance(indicator, RatioIndicator):
+            return indicator.counter
+        return indicator.quantile is not None
 
     @property
     def volume(self) -> int:
         """Events between two scrapes: enough to be above every bound on small numbers."""
         if not self.counted and isinstance(self.objective.indicator, ThresholdIndicator):
             return 1
-        needs = [3 / self.objective.threshold(tier) for tier in self.objective.tiers]
-        needs += [
-            4 * tier.min_failures / (self.objective.threshold(tier) * self.scrapes(tier.long))
-            for tier in self.objective.tiers
-        ]
+        needs: list[float] = []
+        for tier in self.objective.tiers:
+            threshold = self.objective.threshold(tier)
+            needs.append(3 / threshold)
+            needs.append(4 * tier.min_failures / (threshold * self.scrapes(tier.long)))
         if slices := self.objective.slices:
             # So that a slice is judged from the first scrape on.
             needs.append(2 * slices.min_requests)
@@ -257,24 +256,23 @@ class Scenario:
         if indicator.quantile is None:
             good, bad = _values(indicator, far)
             bads = [after - before for before, after in pairwise(traffic.bads)]
-            return {
-                series(metric, labels): notation(
-                    [bad if failed else good for failed in (bads[0], *bads)]
-                )
-            }
+            samples = [bad if failed else good for failed in (bads[0], *bads)]
+            return {series(metric, labels): notation(samples)}
         edges = self.source.edges_of(metric.removesuffix("_bucket")) or (indicator.value,)
         slow_is_bad = indicator.op in {"lte", "lt"}
         low, high = (traffic.goods, traffic.bads) if slow_is_bad else (traffic.bads, traffic.goods)
-        all_counts = [before + after for before, after in zip(low, high, strict=True)]
+        # Buckets are cumulative: the threshold's has the low values, and each above it has all.
+        all_values = [lows + highs for lows, highs in zip(low, high, strict=True)]
         none = [0] * len(low)
-        at = indicator.value
-        counts = {
-            number(edge): all_counts if edge > at else low if edge == at else none for edge in edges
-        }
-        counts["+Inf"] = all_counts
+        buckets: dict[str, Sequence[int]] = {}
+        for edge in edges:
+            buckets[number(edge)] = none if edge < indicator.value else all_values
+            if edge == indicator.value:
+                buckets[number(edge)] = low
+        buckets["+Inf"] = all_values
         return {
-            series(metric, {**labels, "le": edge}): notation(count)
-            for edge, count in counts.items()
+            series(metric, {**labels, "le": edge}): notation(counts)
+            for edge, counts in buckets.items()
         }
 
     @property
@@ -290,7 +288,9 @@ class Scenario:
     def bad_share(self) -> float:
         """A share of failures that makes each slice bad, and overspends the budget."""
         by = self.by
-        return (1 + max(self.objective.budget, by.allowed if isinstance(by, Slicing) else 0.0)) / 2
+        allowed = by.allowed if isinstance(by, Slicing) else 0.0
+        # Halfway between what is allowed and all.
+        return (1 + max(self.objective.budget, allowed)) / 2
 
     def why_unproved(self) -> str:
         """Return why no series can be made up that measure the objective; empty if they can."""
@@ -311,11 +311,9 @@ class Scenario:
     def instance(self, name: str) -> str:
         """Return the series that says whether an instance is up, if a slice depends on it."""
         slices = self.objective.slices
-        return (
-            example(self.objective.service.up, instance=name)
-            if slices and slices.needs_instance
-            else ""
-        )
+        if not slices or not slices.needs_instance:
+            return ""
+        return example(self.objective.service.up, instance=name)
 
     def history(self) -> int:
         """Return for how long all has been well when a fault begins.
@@ -332,7 +330,9 @@ class Scenario:
         0 if there are none.
         """
         by = self.by
-        return by.width + (by.then.width if by.then else 0) if isinstance(by, Slicing) else 0
+        if not isinstance(by, Slicing):
+            return 0
+        return by.width + (by.then.width if by.then else 0)
 
     def burst(self) -> tuple[int, int]:
         """Return how many scrapes must fail until a slice is surely bad, and its length."""
@@ -357,9 +357,8 @@ class Scenario:
 
         As traffic of one event a scrape, and as samples.
         """
-        after = self.scrapes(
-            (self.objective.tiers[0].short if self.objective.tiers else 0) + _GRACE
-        )
+        shortest = self.objective.tiers[0].short if self.objective.tiers else 0
+        after = self.scrapes(shortest + _GRACE)
         before = self.history()
         lasts = self.scrapes(_DISTURBED)
         traffic = Traffic(
@@ -386,9 +385,8 @@ class Scenario:
         assertions = [*checks, *firing(alert, outcomes, severities, every=self.every)]
         never = [tier for tier, verdict in outcomes.items() if set(verdict) == {False}]
         if never:
-            assertions.append(
-                self.silence(traffic.scrapes, f'{alert},burnrate_tier=~"{"|".join(never)}"')
-            )
+            silent = f'{alert},burnrate_tier=~"{"|".join(never)}"'
+            assertions.append(self.silence(traffic.scrapes, silent))
         own_series = self.scraped(traffic) if scraped is None else scraped
         return self.test(name, (left_out or {}) | own_series, assertions)
 
@@ -431,27 +429,27 @@ class Scenario:
         """
         slices = self.objective.slices
         up = self.objective.service.up
-        conditions = (
-            ((slices.probe, 0), (up if slices.needs_instance else None, 1)) if slices else ()
-        )
-        failing = {
-            series(watched_selector.metric, labels): constant(value, scrapes)
-            for watched_selector, value in conditions
-            if watched_selector
-            for labels in near_misses(watched_selector, selected(watched_selector))
-        }
-        return failing | {
-            name: constant(1, scrapes) for name in (self.probe, self.instance("one")) if name
-        }
+        opposites: list[tuple[Selector, int]] = []
+        if slices and slices.probe:
+            opposites.append((slices.probe, 0))
+        if slices and slices.needs_instance:
+            opposites.append((up, 1))
+        around: Scraped = {}
+        for selector, value in opposites:
+            for labels in near_misses(selector, selected(selector)):
+                around[series(selector.metric, labels)] = constant(value, scrapes)
+        for name in (self.probe, self.instance("one")):
+            if name:
+                around[name] = constant(1, scrapes)
+        return around
 
     def alert(self, kind: str) -> str:
         return f'alertname="{self.objective.service.alert_prefix}{kind}",{self.matchers}'
 
     def silence(self, scrapes: int, alerts: str = "") -> Assertion:
         whole = span((scrapes + 1) * self.source.scrape_interval, self.compress)
-        firing_samples = (
-            f'count_over_time(ALERTS{{alertstate="firing",{alerts or self.matchers}}}[{whole}])'
-        )
+        alerts = alerts or self.matchers
+        firing_samples = f'count_over_time(ALERTS{{alertstate="firing",{alerts}}}[{whole}])'
         return Assertion(firing_samples, scrapes, {})
 
     def count(self, expression: str, series_count: int, at: int) -> Assertion:
@@ -465,7 +463,8 @@ class Scenario:
     def windows(self, condition: str, at: int, *, none: bool = False) -> Assertion:
         """Return the check of a condition on the error share over each window, or over none."""
         shares = f'{{__name__=~"slo:sli_error:ratio_rate.*",{self.matchers}}}'
-        return self.count(condition.format(shares), 0 if none else len(self.objective.windows), at)
+        windows = 0 if none else len(self.objective.windows)
+        return self.count(condition.format(shares), windows, at)
 
     def near(self, share: float) -> str:
         """Return the condition that an error share is this one.
@@ -514,7 +513,7 @@ def _samples(traffic: Traffic, counts: Sequence[int]) -> str:
 
 def notation(samples: Iterable[Sample]) -> str:
     """Write samples as promtool reads them: runs of equal steps as `a+bxn`, gaps as `_xn`."""
-    # The first sample, the step to each next, and how many more there are.
+    # Each run: the first sample, the step to each next, and how many more there are.
     runs: list[tuple[Sample, int, int]] = []
     last: Sample = None
     for sample in samples:
