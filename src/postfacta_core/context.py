@@ -55,7 +55,8 @@ class RequestContext:
         request_id: Matches `^[A-Za-z0-9._-]{8,64}$`.
         started: When the outermost layer saw it, in the seconds of its clock.
         clock: Monotonic seconds.
-        asked: The seconds that the caller gives it, as a header said; `math.inf` if none did.
+        caller_timeout: The seconds that the caller gives it, as a header said; `math.inf` without
+            one.
         limit: The seconds that the service gives it; `math.inf` for any number.
         deadline: When it must have ended, in the seconds of its clock; `math.inf` if it may take
             for ever, or is over.
@@ -83,7 +84,7 @@ class RequestContext:
     clock: Clock = MONOTONIC
     root_path: str = ""
     _: KW_ONLY
-    asked: float = math.inf
+    caller_timeout: float = math.inf
     limit: float = math.inf
     deadline: float = math.inf
     priority: int = 1
@@ -101,7 +102,7 @@ class RequestContext:
     @property
     def deadline_is_callers(self) -> bool:
         """Whether the caller gives the request less time than the service does."""
-        return self.asked < self.limit
+        return self.caller_timeout < self.limit
 
     def age(self) -> float:
         """Return the seconds since it started."""
@@ -113,8 +114,8 @@ class RequestContext:
         What fails then is no failure of the service. "Nearly", since pools and outgoing calls keep
         a share of the time.
         """
-        asked = self.asked
-        return asked < self.limit and age >= asked - max(_NEARLY, asked * _NEARLY_SHARE)
+        timeout = self.caller_timeout
+        return timeout < self.limit and age >= timeout - max(_NEARLY, timeout * _NEARLY_SHARE)
 
 
 CURRENT: Final[ContextVar[RequestContext | None]] = ContextVar("postfacta_request", default=None)

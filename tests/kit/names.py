@@ -20,7 +20,7 @@ _PRONOUNS: Final = frozenset(
 MOST: Final[Mapping[str, int]] = {
     "postfacta_adapters": 47,
     "postfacta_app": 330,
-    "postfacta_core": 204,
+    "postfacta_core": 120,
     "postfacta_embedded": 11,
     "postfacta_lab": 232,
     "postfacta_postgres": 6,

@@ -253,7 +253,7 @@ async def test_a_client_that_asks_for_no_time_at_all_cannot_open_the_circuit(
                 await group.start(_hold, database)
             for seconds in (0.01, 0.05, 0.1, 1.4) if how != "pool" else (0.01, 0.05, 0.1, 0.1):
                 with request_within(seconds) as request, pytest.raises(DeadlineExceededError):
-                    request.asked = seconds
+                    request.caller_timeout = seconds
                     await ask()
             group.cancel_scope.cancel()
         assert "failure" not in counts(database)

@@ -38,7 +38,7 @@ def test_a_deadline_that_the_caller_set_is_not_the_databases_fault() -> None:
     Lent(breaker).time_is_up()
     with request_within(1.0) as request:
         Lent(breaker).time_is_up()
-        request.asked = 0.5
+        request.caller_timeout = 0.5
         assert request.deadline_is_callers
         Lent(breaker).time_is_up()
     assert breaker.statistics().failures == 2

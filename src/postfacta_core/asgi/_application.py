@@ -77,7 +77,7 @@ def _cors_of(layer: Any) -> Any:
 
 
 def _is_cors(kind: object) -> bool:
-    names = [getattr(each, "__name__", "") for each in getattr(kind, "__mro__", (kind,))]
+    names = [getattr(base, "__name__", "") for base in getattr(kind, "__mro__", (kind,))]
     return any("cors" in name.lower() for name in names)
 
 
@@ -133,9 +133,9 @@ def _names(layer: Any, path: str) -> bool:
     sibling = _first_part("/" + random_id(), path, count=1)
     with suppress(Exception):  # Foreign objects may raise anything.
         # Starlette sends a client on to the path with a slash.
-        for asked, other in ((path, sibling), (f"{path}/", f"{sibling}/")):
-            endpoint = _endpoint(layer.routes, asked)
-            if endpoint is not None and endpoint is not _endpoint(layer.routes, other):
+        for target, control in ((path, sibling), (f"{path}/", f"{sibling}/")):
+            endpoint = _endpoint(layer.routes, target)
+            if endpoint is not None and endpoint is not _endpoint(layer.routes, control):
                 return True
     return False
 
@@ -158,7 +158,7 @@ def _matching(route: Any, scope: Scope) -> object:
     if not match.value:
         return None
     inner: Sequence[Any] = getattr(route, "routes", None) or ()
-    endpoints = (_matching(each, {**scope, **more}) for each in inner)
+    endpoints = (_matching(child, {**scope, **more}) for child in inner)
     if inner:
         return next((endpoint for endpoint in endpoints if endpoint is not None), None)
     return more.get("endpoint", route)

@@ -85,7 +85,7 @@ class Shedding:
         self._late = 0.0
         self._processor = processor
         self._used = processor()
-        self._own = 1.0
+        self._own_share = 1.0
         self._busy = 0.0
         self._refused = 0
         self.handshakes: Handshakes = Handshakes()
@@ -108,15 +108,15 @@ class Shedding:
         used = self._processor()
         busy = used - self._used
         self._used = used
-        own = min(1.0, busy / late) if late >= _LATE else 1.0
-        self._own += (own - self._own) / 2
+        own_share = min(1.0, busy / late) if late >= _LATE else 1.0
+        self._own_share += (own_share - self._own_share) / 2
         self._busy += busy
         if self.begun >= _FEWEST:
             self.is_cheap = self._busy - self._refused * _REFUSAL < self.begun * _CHEAP
             self._busy = 0.0
             self.begun = 0
             self._refused = 0
-        self.limiter.beat(self.clock(), self._own)
+        self.limiter.beat(self.clock(), self._own_share)
 
     def arrive(self, exchange: Slotted, scope: Scope) -> Admit | Wait | Shed | None:
         """Decide about a request that came now; None if it is to be served without a slot."""
@@ -151,15 +151,15 @@ class Shedding:
     def priority(self, scope: Scope, default: Priority = Priority.CRITICAL) -> Priority:
         if self._key:
             headers = dict(scope["headers"])
-            said = headers.get(b"x-priority", b"")
-            if said in _NAMES and knows(self._key, headers.get(b"x-priority-key", b"")):
-                return _NAMES[said]
+            name = headers.get(b"x-priority", b"")
+            if name in _NAMES and knows(self._key, headers.get(b"x-priority-key", b"")):
+                return _NAMES[name]
         # Foreign code may raise or lie; what it does must not reach the request.
         try:
-            told = self._priority_of(scope) if self._priority_of else None
+            priority = self._priority_of(scope) if self._priority_of else None
         except Exception:  # noqa: BLE001 - see above
             return default
-        return told if isinstance(told, Priority) else default
+        return priority if isinstance(priority, Priority) else default
 
     async def wait(self, wait: Wait, rules: Rules, request: RequestContext) -> Admit | Shed | None:
         limiter = self.limiter
@@ -331,8 +331,8 @@ def watched(  # noqa: C901 - it is what `yield from` does
     try:
         step = next(steps)
     except StopIteration as done:
-        found: T = done.value
-        return found
+        result: T = done.value
+        return result
     waits()
     while True:
         try:
@@ -351,8 +351,8 @@ def watched(  # noqa: C901 - it is what `yield from` does
             else:
                 step = next(steps) if sent is None else steps.send(sent)
         except StopIteration as done:
-            found = done.value
-            return found
+            result = done.value
+            return result
         finally:
             # Of trio it is an outcome, and its error's traceback leads back to this frame.
             sent = None

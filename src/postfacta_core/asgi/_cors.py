@@ -113,7 +113,7 @@ class CorsRules:
             await refuse(Problem(status=400, code="cors", title="Bad Request", detail=detail))
             return
         headers = [*self._preflight, (b"content-length", b"0")]
-        if "*" in self._allowed and (names := _asked(fields)):
+        if "*" in self._allowed and (names := _requested_headers(fields)):
             # A star means itself where credentials count: so what was asked for is named.
             headers[1] = (
                 b"access-control-allow-headers",
@@ -124,7 +124,7 @@ class CorsRules:
 
     def refused(self, fields: Mapping[bytes, bytes]) -> list[str]:
         """Return for what a preflight asks that is not allowed."""
-        names = _asked(fields)
+        names = _requested_headers(fields)
         wrong = [] if self._cors.allows(fields[b"origin"].decode("latin-1")) else ["origin"]
         if fields[PREFLIGHT].decode("latin-1") not in self._cors.allow_methods:
             wrong.append("method")
@@ -133,7 +133,7 @@ class CorsRules:
         return wrong
 
 
-def _asked(fields: Mapping[bytes, bytes]) -> set[str]:
+def _requested_headers(fields: Mapping[bytes, bytes]) -> set[str]:
     """Return the names of the headers that a page wants to send."""
     names = fields.get(b"access-control-request-headers", b"").decode("latin-1")
     return {name.strip().lower() for name in names.split(",")} - {""}

@@ -51,7 +51,7 @@ _BODY: Final = frozenset(
     {"http.response.body", "http.response.pathsend", "http.response.zerocopysend"}
 )
 _POLL: Final = 0.1
-_MOST_KEPT: Final = 8
+_MOST_QUEUED: Final = 8
 # A client that takes longer for a piece of its body makes the request's length say nothing of the
 # service.
 _SLOW: Final = 0.02
@@ -206,7 +206,7 @@ class HttpExchange(Answering, Exchange):
     is_socket: Literal[False] = False
     is_watched: bool = True
     _is_shut: bool = False
-    _kept: list[Message] | None = None
+    _queue: list[Message] | None = None
     _news: anyio.Event | None = None  # While it is read ahead of its application.
     _since: float = 0.0
     _paused_at: float | None = None  # While it has no slot, for it waits for its client.
@@ -346,29 +346,31 @@ class HttpExchange(Answering, Exchange):
     def _dress(self, message: Message) -> Message:
         shared = self.shared
         # Any iterable is legal, and may be read only once.
-        given = self._response_headers = [*message.get("headers", ())]
+        answered = self._response_headers = [*message.get("headers", ())]
         owned = shared.owned
         is_plain = shared.process is None or not shared.process.is_draining
-        for name, value in given:
+        for name, value in answered:
             # A name has another length, as a rule.
             if len(name) == _CONTENT_TYPE and value.startswith(MEDIA_TYPE):
-                self._note_events(message["status"], given)
+                self._note_events(message["status"], answered)
             if name.lower() in owned:
                 is_plain = False
         headers = (
-            [*given, *self.fields, *shared.added] if is_plain else self._dress_with_care(given)
+            [*answered, *self.fields, *shared.added]
+            if is_plain
+            else self._dress_with_care(answered)
         )
         if shared.identifies:
             headers.append((b"x-request-id", self.request.request_id.encode("ascii")))
         # A new message with a new list: an application may send the same objects again and again.
         return {**message, "headers": headers}
 
-    def _note_events(self, status: int, given: Headers) -> None:
+    def _note_events(self, status: int, headers: Headers) -> None:
         """Note a stream of events whose client resumes it by itself."""
         has_farewell = self.rules.farewell
         if has_farewell is None:
             has_farewell = self.method == "GET" and is_resumed(self.headers)
-        if has_farewell and status == _OK and are_events(given):
+        if has_farewell and status == _OK and are_events(headers):
             self._events = EventStream()
             self.is_endless = True
             self.is_plain = False
@@ -387,10 +389,10 @@ class HttpExchange(Answering, Exchange):
         while self._answered is None:  # noqa: ASYNC110 - what sets it is made only as it ends
             await anyio.sleep(_POLL)
 
-    def _dress_with_care(self, given: Headers) -> list[tuple[bytes, bytes]]:
+    def _dress_with_care(self, answered: Headers) -> list[tuple[bytes, bytes]]:
         """Do the same for a response that has such a header, or that is its connection's last."""
         shared = self.shared
-        names = {name.lower() for name, _ in given}
+        names = {name.lower() for name, _ in answered}
         unwanted = {b"x-request-id"} if shared.identifies else set[bytes]()
         if shared.owned >= GRANTS and b"access-control-allow-origin" in names:
             unwanted |= GRANTS
@@ -399,7 +401,7 @@ class HttpExchange(Answering, Exchange):
         is_last = process is not None and process.is_draining and self.http_version.startswith("1")
         if is_last:
             unwanted.add(b"connection")
-        headers = [pair for pair in given if pair[0].lower() not in unwanted]
+        headers = [pair for pair in answered if pair[0].lower() not in unwanted]
         headers += [
             *self.fields,
             *(pair for pair in shared.added if pair[0] not in names - unwanted),
@@ -427,7 +429,7 @@ class HttpExchange(Answering, Exchange):
             if not any((name.lower(), value) == whole for name, value in self._response_headers):
                 self.is_stream = True
                 limit = self.request.limit = self.rules.stream_timeout
-                self.limit(min(limit, self.request.asked))
+                self.limit(min(limit, self.request.caller_timeout))
 
     async def _send_pieces(self, message: Message) -> None:
         body: bytes = message.get("body", b"")
@@ -485,12 +487,12 @@ class HttpExchange(Answering, Exchange):
     async def receive(self) -> Message:
         """Receive what the client sends, or sent while it was watched, without a slot meanwhile."""
         try:
-            if not self.is_plain and self._kept is not None:
-                while self._news is not None and not self._kept:
+            if not self.is_plain and self._queue is not None:
+                while self._news is not None and not self._queue:
                     self._give_place(self.shared.clock())
                     await self._news.wait()
-                if self._kept:
-                    return self._kept.pop(0)
+                if self._queue:
+                    return self._queue.pop(0)
             self._is_read = True
             return await self._take()
         finally:
@@ -602,7 +604,7 @@ class HttpExchange(Answering, Exchange):
         Other messages are kept.
         """
         message = await self.receive()
-        self._kept = [message]
+        self._queue = [message]
         self.is_plain = False
         self._has_left_early = message["type"] == "http.disconnect"
         return self._has_left_early
@@ -630,7 +632,7 @@ class HttpExchange(Answering, Exchange):
 
         Cancel it if it is alone.
         """
-        kept = self._kept = [] if self._kept is None else self._kept
+        queue = self._queue = [] if self._queue is None else self._queue
         self.is_plain = False
         with anyio.CancelScope() as self._watcher:
             while not (self._has_ended or self._is_ending):
@@ -638,22 +640,22 @@ class HttpExchange(Answering, Exchange):
                     # The application sees for itself; the sweep looks whether it goes on to.
                     self.is_watched = True
                     return
-                if self._is_read or any(message.get("more_body", False) for message in kept):
+                if self._is_read or any(message.get("more_body", False) for message in queue):
                     # The application sees for itself, or has not yet taken what there is.
                     await anyio.sleep(_POLL)
-                elif await self._next_message(kept) == "http.disconnect":
+                elif await self._next_message(queue) == "http.disconnect":
                     if self.rules.cancels and not self._is_ending:
                         self.cancel(None)
                     return
-                elif len(kept) > _MOST_KEPT:
+                elif len(queue) > _MOST_QUEUED:
                     # A server that gives empty bodies for ever never reports a disconnect.
                     return
 
-    async def _next_message(self, kept: list[Message]) -> str:
+    async def _next_message(self, queue: list[Message]) -> str:
         news = self._news = anyio.Event()
         try:
             message = await self._take()
-            kept.append(message)
+            queue.append(message)
             return str(message["type"])
         finally:
             self._news = None

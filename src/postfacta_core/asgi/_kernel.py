@@ -143,8 +143,8 @@ class Kernel(Shared):
         recorders = self.recorders
         rules = self.rules
         self.added: Headers = [
-            (name.lower().encode("ascii"), it.encode("latin-1"))
-            for name, it in self.response_headers
+            (name.lower().encode("ascii"), value.encode("latin-1"))
+            for name, value in self.response_headers
         ]
         owned = {name for name, _ in self.added} | (
             {b"x-request-id"} if self.identifies else set[bytes]()
@@ -152,8 +152,8 @@ class Kernel(Shared):
         self.owned: frozenset[bytes] = frozenset(owned if self.cors is None else owned | GRANTS)
         self.is_bounded: bool = rules.limits is not UNBOUNDED
         self.room: float = _ROOM if self.is_bounded else math.inf
-        self.answered: Sequence[Record] = _wanted(recorders, "answered")
-        self.opened: Sequence[Record] = _wanted(recorders, "opened")
+        self.answered: Sequence[Record] = _methods_for(recorders, "answered")
+        self.opened: Sequence[Record] = _methods_for(recorders, "opened")
         self.observe: Observer = fan_out([self.observer])
         # Mostly there is nothing, and to know that is cheaper than to begin a new context.
         self._leftover: Callable[[], object] = tuple
@@ -180,14 +180,14 @@ class Kernel(Shared):
         self._served: dict[str, _Served] = {
             "http": (
                 HttpExchange,
-                _wanted(recorders, "begin"),
-                _wanted(recorders, "end"),
+                _methods_for(recorders, "begin"),
+                _methods_for(recorders, "end"),
                 Kernel._admit,
             )
         }
         if has_sockets:
-            connect = _wanted(recorders, "connect")
-            closed = _wanted(recorders, "closed")
+            connect = _methods_for(recorders, "connect")
+            closed = _methods_for(recorders, "closed")
             self._served["websocket"] = (WebSocketExchange, connect, closed, Kernel._admit_socket)
 
     async def __call__(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one straight line: a call more costs each request
@@ -225,8 +225,8 @@ class Kernel(Shared):
                     exchange.quiet = True
                 if self.traffic_key:
                     is_known = knows(self.traffic_key, fields.get(b"x-traffic-key", b""))
-                    given = _TRAFFIC.get(fields.get(b"x-traffic-class", b""), "user")
-                    exchange.traffic = given if is_known else "user"
+                    traffic = _TRAFFIC.get(fields.get(b"x-traffic-class", b""), "user")
+                    exchange.traffic = traffic if is_known else "user"
                 for record in begin:
                     try:
                         record(exchange)
@@ -269,8 +269,8 @@ class Kernel(Shared):
                 verdict = await rates.judge(scope, request)
                 if verdict is not None:
                     if not verdict.decision.allowed:
-                        problem, told = rates.refusal(verdict, request)
-                        exchange.fields = (*exchange.fields, *told)
+                        problem, rate_fields = rates.refusal(verdict, request)
+                        exchange.fields = (*exchange.fields, *rate_fields)
                         await exchange.reply(problem)
                         return
                     exchange.fields = (
@@ -339,23 +339,23 @@ class Kernel(Shared):
         if not self.identifies:
             # What is bound to the task may be left over from another request: the scope is this
             # one's own.
-            known = request_of(scope)
-            if known is not None:
-                return known, None
+            outer = request_of(scope)
+            if outer is not None:
+                return outer, None
             if not self._binds:
                 # If nothing binds one, nothing asks for its id or its time either.
                 return RequestContext("", math.inf), None
             request_id = random_id()
-        elif (given := fields.get(b"x-request-id")) is not None and _is_id(given):
-            request_id = given.decode("ascii")
+        elif (sent_id := fields.get(b"x-request-id")) is not None and _is_id(sent_id):
+            request_id = sent_id.decode("ascii")
         else:
             request_id = random_id()
             if self.request_id_header:
-                others = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
-                scope["headers"] = [*others, (b"x-request-id", request_id.encode("ascii"))]
+                headers = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
+                scope["headers"] = [*headers, (b"x-request-id", request_id.encode("ascii"))]
         request = RequestContext(request_id, self.clock(), self.clock, root_path)
-        if b"traceparent" in fields and (found := _trace_of(fields[b"traceparent"])):
-            request.trace_id = found[1].decode("ascii")
+        if b"traceparent" in fields and (trace := _trace_of(fields[b"traceparent"])):
+            request.trace_id = trace[1].decode("ascii")
         scope["postfacta.request"] = request
         # What is bound must be released: else the task would hold its context, which holds the
         # task.
@@ -402,14 +402,14 @@ class Kernel(Shared):
 
     async def _is_late(self, exchange: _Either, running: RunningRequests) -> bool:
         request = exchange.request
-        asked = asked_timeout(exchange.headers)
+        caller_timeout = asked_timeout(exchange.headers)
         request.limit = exchange.rules.timeout
-        seconds = min(asked, request.limit)
-        request.asked = asked
+        seconds = min(caller_timeout, request.limit)
+        request.caller_timeout = caller_timeout
         request.deadline = request.started + seconds
         # What the outer parts took counts too, but only a caller can give so little that it
         # matters.
-        is_late = seconds <= 0 or (asked < math.inf and request.age() >= seconds)
+        is_late = seconds <= 0 or (caller_timeout < math.inf and request.age() >= seconds)
         if not is_late and not running.is_closed:
             return False
         problem = DRAINING
@@ -473,7 +473,7 @@ class Kernel(Shared):
         shedding = self.admission
         if self.requests is not None and rules.handshake < request.limit:
             request.limit = rules.handshake
-            exchange.limit(min(request.asked, request.limit))
+            exchange.limit(min(request.caller_timeout, request.limit))
         if shedding is None or (shedding.is_off and rules.shedding is None):
             await self.app(scope, exchange.receive, exchange.send)
             return
@@ -502,7 +502,7 @@ class Kernel(Shared):
                 exchange.land()
 
 
-def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Record, ...]:
+def _methods_for(recorders: Sequence[Recorder], moment: str) -> tuple[Record, ...]:
     """Collect the methods for one moment, without those that do nothing."""
     nothing = getattr(Recorder, moment)
     methods = [getattr(recorder, moment, nothing) for recorder in recorders]

@@ -186,21 +186,21 @@ def problem_of(error: BaseException) -> Problem:
     """
     for kind in type(error).__mro__:
         if kind in PROBLEMS and isinstance(error, ResilienceError):
-            known = PROBLEMS[kind]
+            problem = PROBLEMS[kind]
             wait = error.retry_after if isinstance(error, RejectedError) else None
-            return known if wait is None else replace(known, retry_after=wait)
+            return problem if wait is None else replace(problem, retry_after=wait)
     return _INTERNAL
 
 
 def kind_members(problem: Problem) -> dict[str, object]:
     """Return the members that identify the type of problem, the same for each request."""
     status = problem.status
-    known = _PHRASES.get(problem.status, "Error")
+    phrase = _PHRASES.get(problem.status, "Error")
     detail = f"{problem.title}. {problem.detail}" if problem.detail else problem.title
     # With this type the title is the status' own phrase (RFC 9457, section 4.2.1).
     return {
         "type": "about:blank",
-        "title": known,
+        "title": phrase,
         "status": status,
         "code": problem.code,
         "detail": detail,

@@ -72,7 +72,9 @@ class RateLimit:
                 "RateLimit.cost", self.cost, at_least=0, example="cost=1, or a function"
             )
         functions = {
-            name: it for name, it in (("per", self.per), ("cost", self.cost)) if callable(it)
+            name: function
+            for name, function in (("per", self.per), ("cost", self.cost))
+            if callable(function)
         }
         check_options("RateLimit", applies_to=self.applies_to, **functions)
         object.__setattr__(self, "name", self.name or str(self.per))
@@ -84,10 +86,10 @@ def parse_rate_limit(text: str, *, field: str = "rate limit") -> RateLimit:
 
     Without a scope it is per client.
     """
-    found = _with_scope(text)
+    match = _with_scope(text)
     try:
         return (
-            RateLimit(found[1], per=cast("Scopes", found[2].lower())) if found else RateLimit(text)
+            RateLimit(match[1], per=cast("Scopes", match[2].lower())) if match else RateLimit(text)
         )
     except ValueError:
         rule = f"a rate, and what it is per: {', '.join(_KEYS)}"
@@ -132,13 +134,13 @@ class RatePlan:
         self._proxies = proxies
         self._luck = luck
         self._is_shared = any(rule.store is not None for rule in rules)
-        known = () if self._is_shared or any(rule.asks for rule in rules) else rules
-        of_address = [rule for rule in known if rule.key != _SITE]
+        fast_rules = () if self._is_shared or any(rule.asks for rule in rules) else rules
+        of_address = [rule for rule in fast_rules if rule.key != _SITE]
         self._by_address = fast_plan(of_address) if of_address else None
-        self._by_site = fast_plan(known) if known else None
+        self._by_site = fast_plan(fast_rules) if fast_rules else None
 
     def only(self, limits: Sequence[RateLimit | str]) -> RatePlan:
-        names = {each.name for each in check_rate_limits("rate_limits", limits)}
+        names = {limit.name for limit in check_rate_limits("rate_limits", limits)}
         rules = [rule for rule in self._rules if rule.name in names]
         return RatePlan(rules, proxies=self._proxies, luck=self._luck)
 
@@ -157,17 +159,21 @@ class RatePlan:
         if not self._rules:
             return None
         keys = (client, site, "")
-        charges = [it for rule in self._rules if (it := rule.charge_for(scope, keys)) is not None]
-        found = await hit_all(charges) if self._is_shared else hit_here(charges)
-        told = [
-            (rule, one) for (rule, _, _), one in zip(charges, found, strict=True) if rule.enforces
+        charges = [
+            charge for rule in self._rules if (charge := rule.charge_for(scope, keys)) is not None
         ]
-        if not told:
+        decisions = await hit_all(charges) if self._is_shared else hit_here(charges)
+        enforced = [
+            (rule, decision)
+            for (rule, _, _), decision in zip(charges, decisions, strict=True)
+            if rule.enforces
+        ]
+        if not enforced:
             return None
-        strict = strictest([decision for _, decision in told])
+        strict = strictest([decision for _, decision in enforced])
         # Compared by identity: two decisions may well be equal.
-        rule = [rule for rule, decision in told if decision is strict][0]  # noqa: RUF015 - a generator costs more
-        return Verdict(rule, strict, b", ".join([rule.policy for rule, _ in told]))
+        rule = [rule for rule, decision in enforced if decision is strict][0]  # noqa: RUF015 - a generator costs more
+        return Verdict(rule, strict, b", ".join([rule.policy for rule, _ in enforced]))
 
     def refusal(self, verdict: Verdict, request: RequestContext) -> tuple[Problem, Fields]:
         rule, decision, _ = verdict
@@ -199,7 +205,7 @@ def fast_plan(  # noqa: C901 - in one frame, for each request
 
     def hit(*keys: str) -> Verdict | None:
         now = clock()
-        told = rules[0]
+        tightest = rules[0]
         least = _ALL_LEFT
         for rule, cost, key, spend in plan:
             if not rule.enforces:
@@ -208,12 +214,12 @@ def fast_plan(  # noqa: C901 - in one frame, for each request
             if not (decision.allowed or is_one):
                 break
             if decision.remaining < least.remaining:
-                told = rule
+                tightest = rule
                 least = decision
         else:
             for rule in rules:
                 rule.counted["allowed" if least.allowed else "limited"] += 1
-            return _new(Verdict, (told, least, policy))
+            return _new(Verdict, (tightest, least, policy))
         for spent, cost, key, _ in plan:
             if spent is rule:
                 break

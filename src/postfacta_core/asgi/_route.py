@@ -124,12 +124,12 @@ class RouteReader:
         return None if mounts is None else mounts + template
 
     def _of_plain(self, scope: Scope, route: object) -> str | None:
-        known = self._plain.get(id(route))
-        if known is None:
-            known = (route, _of_route(scope, route))
+        entry = self._plain.get(id(route))
+        if entry is None:
+            entry = (route, _of_route(scope, route))
             if len(self._plain) < _MAX_KNOWN:
-                self._plain[id(route)] = known
-        return known[1]
+                self._plain[id(route)] = entry
+        return entry[1]
 
     def _of_endpoint(self, scope: Scope, endpoint: object, path: str) -> str | None:
         """Join the templates around an endpoint.
@@ -157,15 +157,15 @@ class RouteReader:
                 return mount.template
         return None
 
-    def _find(self, scope: Scope, wanted: object, search: _Search) -> Sequence[_Place]:
+    def _find(self, scope: Scope, target: object, search: _Search) -> Sequence[_Place]:
         """Search the tree of routes, and keep what was found."""
-        found = self._places.get(id(wanted))
-        if found is None:
+        entry = self._places.get(id(target))
+        if entry is None:
             routes = getattr(scope.get("router"), "routes", ())
-            found = (wanted, [*search(wanted, routes, _Place("", ()))])
+            entry = (target, [*search(target, routes, _Place("", ()))])
             if len(self._places) < _MAX_KNOWN:
-                self._places[id(wanted)] = found
-        return found[1]
+                self._places[id(target)] = entry
+        return entry[1]
 
 
 def _of_route(scope: Scope, route: object) -> str | None:
@@ -209,18 +209,18 @@ class _Place:
 _Search = Callable[[object, Sequence[Any], _Place], Iterator[_Place]]
 
 
-def _endpoints(wanted: object, routes: Sequence[Any], around: _Place) -> Iterator[_Place]:
+def _endpoints(target: object, routes: Sequence[Any], around: _Place) -> Iterator[_Place]:
     """Yield each place of an endpoint."""
     for route in routes:
         place = around.within(route)
         inner = getattr(route, "routes", None)
-        if not inner and wanted in (getattr(route, "endpoint", None), getattr(route, "app", None)):
+        if not inner and target in (getattr(route, "endpoint", None), getattr(route, "app", None)):
             yield place
         elif inner and len(place.routes) < _DEEPEST:
-            yield from _endpoints(wanted, inner, place)
+            yield from _endpoints(target, inner, place)
 
 
-def _mounts(wanted: object, routes: Sequence[Any], around: _Place) -> Iterator[_Place]:
+def _mounts(target: object, routes: Sequence[Any], around: _Place) -> Iterator[_Place]:
     """Yield each mount, by the template of what it adds to the root_path."""
     for route in routes:
         if not hasattr(route, "routes"):
@@ -228,7 +228,7 @@ def _mounts(wanted: object, routes: Sequence[Any], around: _Place) -> Iterator[_
         place = around.within(route)
         yield _Place(place.template.removesuffix(_MOUNT_END), place.routes)
         if route.routes and len(place.routes) < _DEEPEST:
-            yield from _mounts(wanted, route.routes, place)
+            yield from _mounts(target, route.routes, place)
 
 
 def _replay(routes: Sequence[Any], scope: Scope, path: str) -> tuple[int, str]:
@@ -253,5 +253,5 @@ def _of_litestar(scope: Scope, path: str) -> str | None:
         return template or None
     # Litestar leaves the rest below the mount in the scope's path.
     whole = path.rstrip("/")
-    rest = str(scope["path"]).rstrip("/")
-    return whole[: len(whole) - len(rest)] + _MOUNT_END if whole.endswith(rest) else None
+    tail = str(scope["path"]).rstrip("/")
+    return whole[: len(whole) - len(tail)] + _MOUNT_END if whole.endswith(tail) else None

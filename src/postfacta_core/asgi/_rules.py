@@ -55,7 +55,7 @@ Find = Callable[[str, str], Rules]
 """Finds the rules of a request by its method and path."""
 
 
-def route_table(classes: Sequence[tuple[Sequence[str], Rules]], others: Rules) -> Find:
+def route_table(classes: Sequence[tuple[Sequence[str], Rules]], default: Rules) -> Find:
     """Return what finds the rules of a request.
 
     The first route that matches counts, with `/items//7/` as `/items/7`.
@@ -83,7 +83,7 @@ def route_table(classes: Sequence[tuple[Sequence[str], Rules]], others: Rules) -
         if rules is None and table.has_parameters:
             route = table.search(path)
             rules = None if route is None else route.rules
-        return others if rules is None else rules
+        return default if rules is None else rules
 
     return find
 
@@ -97,7 +97,7 @@ class _Route:
         self.path = path
         self.rules = rules
         # The parts of the path, None for one that has a parameter.
-        marked = _PARAMETER.sub(lambda found: "{:}" if found[1] == ":path" else "{}", path)
+        marked = _PARAMETER.sub(lambda match: "{:}" if match[1] == ":path" else "{}", path)
         parts = marked.split("/")
         tail = [place for place, part in enumerate(parts) if "{:}" in part]
         # What `{rest:path}` matches has any number of parts.
@@ -163,14 +163,14 @@ _NO_SHAPES: Final[_Shapes] = {}
 
 def pattern_of(path: str) -> str:
     literals = [re.escape(text) for text in _PARAMETER.split(path)[::2]]
-    kinds = [".*" if found[1] == ":path" else "[^/]+" for found in _PARAMETER.finditer(path)]
+    kinds = [".*" if match[1] == ":path" else "[^/]+" for match in _PARAMETER.finditer(path)]
     return "".join(part for pair in zip(literals, [*kinds, ""], strict=True) for part in pair)
 
 
 def check_route(field: str, value: object) -> tuple[str, str]:
     """Split a route such as `GET /items/{id}` into its method, empty for any, and its path."""
-    found = _route_of(value) if isinstance(value, str) else None
-    if found is None or any(mark in _PARAMETER.sub("", found[2]) for mark in "{}?#"):
+    match = _route_of(value) if isinstance(value, str) else None
+    if match is None or any(mark in _PARAMETER.sub("", match[2]) for mark in "{}?#"):
         rule = "a path or template, with or without a method"
         validation.refuse(field, value, rule, example='"GET /items/{id}"')
-    return found[1] or "", _slashes("/", found[2]).rstrip("/") or "/"
+    return match[1] or "", _slashes("/", match[2]).rstrip("/") or "/"

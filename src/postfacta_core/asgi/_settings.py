@@ -29,25 +29,27 @@ is_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
 
 
-def knows(secret: Secret, given: bytes) -> bool:
+def knows(secret: Secret, token: bytes) -> bool:
     """Return whether one of the secrets was given; each is compared in constant time."""
-    held = secret() if callable(secret) else (secret,)
-    return any(bool(one) and hmac.compare_digest(given, one.encode()) for one in held)
+    secrets = secret() if callable(secret) else (secret,)
+    return any(
+        bool(candidate) and hmac.compare_digest(token, candidate.encode()) for candidate in secrets
+    )
 
 
 def bears(headers: Mapping[bytes, bytes], secret: Secret) -> bool:
     """Return whether a request brings one of the secrets as its bearer token."""
     # The scheme's name is case-insensitive (RFC 9110, section 11.1).
-    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-    return scheme.lower() == b"bearer" and knows(secret, given.strip())
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    return scheme.lower() == b"bearer" and knows(secret, token.strip())
 
 
-def check_options(owner: str, **given: object) -> None:
-    for name, value in given.items():
+def check_options(owner: str, **options: object) -> None:
+    for name, value in options.items():
         RULES[name](f"{owner}.{name}", value)
 
 
-def one(kind: type[object], example: str = "") -> Check:
+def instance_of(kind: type[object], example: str = "") -> Check:
     return partial(validation.instance, kind=kind, example=example or f"{kind.__name__}()")
 
 
@@ -73,18 +75,18 @@ def _or_function(rule: Check) -> Check:
     return either
 
 
-def _that(
+def _checked_by(
     is_right: Callable[[object], bool], rule: str, example: str, *, of_each: bool = False
 ) -> Check:
     """Return the rule for an option of which this holds, or of a list, for each of its items."""
 
     def check(field: str, value: object) -> None:
-        given: object = value
+        original: object = value
         if of_each and (not isinstance(value, Collection) or isinstance(value, str | bytes | dict)):
-            validation.refuse(field, given, rule, example=example)
-        for each in cast("Collection[object]", value) if of_each else (given,):
-            if not is_right(each):
-                validation.refuse(field, each, rule, example=example)
+            validation.refuse(field, original, rule, example=example)
+        for element in cast("Collection[object]", value) if of_each else (original,):
+            if not is_right(element):
+                validation.refuse(field, element, rule, example=example)
 
     return check
 
@@ -170,19 +172,21 @@ RULES: Final[Mapping[str, Check]] = {
     **dict.fromkeys(("clock", "luck", "observer", "processor"), _REPLACED),
     **dict.fromkeys(("metrics_token", "token", "traffic_key"), _or_function(_SECRET)),
     **dict.fromkeys(("request_timeout", "stream_timeout"), _LIMIT),
-    "metrics_path": _that(_is_path, _PATH, '"/metrics"'),
-    "health_prefix": _that(_is_prefix, _PREFIX, '"/healthz"'),
-    "metrics_workers": _that(
-        lambda it: isinstance(it, str | PathLike), "a folder", '"/run/billing"'
+    "metrics_path": _checked_by(_is_path, _PATH, '"/metrics"'),
+    "health_prefix": _checked_by(_is_prefix, _PREFIX, '"/healthz"'),
+    "metrics_workers": _checked_by(
+        lambda value: isinstance(value, str | PathLike), "a folder", '"/run/billing"'
     ),
-    "response_headers": _that(_is_header, _HEADERS, '[("x-frame-options", "DENY")]', of_each=True),
+    "response_headers": _checked_by(
+        _is_header, _HEADERS, '[("x-frame-options", "DENY")]', of_each=True
+    ),
     "app": _check_application,
     **dict.fromkeys(("cancel_on_disconnect", "request_id_header"), validation.flag),
-    "limits": one(TransferLimits, "TransferLimits(max_body_bytes=1_048_576)"),
+    "limits": instance_of(TransferLimits, "TransferLimits(max_body_bytes=1_048_576)"),
     "priority_key": _SECRET,
-    "quiet": _that(_is_path, f"a list, each {_PATH}", '["/ping"]', of_each=True),
-    "resources": _that(
-        lambda it: isinstance(it, AbstractAsyncContextManager),
+    "quiet": _checked_by(_is_path, f"a list, each {_PATH}", '["/ping"]', of_each=True),
+    "resources": _checked_by(
+        lambda value: isinstance(value, AbstractAsyncContextManager),
         "a list of async context managers",
         "[database], each with __aenter__ and __aexit__",
         of_each=True,

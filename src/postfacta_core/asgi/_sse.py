@@ -52,9 +52,9 @@ def is_resumed(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     `Accept` alone is no sign: the page of Gradio reads the answer of one job so, and never comes
     back.
     """
-    asked = {name: value.lower() for name, value in headers}
-    is_uncached = b"no-cache" in asked.get(b"cache-control", b"") or b"last-event-id" in asked
-    return is_uncached and MEDIA_TYPE in asked.get(b"accept", b"")
+    fields = {name: value.lower() for name, value in headers}
+    is_uncached = b"no-cache" in fields.get(b"cache-control", b"") or b"last-event-id" in fields
+    return is_uncached and MEDIA_TYPE in fields.get(b"accept", b"")
 
 
 def are_events(headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -21,7 +21,7 @@ from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource, hold
 from ..events import Observer, ignore
 from ..telemetry.logs import LOGGER
-from ._settings import check_options, one, or_none
+from ._settings import check_options, instance_of, or_none
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 # The modules through which frameworks that answer every lifespan hand it on; FastAPI is a
@@ -73,7 +73,7 @@ class LifespanMiddleware:
         observer: Observer = ignore,
     ) -> None:
         check_options("LifespanMiddleware", app=app, resources=resources, observer=observer)
-        or_none(one(Lifecycle, "None"))("LifespanMiddleware.lifecycle", lifecycle)
+        or_none(instance_of(Lifecycle, "None"))("LifespanMiddleware.lifecycle", lifecycle)
         self._app = app
         self._resources = tuple(resources)
         self._lifecycle = lifecycle
@@ -88,12 +88,12 @@ class LifespanMiddleware:
         conversation = _Conversation(receive, send, lifecycle)
         try:
             async with AsyncExitStack() as stack:
-                held = partial(hold, self._resources, observer=self._observe)
+                open_resources = partial(hold, self._resources, observer=self._observe)
                 if lifecycle is not None:
                     await stack.enter_async_context(lifecycle)
                     lost = None if lifecycle.mechanism == "none" else lifecycle.drain
-                    held = partial(held, share=lifecycle.share, lost=lost)
-                await stack.enter_async_context(held())
+                    open_resources = partial(open_resources, share=lifecycle.share, lost=lost)
+                await stack.enter_async_context(open_resources())
                 await conversation.hold(self._app, scope)
         except Exception as error:
             await conversation.fail(error)
@@ -112,8 +112,8 @@ class _Conversation:
     _receive_message: Receive
     _send_message: Send
     _lifecycle: Lifecycle | None
-    _asked: set[str] = field(default_factory=set[str])
-    _told: set[str] = field(default_factory=set[str])
+    _received: set[str] = field(default_factory=set[str])
+    _sent: set[str] = field(default_factory=set[str])
     _last: Message | None = None
     _speaks_other: bool = False
 
@@ -121,27 +121,27 @@ class _Conversation:
         try:
             await app(scope, self._receive, self._send)
         except Exception as error:
-            is_first = not (self._told or self._asked)
+            is_first = not (self._sent or self._received)
             if not (self._speaks_other or (is_first and _means_none(error))):
                 raise
-        if "lifespan.startup.failed" in self._told:
+        if "lifespan.startup.failed" in self._sent:
             return
-        if "lifespan.startup" not in self._asked:
+        if "lifespan.startup" not in self._received:
             await self._receive()
-        if not self._told:
+        if not self._sent:
             await self._send({"type": "lifespan.startup.complete"})
-        if "lifespan.shutdown" not in self._asked:
+        if "lifespan.shutdown" not in self._received:
             await self._receive()
 
     async def fail(self, error: Exception) -> None:
         """Report a failed startup or shutdown to the server, unless that was sent."""
-        phase = "shutdown" if "lifespan.startup.complete" in self._told else "startup"
+        phase = "shutdown" if "lifespan.startup.complete" in self._sent else "startup"
         failed = f"lifespan.{phase}.failed"
         if self._last is not None and self._last["type"] == failed:
             await self._send_message(self._last)
-        elif failed not in self._told:
+        elif failed not in self._sent:
             LOGGER.error("The application's %s failed", phase, exc_info=error)
-            if phase == "startup" and "lifespan.startup" not in self._asked:
+            if phase == "startup" and "lifespan.startup" not in self._received:
                 await self._receive()
             await self._send_message({"type": failed, "message": repr(error)})
 
@@ -149,12 +149,12 @@ class _Conversation:
         """Report the end of the shutdown to the server, now that all resources are closed."""
         if self._last is not None:
             await self._send_message(self._last)
-        elif "lifespan.startup.failed" not in self._told:
+        elif "lifespan.startup.failed" not in self._sent:
             await self._send_message({"type": "lifespan.shutdown.complete"})
 
     async def _receive(self) -> Message:
         message = await self._receive_message()
-        self._asked.add(message["type"])
+        self._received.add(message["type"])
         if message["type"] == "lifespan.shutdown" and self._lifecycle is not None:
             await self._lifecycle.finish_requests()
         return message
@@ -163,7 +163,7 @@ class _Conversation:
         if not message["type"].startswith("lifespan."):
             self._speaks_other = True
             raise _OtherProtocolError(f"{message['type']} is no answer to a lifespan")
-        self._told.add(message["type"])
+        self._sent.add(message["type"])
         if message["type"].startswith("lifespan.shutdown."):
             # The server may exit as soon as it gets this: our resources close first.
             self._last = message

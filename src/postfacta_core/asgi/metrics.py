@@ -16,7 +16,7 @@ from ..telemetry.metrics import Exposition, Metrics
 from ..validation import validation
 from ._kernel import Doors
 from ._problem import send_whole
-from ._settings import bears, check_options, one
+from ._settings import bears, check_options, instance_of
 from ._types import ASGIApp, Scope, Send
 from .options import HardenOptions
 
@@ -48,13 +48,13 @@ class MetricsEndpoint(Doors):
         observer: Observer = ignore,
     ) -> None:
         check_options("MetricsEndpoint", observer=observer)
-        one(HardenOptions)("MetricsEndpoint.options", options)
+        instance_of(HardenOptions)("MetricsEndpoint.options", options)
         validation.instance("MetricsEndpoint.metrics", metrics, Metrics, example="Metrics()")
         self._metrics = metrics
         self._token = options.metrics_token
         self._allow = options.allow_metrics
         # A limiter of its own: a scrape takes no thread from the application's handlers.
-        self._one = anyio.CapacityLimiter(1)
+        self._limiter = anyio.CapacityLimiter(1)
         self.siblings: Siblings | None = None
         if options.metrics_workers:
             self.siblings = Siblings(
@@ -77,15 +77,15 @@ class MetricsEndpoint(Doors):
             accept = headers.get(b"accept", b"")
             page, kind = await self._render(accept)
             if self.siblings is not None:
-                said, silent = await self.siblings.ask(accept)
-                join = partial(merge, [page, *said], silent=silent)
-                page = await anyio.to_thread.run_sync(join, limiter=self._one)
+                pages, silent = await self.siblings.ask(accept)
+                join = partial(merge, [page, *pages], silent=silent)
+                page = await anyio.to_thread.run_sync(join, limiter=self._limiter)
             await send_whole(scope, send, 200, kind.encode("ascii"), page, (b"vary", b"accept"))
 
     async def _render(self, accept: bytes) -> Exposition:
         labels = {} if self.siblings is None else {"worker": str(self.siblings.number)}
         render = partial(self._metrics.render, accept.decode("latin-1"), labels=labels)
-        return await anyio.to_thread.run_sync(render, limiter=self._one)
+        return await anyio.to_thread.run_sync(render, limiter=self._limiter)
 
     async def _answer_sibling(self, question: bytes) -> bytes:
         return (await self._render(question)).body

@@ -30,7 +30,7 @@ from ._kernel import Doors, Kernel, RouteOf
 from ._problem import Problem, Render, send_problem, send_whole
 from ._ratelimit import LimitRule, RatePlan, check_rate_limits
 from ._rules import Rules, any_of_none
-from ._settings import check_options, one
+from ._settings import check_options, instance_of
 from ._types import ASGIApp, Scope, Send
 from .options import HardenOptions
 
@@ -39,7 +39,7 @@ _PROBLEM_JSON: Final = b"application/problem+json"
 _NOT_FOUND: Final = Problem(status=404, code="not-found", title="Not Found")
 _WRONG_METHOD: Final = b'{"type":"about:blank","title":"Method Not Allowed","status":405}'
 _DEFAULTS: Final = HardenOptions()
-_check: Final = one(HardenOptions)
+_check: Final = instance_of(HardenOptions)
 
 
 class ContextMiddleware(Kernel):
@@ -172,7 +172,7 @@ class HealthMiddleware(Doors):
                 scope, send, 405, _PROBLEM_JSON, _WRONG_METHOD, (b"allow", b"GET, HEAD")
             )
         else:
-            status, members = self._said(probe, self._registry.snapshot())
+            status, members = self._verdict(probe, self._registry.snapshot())
             await send_whole(
                 scope, send, status, _JSON, json.dumps(members, separators=(",", ":")).encode()
             )
@@ -183,7 +183,7 @@ class HealthMiddleware(Doors):
         except Exception:  # noqa: BLE001 - it is foreign code, and who cannot be judged is not let in
             return False
 
-    def _said(self, probe: str, report: HealthReport) -> tuple[int, Mapping[str, object]]:
+    def _verdict(self, probe: str, report: HealthReport) -> tuple[int, Mapping[str, object]]:
         state = "ready" if report.ready else "draining" if report.draining else "unready"
         match probe:
             case "live":
@@ -204,7 +204,7 @@ class HealthMiddleware(Doors):
                 return 200, {
                     "status": state,
                     **members,
-                    "checks": [asdict(each) for each in report.checks],
+                    "checks": [asdict(check) for check in report.checks],
                 }
         return (200 if is_well else 503), {"status": state}
 
@@ -264,7 +264,7 @@ class RateLimitMiddleware(Kernel):
         limits = check_rate_limits(f"{owner}.options", options.all_rate_limits)
         make = partial(LimitRule, store=options.rate_limit_store, observer=observer, clock=clock)
         limiters = [make(limit) for limit in limits]
-        self.limiters: Mapping[str, RateLimiter] = {it.name: it for it in limiters}
+        self.limiters: Mapping[str, RateLimiter] = {limiter.name: limiter for limiter in limiters}
         self.plan: RatePlan = RatePlan(
             limiters, proxies=TrustedProxies(options.trusted_proxies), luck=luck
         )
@@ -298,7 +298,7 @@ class DeadlineMiddleware(Kernel):
         render: Render | None = None,
         observer: Observer = ignore,
     ) -> None:
-        one(RunningRequests)("DeadlineMiddleware.running", running)
+        instance_of(RunningRequests)("DeadlineMiddleware.running", running)
         _check("DeadlineMiddleware.options", options)
         limit = any_of_none(options.request_timeout)
         stream_limit = any_of_none(options.stream_timeout)

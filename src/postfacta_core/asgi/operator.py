@@ -97,20 +97,20 @@ class OperatorEndpoint:
 
     def _change(self, body: bytes, scope: Scope) -> _Answer:
         try:
-            asked: Any = json.loads(body)
-            answer = self._apply(asked)
+            change: Any = json.loads(body)
+            answer = self._apply(change)
         except KeyError as error:
             return 404, error.args[0]
         except (ValueError, RecursionError) as error:
             return 422, str(error)
         client = scope.get("client") or ("unknown", 0)
         _LOG.warning(
-            "operator.changed", extra={"client_address": client[0], "change": json.dumps(asked)}
+            "operator.changed", extra={"client_address": client[0], "change": json.dumps(change)}
         )
         return 200, answer
 
-    def _apply(self, asked: Any) -> object:
-        match asked:
+    def _apply(self, change: Any) -> object:
+        match change:
             case {"logger": str(logger), "level": str(level), **more} if not more:
                 validation.one_of("level", level, _LEVELS)
                 logging.getLogger(logger).setLevel(level)

@@ -23,7 +23,7 @@ from ._concurrency import PriorityOf
 from ._cors import EXAMPLE, Cors
 from ._ratelimit import RateLimit, check_rate_limits
 from ._rules import check_route
-from ._settings import RULES, Check, Secret, one, or_none
+from ._settings import RULES, Check, Secret, instance_of, or_none
 from ._types import Scope
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ _OF_ROUTES: Final[Mapping[str, Check]] = {
     "stream_timeout": _TIME,
     "drain": partial(validation.one_of, options=("finish", "farewell", "cut")),
     "drain_timeout": validation.seconds,
-    "priority": one(Priority, "Priority.SHEDDABLE"),
+    "priority": instance_of(Priority, "Priority.SHEDDABLE"),
     "shedding": partial(validation.choice, kind=Mode),
     "waits": validation.flag,
 }
@@ -219,10 +219,10 @@ class HardenOptions:
     @property
     def all_rate_limits(self) -> list[RateLimit | str]:
         """The limits of all routes and those of some, each of them once."""
-        found = list(self.rate_limits)
-        for each in self.routes:
-            found += [limit for limit in each.rate_limits or () if limit not in found]
-        return found
+        limits = list(self.rate_limits)
+        for route in self.routes:
+            limits += [limit for limit in route.rate_limits or () if limit not in limits]
+        return limits
 
     @property
     def probes(self) -> tuple[str, ...]:
@@ -232,7 +232,9 @@ class HardenOptions:
         )
 
     @classmethod
-    def from_env(cls, prefix: str, environ: Mapping[str, str] | None = None, **given: Any) -> Self:
+    def from_env(
+        cls, prefix: str, environ: Mapping[str, str] | None = None, **options: Any
+    ) -> Self:
         """Read options from environment variables.
 
         With the prefix `BILLING_`, `BILLING_REQUEST_TIMEOUT=10`.
@@ -244,7 +246,7 @@ class HardenOptions:
         Args:
             prefix: Of the names, with its underscore.
             environ: By default the process's environment.
-            given: Options from the code, among them functions and a store, which no variable can
+            options: Options from the code, among them functions and a store, which no variable can
                 say. The environment wins.
 
         Raises:
@@ -253,30 +255,30 @@ class HardenOptions:
         """
         validation.text("HardenOptions.from_env.prefix", prefix, empty=False, example='"BILLING_"')
         environ = os.environ if environ is None else environ
-        own = _variables(cls, prefix)
+        own_variables = _variables(cls, prefix)
         groups = {
             name: _variables(group, prefix, f"{name.upper()}_") for name, group in GROUPS.items()
         }
-        known = [*own, *(variable for group in groups.values() for variable in group)]
+        names = [*own_variables, *(variable for group in groups.values() for variable in group)]
         for name in environ:
-            if name.startswith(prefix) and name not in known:
-                for alike in get_close_matches(name, known, n=1, cutoff=_ALIKE):
+            if name.startswith(prefix) and name not in names:
+                for alike in get_close_matches(name, names, n=1, cutoff=_ALIKE):
                     validation.refuse(
                         "the environment variable", name, alike, example=f"{alike}=..."
                     )
-        _refuse_what_only_code_says(prefix, environ, given)
+        _refuse_what_only_code_says(prefix, environ, options)
         for name, variables in groups.items():
             if variables.keys() & environ.keys():
-                base = given.get(name)
+                base = options.get(name)
                 make = GROUPS[name] if base is None else partial(replace, base)
-                given[name] = _made(make, variables, environ)
-        return _made(partial(cls, **given), own, environ)
+                options[name] = _made(make, variables, environ)
+        return _made(partial(cls, **options), own_variables, environ)
 
 
 def _refuse_what_only_code_says(
-    prefix: str, environ: Mapping[str, str], given: Mapping[str, object]
+    prefix: str, environ: Mapping[str, str], options: Mapping[str, object]
 ) -> None:
-    if (address := f"{prefix}RATE_LIMIT_STORE") in environ and "rate_limit_store" not in given:
+    if (address := f"{prefix}RATE_LIMIT_STORE") in environ and "rate_limit_store" not in options:
         example = "rate_limit_store=SharedStore(address)"
         validation.refuse(
             "HardenOptions.from_env", address, "given the store itself", example=example
@@ -292,8 +294,8 @@ def _check_routes(field: str, value: object) -> None:
     if isinstance(value, str) or not isinstance(value, Sequence):
         validation.refuse(field, value, "a list of RouteOptions", example=example)
     listed: set[str] = set()
-    for each in cast("Sequence[object]", value):
-        for route in validation.instance(field, each, RouteOptions, example=example).routes:
+    for entry in cast("Sequence[object]", value):
+        for route in validation.instance(field, entry, RouteOptions, example=example).routes:
             if route in listed:
                 validation.refuse(field, route, "in one RouteOptions only", example=example)
             listed.add(route)
@@ -307,10 +309,10 @@ _RULES: Final[Mapping[str, Check]] = {
     **dict.fromkeys(
         ("trusted_proxies", "trusted_traces"), lambda _, value: TrustedProxies(cast("Any", value))
     ),
-    "concurrency": one(OverloadConfig),
-    "drain": one(DrainLimits),
+    "concurrency": instance_of(OverloadConfig),
+    "drain": instance_of(DrainLimits),
     "dev": validation.flag,
-    "cors": or_none(one(Cors, f"Cors({EXAMPLE})")),
+    "cors": or_none(instance_of(Cors, f"Cors({EXAMPLE})")),
     "access_lines": or_none(partial(validation.whole, example="100, or None for all")),
 }
 

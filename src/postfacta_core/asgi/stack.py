@@ -31,7 +31,7 @@ from ._kernel import Kernel, RouteOf
 from ._problem import Render
 from ._route import note_routes
 from ._rules import Rules, any_of_none, route_table
-from ._settings import check_options, one, or_none
+from ._settings import check_options, instance_of, or_none
 from ._types import ASGIApp, Receive, Scope, Send
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
@@ -51,8 +51,8 @@ class Telemetry:
     """
 
     def __init__(self, *, metrics: Metrics | None = None, tracing: Tracing | None = None) -> None:
-        or_none(one(Metrics))("Telemetry.metrics", metrics)
-        or_none(one(Tracing))("Telemetry.tracing", tracing)
+        or_none(instance_of(Metrics))("Telemetry.metrics", metrics)
+        or_none(instance_of(Tracing))("Telemetry.tracing", tracing)
         self.metrics: Metrics = metrics or Metrics()
         self.tracing: Tracing = tracing or Tracing()
         self.observer: Observer = fan_out([self.metrics, self.tracing, EventLog()])
@@ -134,9 +134,9 @@ class Hardened(Kernel):
             validation.refuse(
                 "harden.service", service, "the service's name", example="service='billing'"
             )
-        or_none(one(HardenOptions))("harden.options", options)
-        or_none(one(Telemetry))("harden.telemetry", telemetry)
-        or_none(one(HealthRegistry))("harden.health", health)
+        or_none(instance_of(HardenOptions))("harden.options", options)
+        or_none(instance_of(Telemetry))("harden.telemetry", telemetry)
+        or_none(instance_of(HealthRegistry))("harden.health", health)
         if route_of is None:
             note_routes(app)
         options = options or HardenOptions()
@@ -168,9 +168,11 @@ class Hardened(Kernel):
         sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
         rules = _rules(options, self.rate_limits)
         classes = [
-            (each.routes, _rules(options, self.rate_limits, each)) for each in options.routes
+            (part.routes, _rules(options, self.rate_limits, part)) for part in options.routes
         ]
-        self.shedding.is_special |= any(own.waits or own.shedding is not None for _, own in classes)
+        self.shedding.is_special |= any(
+            special.waits or special.shedding is not None for _, special in classes
+        )
         super().__init__(
             app,
             clock=clock,
@@ -200,12 +202,12 @@ class Hardened(Kernel):
         )
         self.observe(PolicyCreated("runtime", self._tally))
         ours = (running, options.rate_limit_store, scrapes.siblings)
-        held: list[Resource] = [
-            *(each for each in ours if each is not None),
+        owned: list[Resource] = [
+            *(resource for resource in ours if resource is not None),
             *resources,
             self.health,
         ]
-        self._lifespan = LifespanMiddleware(app, held, lifecycle=self.lifecycle, observer=observer)
+        self._lifespan = LifespanMiddleware(app, owned, lifecycle=self.lifecycle, observer=observer)
         self._later, self._served = self._served, {}  # Neither a lifespan nor a request has come.
 
     def _tally(self) -> Iterable[Sample]:
@@ -253,19 +255,19 @@ def _rules(
 ) -> Rules:
     """Resolve what the requests of some routes are given, or all others."""
 
-    def given(name: str) -> Any:
-        own = None if of is None else getattr(of, name)
-        return getattr(options, name) if own is None else own
+    def resolved(name: str) -> Any:
+        override = None if of is None else getattr(of, name)
+        return getattr(options, name) if override is None else override
 
     is_free = (
         rates is not None and of is not None and of.rate_limits is not None and not of.rate_limits
     )
     return Rules(
-        limits=given("limits"),
-        timeout=any_of_none(given("request_timeout")),
-        stream_timeout=any_of_none(given("stream_timeout")),
-        cancels=given("cancel_on_disconnect"),
-        rates=None if rates is None else rates.plan.only(given("rate_limits")),
+        limits=resolved("limits"),
+        timeout=any_of_none(resolved("request_timeout")),
+        stream_timeout=any_of_none(resolved("stream_timeout")),
+        cancels=resolved("cancel_on_disconnect"),
+        rates=None if rates is None else rates.plan.only(resolved("rate_limits")),
         grants=of is not None and (is_free or of.priority is Priority.CRITICAL_PLUS),
         **({} if of is None else _only_of(of)),
     )

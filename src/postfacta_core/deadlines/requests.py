@@ -51,7 +51,7 @@ def limit_request(seconds: float | None) -> None:
     """
     if (request := current_request()) is not None:
         request.limit = math.inf if seconds is None else seconds
-        request.deadline = request.started + min(request.asked, request.limit)
+        request.deadline = request.started + min(request.caller_timeout, request.limit)
 
 
 def time_limit(seconds: float | None) -> Callable[[F], F]:
@@ -384,16 +384,16 @@ class RunningRequests:
                 self._tell_overdue()
                 self._start(running.answer, "answer")
 
-    def _start(self, job: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
+    def _start(self, job: Callable[[], Coroutine[Any, Any, None]], task: str) -> None:
         cast("TaskGroup", self.tasks).start_soon(
-            self._do, job, what, name=f"{what} in place of a request"
+            self._do, job, task, name=f"{task} in place of a request"
         )
 
-    async def _do(self, job: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
+    async def _do(self, job: Callable[[], Coroutine[Any, Any, None]], task: str) -> None:
         try:
             await job()
         except Exception as error:  # noqa: BLE001 - a server may raise anything; one request must not end the sweep
-            self._observe(TaskCrashed(what, error))
+            self._observe(TaskCrashed(task, error))
 
     def _tell_overdue(self) -> None:
         self._observe(RequestsOverdue(sum(running.is_overdue for running in self._running)))

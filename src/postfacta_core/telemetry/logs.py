@@ -534,7 +534,7 @@ def access_values(exchange: Exchange, weight: int = 1) -> Values:
     took = (seconds * 1e6 + 0.5) // 1 / 1000
     names = _NAMES
     numbers = [exchange.status, took, exchange.request_bytes, exchange.response_bytes]
-    limit = min(request.asked, request.limit)
+    limit = min(request.caller_timeout, request.limit)
     if limit < math.inf:
         # Below 0 it came too late.
         names = _NAMES_AND_LIMIT

@@ -283,7 +283,7 @@ def _describe(span: Span, exchange: Exchange, began: float) -> None:
         "error.type": exchange.error_type,
         "client.address": exchange.client,
     }
-    limit = min(request.asked, request.limit)
+    limit = min(request.caller_timeout, request.limit)
     if limit < math.inf:
         left = round((limit - exchange.seconds) * 1000)
         span.set_attribute("postfacta.deadline_remaining_ms", left)

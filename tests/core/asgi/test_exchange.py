@@ -190,7 +190,7 @@ async def test_a_stream_has_its_own_limit_and_what_comes_after_the_response_has_
 
 async def test_what_the_caller_asked_for_counts_for_a_stream_and_a_limit_set_in_it_stays() -> None:
     exchange = exchange_on(Wire(), stream_timeout=60.0)
-    exchange.request.asked = 5.0
+    exchange.request.caller_timeout = 5.0
     await exchange.send(START)
     await exchange.send(body(b"1", more=True))
     assert exchange.request.deadline == 1005

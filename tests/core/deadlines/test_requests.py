@@ -478,7 +478,7 @@ def test_what_the_caller_asked_for_still_counts(
     asked: float, seconds: float | None, deadline: float
 ) -> None:
     with bound(RequestContext("request-id", 1000.0)) as request:
-        request.asked = asked
+        request.caller_timeout = asked
         request.deadline = 1030.0
         limit_request(seconds)
         assert request.deadline == deadline

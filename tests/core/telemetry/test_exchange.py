@@ -94,21 +94,21 @@ def test_what_fails_as_the_callers_time_is_up_is_the_callers() -> None:
         for asked, limit, error, status, error_type in cases:
             with case(asked, limit, error, status, error_type):
                 one = exchange(status=504, complete=True, declared="deadline_exceeded")
-                one.request.asked, one.request.limit, one.seconds = asked, limit, 1.0
+                one.request.caller_timeout, one.request.limit, one.seconds = asked, limit, 1.0
                 one.settle(error, ErrorTypes())
                 assert (one.status, one.error_type) == (status, error_type)
 
 
 def test_a_crash_of_a_background_task_is_ours_whatever_the_caller_asked() -> None:
     one = exchange(status=200, complete=True)
-    one.request.asked, one.request.limit, one.seconds = 1.0, 30.0, 1.0
+    one.request.caller_timeout, one.request.limit, one.seconds = 1.0, 30.0, 1.0
     one.settle(ValueError(), ErrorTypes())
     assert (one.status, one.error_type) == (200, "ValueError")
 
 
 def test_a_good_answer_to_a_hasty_caller_is_a_good_answer() -> None:
     one = exchange(status=200, complete=True)
-    one.request.asked, one.request.limit, one.seconds = 1.0, 30.0, 1.0
+    one.request.caller_timeout, one.request.limit, one.seconds = 1.0, 30.0, 1.0
     one.settle(None, ErrorTypes())
     assert (one.status, one.error_type) == (200, "")
 

@@ -114,7 +114,7 @@ def test_a_text_without_an_error_has_no_stack_trace() -> None:
 
 def exchange(path: str = "/items/7", **fields: Any) -> Exchange:
     request = RequestContext("request-12345", 100.0)
-    request.asked, request.queued, request.principal = (
+    request.caller_timeout, request.queued, request.principal = (
         fields.pop("asked", math.inf),
         fields.pop("queued", 0.0),
         fields.pop("principal", ""),
