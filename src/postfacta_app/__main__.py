@@ -34,9 +34,11 @@ to run it in production:
   postfacta serve       listens on 127.0.0.1:8080
   postfacta doctor      checks the installation
 
-Settings come from environment variables, such as POSTFACTA_DATABASE_DSN=postgresql://user@host/name, or from a file
-that POSTFACTA_DATABASE_DSN_FILE names. Exit codes: 0 success, 1 failure, 2 invalid usage or settings; of
-`smoke` also 77, if a check was not run. The how-to guides show each command at work."""
+Settings come from environment variables, such as
+POSTFACTA_DATABASE_DSN=postgresql://user@host/name, or from a file that
+POSTFACTA_DATABASE_DSN_FILE names. Exit codes: 0 success, 1 failure, 2 invalid usage
+or settings; of `smoke` also 77, if a check was not run. The how-to guides show each
+command at work."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -62,8 +62,10 @@ SCHEMA_ERRORS = (
 """The errors of a statement in a database that was never migrated, was emptied, or lacks grants."""
 
 _STAMP = """
-update incidents set timeline_at = greatest(clock_timestamp(), timeline_at + interval '1 microsecond')
- where id = $1 returning timeline_at"""
+update incidents
+   set timeline_at = greatest(clock_timestamp(), timeline_at + interval '1 microsecond')
+ where id = $1
+returning timeline_at"""
 _AUDIT = """
 insert into audit_log (actor, action, object, incident_id, detail, request_id, client)
 values ($1, $2, $3, $4, $5::text::jsonb, $6, $7)"""
@@ -110,7 +112,7 @@ class Unit:
     async def audit(
         self, action: str, obj: str, *, incident_id: UUID | None = None, detail: Detail = None
     ) -> None:
-        """Write an audit row: who did what to which object, such as `incident.create` to `INC-12`."""
+        """Write an audit row: who did which action, such as `incident.create`, to which object."""
         if incident_id is not None:
             self.about.add(incident_id)
         context = current_request()
@@ -136,8 +138,8 @@ Query = Reader | Unit  # What a query runs through; a unit sees its own writes a
 async def rows(q: Query, model: type[M], sql: str, *args: object, operation: str) -> list[M]:
     """Run a query; in one that holds `VISIBLE`, `$1` and `$2` are the caller."""
     caller = sees(q.principal) if VISIBLE in sql else ()
-    found = await q.fetch(sql, *caller, *args, operation=operation)
-    return [model.model_validate(dict(each.items())) for each in found]
+    records = await q.fetch(sql, *caller, *args, operation=operation)
+    return [model.model_validate(dict(record.items())) for record in records]
 
 
 async def row(q: Query, model: type[M], sql: str, *args: object, operation: str) -> M | None:
@@ -158,18 +160,19 @@ async def update(
 
 @cache
 def _insert(table: str, names: tuple[str, ...]) -> str:
+    columns = ", ".join(names)
     places = ", ".join(f"${n}" for n in range(1, len(names) + 1))
-    return f"insert into {table} ({', '.join(names)}) values ({places})"  # noqa: S608 - names of our code
+    return f"insert into {table} ({columns}) values ({places})"  # noqa: S608 - names of our code
 
 
 @cache
 def _update(table: str, names: tuple[str, ...], columns: str) -> str:
-    given = "".join(f"{name} = ${n}, " for n, name in enumerate(names, 2))
+    assignments = "".join(f"{name} = ${n}, " for n, name in enumerate(names, 2))
     tail = (
         "version = i.version + 1, updated_at = clock_timestamp() where i.id = $1 returning"
         f" {columns}"
     )
-    return f"update {table} i set {given}{tail}"  # noqa: S608 - names of our code
+    return f"update {table} i set {assignments}{tail}"  # noqa: S608 - names of our code
 
 
 class Where:
@@ -232,14 +235,16 @@ class Transactions:
 
         async def run(connection: Connection) -> tuple[Unit, Response | None]:
             unit = Unit(connection, principal, _client(request))
-            return unit, await (
-                work(unit) if key is None else _once(unit, work, key=key, fingerprint=fingerprint)
-            )
+            if key is None:
+                response = await work(unit)
+            else:
+                response = await _once(unit, work, key=key, fingerprint=fingerprint)
+            return unit, response
 
-        unit, answer = await self._database.run_transaction(run)
+        unit, response = await self._database.run_transaction(run)
         for count in unit.counts:
             self._count(*count)
-        return answer or Response(status_code=204)
+        return response or Response(status_code=204)
 
     async def read(self, principal: Principal, look: Callable[[Unit], Awaitable[T]]) -> T:
         return await self._database.run_transaction(
@@ -277,9 +282,9 @@ async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Resp
 def _client(request: Request) -> Address | None:
     # PostgreSQL's inet has no zone.
     peer = request.client.host.partition("%")[0] if request.client else ""
-    known = current_request()
-    if known is not None and known.client and known.client != client_address(peer, ()):
-        peer = known.client.removesuffix("/64")  # From our proxy; for IPv6, the network.
+    context = current_request()
+    if context is not None and context.client and context.client != client_address(peer, ()):
+        peer = context.client.removesuffix("/64")  # From our proxy; for IPv6, the network.
     try:  # A server on a Unix socket knows no address.
         return ip_address(peer)
     except ValueError:
@@ -302,7 +307,7 @@ async def repeating(
                 await work()
             except (ResilienceError, *SCHEMA_ERRORS):
                 pass
-            except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
+            except Exception as error:  # noqa: BLE001 - it must not end the task or the service
                 observer(TaskCrashed(name, error))
             await anyio.sleep(interval)
 
@@ -318,18 +323,20 @@ async def reach(dsn: SecretStr) -> AsyncGenerator[Database]:
     address = dsn.get_secret_value()
     reason = "no response"
 
-    def listen(event: Event, /) -> None:
+    def note_failure(event: Event, /) -> None:
         nonlocal reason
         if isinstance(event, ConnectionOpened) and event.error_type:
             reason = event.error_type
 
-    async with Database(address, options=PoolOptions(max_size=2), observer=listen) as database:
+    async with Database(
+        address, options=PoolOptions(max_size=2), observer=note_failure
+    ) as database:
         with anyio.move_on_after(_WAIT):
             await database.wait_connected()
         if not database.is_connected:
-            where = urlsplit(address).netloc.rpartition("@")[2]
+            host = urlsplit(address).netloc.rpartition("@")[2]
             raise CommandFailedError(
-                f"no database at {where} ({reason}); check that it is running, and"
+                f"no database at {host} ({reason}); check that it is running, and"
                 " POSTFACTA_DATABASE_DSN"
             )
         try:

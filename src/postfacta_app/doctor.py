@@ -26,8 +26,10 @@ from .settings import AuthMode, Settings, exposed_secrets
 _SKEW = (1.0, 30.0)  # Above the first, timestamps look odd; above the second, they are wrong.
 _OTHER_FILES = 100  # Libraries, logs, the event loop.
 _SERVER = """
-select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-  - coalesce(current_setting('reserved_connections', true), '0')::int, extract(epoch from clock_timestamp())::float8"""
+select current_setting('max_connections')::int
+         - current_setting('superuser_reserved_connections')::int
+         - coalesce(current_setting('reserved_connections', true), '0')::int,
+       extract(epoch from clock_timestamp())::float8"""
 _MANY = 3  # The most missing rights to name.
 
 
@@ -43,17 +45,17 @@ class Finding:
 
 def run(settings: Settings, *, say: Callable[[str], None]) -> int:
     """Run all checks and print a line for each; return 1 if any fails."""
-    here = [*_look_at_settings(settings), *_look_at_process(settings)]
-    return report([*here, *anyio.run(_look_at_database, settings)], say)
+    local_findings = [*_look_at_settings(settings), *_look_at_process(settings)]
+    return report([*local_findings, *anyio.run(_look_at_database, settings)], say)
 
 
 def report(findings: Iterable[Finding], say: Callable[[str], None]) -> int:
     code = 0
-    for it in findings:
-        say(f"{it.verdict:<5} {it.about:<11} {it.text}")
-        if it.advice:
-            say(f"{'':<17} -> {it.advice}")
-        code |= it.verdict == "fail"
+    for finding in findings:
+        say(f"{finding.verdict:<5} {finding.about:<11} {finding.text}")
+        if finding.advice:
+            say(f"{'':<17} -> {finding.advice}")
+        code |= finding.verdict == "fail"
     return code
 
 
@@ -73,9 +75,9 @@ def _look_at_settings(settings: Settings) -> Iterator[Finding]:
         advice = "set ENVIRONMENT, for example to production"
         yield Finding("cookies", "warn", "sent without TLS while ENVIRONMENT is local", advice)
     if settings.metrics_token is None and not (settings.is_local and settings.is_loopback):
-        who = "anyone" if settings.is_local else "no one"
-        finding = f"{who} can read /metrics"
-        yield Finding("metrics", "warn", finding, "set POSTFACTA_METRICS_TOKEN")
+        readers = "anyone" if settings.is_local else "no one"
+        text = f"{readers} can read /metrics"
+        yield Finding("metrics", "warn", text, "set POSTFACTA_METRICS_TOKEN")
     if settings.rate("address") and not settings.trusted_proxies:
         advice = (
             "behind a proxy all clients share one limit: list the proxy in"
@@ -92,12 +94,12 @@ def _look_at_flags(file: Path) -> Finding:
         return Finding(
             "flags", "fail", str(error), "correct the file; until then the former flags hold"
         )
-    if off := [
+    off = [
         f"{name} ({state.reason or 'no reason'})" for name, state in states.items() if not state.on
-    ]:
-        return Finding(
-            "flags", "warn", f"off: {', '.join(off)}", "turn each on again when it can be"
-        )
+    ]
+    if off:
+        text = f"off: {', '.join(off)}"
+        return Finding("flags", "warn", text, "turn each on again when it can be")
     return Finding("flags", "ok", f"all on: {', '.join(states)}")
 
 
@@ -109,9 +111,8 @@ def _look_at_process(settings: Settings) -> Iterator[Finding]:
         yield Finding("port", "ok", f"{settings.port} of {settings.host} is free")
     except CommandFailedError as error:
         yield Finding("port", "warn", str(error), "ignore this if PostFacta itself listens there")
-    _, allowed = resource.getrlimit(
-        resource.RLIMIT_NOFILE
-    )  # `postfacta serve` raises its soft limit itself.
+    # The hard limit: `postfacta serve` raises its soft limit itself.
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = BACKLOG + settings.pool_max_size + _OTHER_FILES
     if allowed == resource.RLIM_INFINITY or allowed >= needed:
         yield Finding("files", "ok", f"room for {BACKLOG} connections")
@@ -146,12 +147,12 @@ async def _look_at_schema(database: Database, *, is_local: bool) -> list[Finding
         text = f"role {role} lacks {', '.join(lacking[:_MANY])}{more}"
         advice = f"as the tables' owner: `postfacta migrate`, then `grant postfacta_app to {role}`"
         return [Finding("rights", "fail", text, advice)]
-    found = await revision(database)
-    if found is None or found < HEAD:
-        text = f"the tables are at revision {found}" if found else "the tables are missing"
+    current = await revision(database)
+    if current is None or current < HEAD:
+        text = f"the tables are at revision {current}" if current else "the tables are missing"
         advice = "run `postfacta migrate` with the owner's address in POSTFACTA_DATABASE_OWNER_DSN"
         return [Finding("schema", "fail", f"{text}; revision {HEAD} is needed", advice)]
-    schema = Finding("schema", "ok", f"revision {found}")
+    schema = Finding("schema", "ok", f"revision {current}")
     if not can_change:
         return [schema, Finding("rights", "ok", f"role {role} can add facts, but not change them")]
     text = f"role {role} can change or delete recorded facts"
@@ -166,14 +167,25 @@ async def _look_at_server(database: Database, pool: int) -> list[Finding]:
     else:
         durable = Finding("durability", "ok", "acknowledged writes survive a crash")
     ((allowed, now),) = await database.fetch(_SERVER, operation="server", repeatable=True)
-    skew = abs(now - WALL())
-    verdict = "ok" if pool * 2 <= allowed else "fail" if pool > allowed else "warn"
+    return [durable, _judge_connections(pool, allowed), _judge_clock(abs(now - WALL()))]
+
+
+def _judge_connections(pool: int, allowed: int) -> Finding:
     text = f"up to {pool} per process; PostgreSQL allows {allowed}"
-    advice = (
-        "lower POSTFACTA_POOL_MAX_SIZE or raise max_connections: two processes run during a restart"
-    )
-    connections = Finding("connections", verdict, text, "" if verdict == "ok" else advice)
-    verdict = "ok" if skew < _SKEW[0] else "warn" if skew < _SKEW[1] else "fail"
-    advice = "" if verdict == "ok" else "synchronize both machines with NTP"
-    clock = Finding("clock", verdict, f"{skew:.1f} s difference from the database", advice)
-    return [durable, connections, clock]
+    advice = "lower POSTFACTA_POOL_MAX_SIZE or raise max_connections"
+    if pool > allowed:
+        verdict = "fail"
+    elif pool * 2 > allowed:
+        verdict = "warn"
+    else:
+        return Finding("connections", "ok", text)
+    return Finding("connections", verdict, text, f"{advice}: two processes run during a restart")
+
+
+def _judge_clock(skew: float) -> Finding:
+    odd, wrong = _SKEW
+    text = f"{skew:.1f} s difference from the database"
+    if skew < odd:
+        return Finding("clock", "ok", text)
+    verdict = "warn" if skew < wrong else "fail"
+    return Finding("clock", verdict, text, "synchronize both machines with NTP")

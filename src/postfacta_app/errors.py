@@ -57,10 +57,12 @@ class AppError(Exception):
 
     @property
     def by_field(self) -> dict[str, str]:
-        # Of several, the first.
-        return {
-            it.pointer.lstrip("/").partition("/")[0]: it.message for it in reversed(self.errors)
-        }
+        """Return the message of each invalid top-level field; of several errors, the first."""
+        messages: dict[str, str] = {}
+        for error in self.errors:
+            name = error.pointer.lstrip("/").partition("/")[0]
+            messages.setdefault(name, error.message)
+        return messages
 
 
 def _kind(

@@ -31,7 +31,7 @@ class Flag:
     """A feature that may be turned off."""
 
     name: str
-    what: str  # as callers know it
+    title: str  # as callers know it
     owner: str  # who decides whether it is still needed
     until: date  # when that is decided at the latest; after it, a test fails
     covers: Callable[[Rule], bool]  # which routes are refused while it is off
@@ -83,7 +83,7 @@ class Flags(Switches):
             for flag in covering:
                 if not self.is_on(flag.name):
                     self._count("postfacta_feature_flag_refusals_total", flag.name)
-                    detail = f"{flag.what}: turned off by an operator for now"
+                    detail = f"{flag.title}: turned off by an operator for now"
                     raise FeatureOffError(detail, headers={"Retry-After": "60"})
             return await rule.handler(call)
 
@@ -94,7 +94,7 @@ class Flags(Switches):
             self._recorded = await database.run_transaction(self._record)
 
     async def _record(self, connection: Connection) -> Mapping[str, State]:
-        await connection.execute(_ONE_AT_A_TIME, operation="flags")
+        await connection.execute(_LOCK, operation="flags")
         # Another instance may have recorded a later change by now.
         await anyio.to_thread.run_sync(self.reread)
         states = self.states
@@ -103,11 +103,18 @@ class Flags(Switches):
         return states
 
 
-# Several instances see the same change: the first records it. The last million rows are looked at.
-_ONE_AT_A_TIME: Final = "select pg_advisory_xact_lock(hashtext('postfacta.flags'))"
+# Several instances see the same change: the first records it.
+_LOCK: Final = "select pg_advisory_xact_lock(hashtext('postfacta.flags'))"
+# A flag is compared with its last row. Only the last million rows of the log are searched.
 _RECORD: Final = """
 insert into audit_log (actor, action, object, detail)
-select 'operator', 'flag.change', key, value from jsonb_each($1::jsonb)
+select 'operator', 'flag.change', key, value
+  from jsonb_each($1::jsonb)
  where value -> 'on' is distinct from coalesce((
-  select detail -> 'on' from audit_log where seq > (select max(seq) from audit_log) - 1000000
-    and action = 'flag.change' and object = key order by seq desc limit 1), 'true')"""
+  select detail -> 'on'
+    from audit_log
+   where seq > (select max(seq) from audit_log) - 1000000
+     and action = 'flag.change'
+     and object = key
+   order by seq desc
+   limit 1), 'true')"""

@@ -39,6 +39,7 @@ _PATTERNS: Final[dict[str, JSON]] = {
     "type": {"enum": ["related", "duplicate_of", "follows"]},
     "slug": {"type": "string", "pattern": "^[a-z][a-z-]{0,62}$"},
 }
+_ANNOTATIONS: Final = {"default", "title", "description"}  # of a schema: they restrict nothing
 _ETAGS: Final = r'^(\*|(W/)?"[!#-~]{0,100}"( ?, ?(W/)?"[!#-~]{0,100}"){0,9})$'
 _KEY: Final = r'^("[!#-\[\]-~]{1,255}"|[!#-~][!-~]{0,254})$'
 _HEADERS: Final = {
@@ -66,22 +67,24 @@ _PROBLEM: Final = _object(
 _MESSAGE: Final = _object({"serviceVersion": _TEXT}, message=_TEXT, requestId=_TEXT)
 # What any route may return besides the problems of its rule: the core's problems, and a crash.
 _ALWAYS: Final = {
-    it.status: it.title for it in (*REFUSALS, *PROBLEMS.values(), problem_of(Exception()))
+    problem.status: problem.title
+    for problem in (*REFUSALS, *PROBLEMS.values(), problem_of(Exception()))
 }
 _ANSWER_HEADERS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After"}
 
 
 def openapi_document(rules: Iterable[Rule], *, version: str) -> JSON:
     """Describe every rule that has a summary."""
-    told = [rule for rule in rules if rule.summary]
-    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = []
-    for rule in told:
-        wanted.extend((model, "validation") for model in (rule.body, rule.query) if model)
-        wanted.extend((model, "serialization") for model in rule.answers.values() if model)
-    schemas, described = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
-    definitions = json.loads(json.dumps(described.get("$defs", {})), object_hook=_forbid_nul)
+    described_rules = [rule for rule in rules if rule.summary]
+    models: list[tuple[type[BaseModel], JsonSchemaMode]] = []
+    for rule in described_rules:
+        models.extend((model, "validation") for model in (rule.body, rule.query) if model)
+        models.extend((model, "serialization") for model in rule.answers.values() if model)
+    schemas, document = models_json_schema(models, ref_template="#/components/schemas/{model}")
+    text = json.dumps(document.get("$defs", {}))
+    definitions = json.loads(text, object_hook=_forbid_nul)
     paths: dict[str, JSON] = {}
-    for rule in told:
+    for rule in described_rules:
         path = _PARAMETER.sub(r"{\1}", rule.path)
         paths.setdefault(path, {})[rule.method.lower()] = _operation(rule, schemas, definitions)
     return {
@@ -96,12 +99,8 @@ def openapi_document(rules: Iterable[Rule], *, version: str) -> JSON:
 
 
 def _forbid_nul(schema: JSON) -> JSON:
-    if schema.get("type") == "string" and not schema.keys() & {
-        "pattern",
-        "format",
-        "enum",
-        "const",
-    }:
+    is_restricted = schema.keys() & {"pattern", "format", "enum", "const"}
+    if schema.get("type") == "string" and not is_restricted:
         schema["pattern"] = r"^[^\u0000]*$"  # PostgreSQL cannot store U+0000.
     return schema
 
@@ -114,8 +113,8 @@ def _operation(rule: Rule, schemas: Schemas, definitions: JSON) -> JSON:
             *(_parameter(name, "path", _PATTERNS[name]) for name in _PARAMETER.findall(rule.path)),
             *_query_parameters(rule, schemas, definitions),
             *(
-                _parameter(name, "header", _HEADERS[name], required=it)
-                for name, it in rule.headers.items()
+                _parameter(name, "header", _HEADERS[name], required=is_required)
+                for name, is_required in rule.headers.items()
             ),
         ],
         "responses": {
@@ -139,18 +138,20 @@ def _query_parameters(rule: Rule, schemas: Schemas, definitions: JSON) -> list[J
     if rule.query is None:
         return []
     # Models with the same name have longer names in the document.
-    schema = definitions[schemas[rule.query, "validation"]["$ref"].rpartition("/")[2]]
+    name_in_document = schemas[rule.query, "validation"]["$ref"].rpartition("/")[2]
+    schema = definitions[name_in_document]
     required = schema.get("required", ())
-    found: list[JSON] = []
-    for name, of in schema["properties"].items():
-        plain = {
-            key: it for key, it in of.items() if key not in {"default", "title", "description"}
-        }
+    parameters: list[JSON] = []
+    for name, property_schema in schema["properties"].items():
+        plain = {key: value for key, value in property_schema.items() if key not in _ANNOTATIONS}
         # An absent parameter is null in our model, but null cannot be sent.
-        kind = next((kind for kind in of.get("anyOf", ()) if kind != {"type": "null"}), plain)
-        about = of.get("description", "")
-        found.append(_parameter(name, "query", kind, required=name in required, description=about))
-    return found
+        alternatives = property_schema.get("anyOf", ())
+        kind = next((kind for kind in alternatives if kind != {"type": "null"}), plain)
+        about = property_schema.get("description", "")
+        parameters.append(
+            _parameter(name, "query", kind, required=name in required, description=about)
+        )
+    return parameters
 
 
 def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
@@ -165,18 +166,19 @@ def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
         answers[200].setdefault("content", {})[kind] = {"schema": _TEXT}
     slugs = _slugs(rule)
     refusals = _ALWAYS | {
-        cls.status: cls.title for cls in AppError.__subclasses__() if cls.slug in slugs
+        error.status: error.title for error in AppError.__subclasses__() if error.slug in slugs
     }
     if rule.route_class is RouteClass.PROBE or rule.only_5xx:
-        del refusals[
-            429
-        ]  # Probes are not limited; callers that retry only after 5xx get 503 instead of 429.
-    v1 = rule.path.startswith("/api/v1/")
-    kind, schema = (
-        ("application/problem+json", "Problem") if v1 else ("application/json", "Message")
-    )
+        # Probes are not limited; callers that retry only after 5xx get 503 instead of 429.
+        del refusals[429]
+    if rule.path.startswith("/api/v1/"):
+        media_type = "application/problem+json"
+        schema = "Problem"
+    else:
+        media_type = "application/json"
+        schema = "Message"
+    content = {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     for status, title in refusals.items():
-        content = {kind: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
         answers[status] = {"description": title, "content": content}
         if name := _ANSWER_HEADERS.get(status):
             answers[status]["headers"] = {name: {"required": True, "schema": _TEXT}}

@@ -57,12 +57,14 @@ def route_options(rules: Iterable[Rule]) -> list[RouteOptions]:
 
 def address_limits(settings: Settings) -> list[RateLimit]:
     """Return the rate limit by client address. It responds with 429."""
-    rate = settings.rate("address")
-    if not rate:
+    text = settings.rate("address")
+    if not text:
         return []
-    of_site = [Rate(amount=it.amount * _PER_SITE, period=it.period) for it in parse_rates(rate)]
+    site_rates = [
+        Rate(amount=rate.amount * _PER_SITE, period=rate.period) for rate in parse_rates(text)
+    ]
     # A /48 contains 65,536 networks.
-    return [RateLimit(rate, name="address"), RateLimit(of_site, name="site", per="site")]
+    return [RateLimit(text, name="address"), RateLimit(site_rates, name="site", per="site")]
 
 
 def limited(
@@ -78,21 +80,23 @@ def limited(
     Those hold over all addresses and tokens. Routes that answer 503 are limited by address here,
     before.
     """
-    named: dict[str, RateOf] = {"read": "read", "write": "write", "ingest": "ingest"}
-    named["address_retrying"] = "address"
+    names: dict[str, RateOf] = {"read": "read", "write": "write", "ingest": "ingest"}
+    names["address_retrying"] = "address"
     limiters = {
         name: RateLimiter(name, rate, store=store, observer=observer)
-        for name, of in named.items()
-        if (rate := settings.rate(of))
+        for name, setting in names.items()
+        if (rate := settings.rate(setting))
     }
 
     async def spend(rule: Rule, name: str, key: str) -> None:
-        if name not in limiters or (decision := await limiters[name].hit(key)).allowed:
+        if name not in limiters:
             return
-        # Jitter, so that clients rejected together do not return together.
-        wait = max(
-            1, math.ceil(decision.retry_after + luck() * max(1.0, decision.retry_after / 10))
-        )
+        decision = await limiters[name].hit(key)
+        if decision.allowed:
+            return
+        # Jitter of up to a tenth, so that clients rejected together do not return together.
+        jitter = luck() * max(1.0, decision.retry_after / 10)
+        wait = max(1, math.ceil(decision.retry_after + jitter))
         if rule.only_5xx:
             raise LoadShedError(rule.route_class, float(wait))
         raise RateLimitedError(
@@ -106,8 +110,8 @@ def limited(
 
     async def admit(request: Request, rule: Rule) -> Principal:
         if rule.only_5xx:
-            known = current_request()
-            await spend(rule, "address_retrying", known.client if known else "")
+            context = current_request()
+            await spend(rule, "address_retrying", context.client if context else "")
         principal = await authenticate(request)
         if principal.is_signed_in and principal is not ANONYMOUS:
             await spend(rule, rule.route_class.rate, principal.actor)

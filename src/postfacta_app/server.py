@@ -51,9 +51,9 @@ def serve(settings: Settings, *, say: Callable[[str], None], read: Read | None =
         # Handled here too, since uvicorn handles signals only once its loop runs: a
         # KeyboardInterrupt before that can be lost in an import. uvicorn re-raises them after its
         # graceful stop, so that our caller can clean up.
-        before = {
-            told: signal.signal(told, server.handle_exit)
-            for told in (signal.SIGINT, signal.SIGTERM)
+        handlers = {
+            signum: signal.signal(signum, server.handle_exit)
+            for signum in (signal.SIGINT, signal.SIGTERM)
         }
         had_terminal = has_terminal()
 
@@ -62,16 +62,14 @@ def serve(settings: Settings, *, say: Callable[[str], None], read: Read | None =
             if had_terminal and not has_terminal():
                 server.handle_exit(signum, frame)
 
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
+        handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
+        url_host = f"[{host}]" if ":" in host else host
         try:
-            say(
-                f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C"
-                " stops it"
-            )
+            say(f"listening on http://{url_host}:{port}; Ctrl-C stops it")
             server.run(sockets=[listener])
         finally:
-            for told, handler in before.items():
-                signal.signal(told, handler)
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
             flush()
     return 0 if server.started else 1
 
@@ -79,12 +77,12 @@ def serve(settings: Settings, *, say: Callable[[str], None], read: Read | None =
 def _config(settings: Settings, read: Read | None) -> uvicorn.Config:
     from .app import create_app  # noqa: PLC0415 - after the port check, since it is slow
 
-    others = 2 * settings.pool_max_size
-    _, backlog = make_room(BoundedHttp.most, BACKLOG, others=others)
+    other_files = 2 * settings.pool_max_size
+    _, backlog = make_room(BoundedHttp.most, BACKLOG, others=other_files)
     return uvicorn.Config(
         create_app(settings, read=read),
         loop="asyncio",
-        http=bounded(BoundedHttp.most, others=others),
+        http=bounded(BoundedHttp.most, others=other_files),
         backlog=backlog,
         ws="none",
         lifespan="on",
@@ -144,12 +142,12 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}: {error.strerror}; --host must be an address of this machine"
         )
         if error.errno == errno.EADDRINUSE:
-            other = port + 1 if port < 65535 else 8080  # noqa: PLR2004 - the last port
+            free_port = port + 1 if port < 65535 else 8080  # noqa: PLR2004 - the last port
             advice = (
                 f"port {port} of {host} is in use: stop the process that listens there, or choose"
                 " another port"
             )
-            advice += f" with --port {other} (or POSTFACTA_PORT={other})"
+            advice += f" with --port {free_port} (or POSTFACTA_PORT={free_port})"
         elif error.errno == errno.EACCES:
             advice = (
                 f"port {port} needs more privileges: choose a port above 1023, such as --port 8080"
