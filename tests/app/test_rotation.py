@@ -312,8 +312,9 @@ class Service:
 
 
 @pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize("requests", [5, pytest.param(100, marks=pytest.mark.long)])
 def test_a_password_and_a_token_are_replaced_under_load(
-    postgres_server: EmbeddedPostgres, app_template: str, tmp_path: Path
+    requests: int, postgres_server: EmbeddedPostgres, app_template: str, tmp_path: Path
 ) -> None:
     role = f"rotating_{os.getpid()}"
     with fresh_database(postgres_server, app_template) as owner:
@@ -333,7 +334,7 @@ def test_a_password_and_a_token_are_replaced_under_load(
             f"create role {role} login password '{FORMER}' in role postfacta_app",
         )
         try:
-            _rotate(owner, role, tmp_path)
+            _rotate(owner, role, tmp_path, requests)
         finally:
             execute(owner, f"drop owned by {role}", f"drop role {role}")
 
@@ -359,18 +360,18 @@ def serving(owner: str, role: str, folder: Path) -> Generator[Service]:
         yield service
 
 
-def _rotate(owner: str, role: str, folder: Path) -> None:
+def _rotate(owner: str, role: str, folder: Path, requests: int) -> None:
     with serving(owner, role, folder) as service:
         with service.load(1) as few:
-            few.more(20)
+            few.more(requests // 5)
             execute(owner, f"alter role {role} password '{NEXT}'")
             service.put_password(NEXT)
-            few.more(20)
+            few.more(requests // 5)
             before = service.connections()
             # More callers need more connections, which are opened with the new password.
             with service.load(8) as many:
                 wait_until(lambda: service.connections() > before)
-                many.more(200)
+                many.more(2 * requests)
         replace(service.token, f"{NEXT}\n{FORMER}\n")
         service.process.send_signal(signal.SIGHUP)
         wait_until(lambda: service.scrape(NEXT) == 200)
@@ -379,7 +380,7 @@ def _rotate(owner: str, role: str, folder: Path) -> None:
         service.end_connections()
         wait_until(lambda: service.has_database(NEXT))
         with service.load(4) as renewed:
-            renewed.more(100)
+            renewed.more(requests)
         replace(service.token, NEXT)
         service.process.send_signal(signal.SIGHUP)
         wait_until(lambda: service.scrape(FORMER) == 401)

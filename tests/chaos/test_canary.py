@@ -168,9 +168,7 @@ def test_without_its_programs_a_drill_is_not_run(
     assert capsys.readouterr().out == "not run: haproxy, prometheus is not installed\n"
 
 
-@pytest.mark.clock(
-    "seconds in which a build is seen to fail, at ten times the pace that is shipped"
-)
+@pytest.mark.long
 def test_a_build_that_fails_is_aborted_in_its_first_step() -> None:
     needs_programs()
     with open_folder() as folder:
@@ -180,7 +178,7 @@ def test_a_build_that_fails_is_aborted_in_its_first_step() -> None:
     assert row.is_held
 
 
-@pytest.mark.clock("seconds in which users wait for no answer, while instances are replaced")
+@pytest.mark.long
 def test_a_build_whose_smoke_test_fails_is_rolled_back() -> None:
     needs_programs()
     with open_folder() as folder:

@@ -97,7 +97,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(folder / "template")
 
 
-@pytest.mark.parametrize("name", ["kill", "lock", "failover"])
+@pytest.mark.parametrize(
+    "name", ["kill", *(pytest.param(name, marks=pytest.mark.long) for name in ("lock", "failover"))]
+)
 def test_a_real_outage_under_load_is_survived(name: str, template: Path) -> None:
     # Short of three checks, so readiness need not fall. A busy machine may delay answers and the
     # first write.

@@ -1,6 +1,6 @@
 """Nothing acknowledged is lost while the service and its database are hit.
 
-The short form of `make chaos`.
+The short form of `make chaos`: one fault in CI, and six as evidence.
 """
 
 from __future__ import annotations
@@ -39,11 +39,26 @@ def found(template: Path) -> Generator[Durability]:
         yield check_durability(folder, options, template=template)
 
 
+@pytest.fixture(scope="module")
+def smoke(template: Path) -> Generator[Durability]:
+    """Hit a stack with one fault."""
+    with open_folder() as folder:
+        yield check_durability(folder, Options(faults=1, seed=20, minimum=1), template=template)
+
+
+def test_nothing_acknowledged_is_lost_in_one_fault(smoke: Durability) -> None:
+    assert smoke.findings.wrong == {name: [] for name in smoke.findings.wrong}
+    assert (smoke.verdict, len(smoke.faults)) == ("pass", 1)
+    assert smoke.findings.acknowledged > 0
+
+
+@pytest.mark.long
 def test_nothing_acknowledged_is_lost_doubled_or_torn(found: Durability) -> None:
     assert found.findings.wrong == {name: [] for name in found.findings.wrong}
     assert (found.verdict, found.exit_code, list(found.problems)) == ("pass", 0, [])
 
 
+@pytest.mark.long
 def test_no_single_statement_is_lost_or_doubled_and_none_is_called_refused_that_was_done(
     found: Durability,
 ) -> None:
@@ -55,6 +70,7 @@ def test_no_single_statement_is_lost_or_doubled_and_none_is_called_refused_that_
     assert told.findings.unknown_done > 0
 
 
+@pytest.mark.long
 def test_there_were_faults_of_many_kinds_and_writes_to_lose(found: Durability) -> None:
     assert len(found.faults) == FAULTS_OF_A_SHORT_RUN
     assert len({fault.kind for fault in found.faults}) == FAULTS_OF_A_SHORT_RUN
@@ -62,6 +78,7 @@ def test_there_were_faults_of_many_kinds_and_writes_to_lose(found: Durability) -
     assert found.findings.acknowledged >= 200
 
 
+@pytest.mark.long
 def test_clients_were_left_in_doubt_and_found_out(found: Durability) -> None:
     # Otherwise nothing was hit while it was at work, and the run proves little.
     assert found.findings.unclear_attempts > 0
@@ -69,6 +86,7 @@ def test_clients_were_left_in_doubt_and_found_out(found: Durability) -> None:
     assert found.findings.unknown == 0
 
 
+@pytest.mark.long
 def test_a_database_that_acknowledges_before_it_has_written_is_found_out(template: Path) -> None:
     options = Options(
         faults=2,
@@ -86,26 +104,25 @@ def test_a_database_that_acknowledges_before_it_has_written_is_found_out(templat
 
 
 def test_the_result_is_plain_data_and_the_report_needs_nothing_else(
-    found: Durability, tmp_path: Path
+    smoke: Durability, tmp_path: Path
 ) -> None:
-    data = json.loads(json.dumps(found.as_json()))
-    assert data["verdict"] == "pass"
+    data = json.loads(json.dumps(smoke.as_json()))
     assert data["options"]["seed"] == 20
-    page = as_html("pass", found, [])
+    page = as_html("pass", smoke, [])
     assert "http://" not in page
     assert "https://" not in page
-    assert all(fault.kind in page for fault in found.faults)
+    assert all(fault.kind in page for fault in smoke.faults)
 
 
 def test_the_tables_of_a_page_are_replaced_and_the_rest_is_kept(
-    found: Durability, tmp_path: Path
+    smoke: Durability, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# Before\n<!-- durability: begin -->\nbygone\n<!-- durability: end -->\nafter\n"
     )
     for _ in range(2):
-        replace_tables(page, found, [])
+        replace_tables(page, smoke, [])
     text = page.read_text()
     assert text.startswith("# Before\n<!-- durability: begin -->\n")
     assert text.endswith("\n<!-- durability: end -->\nafter\n")
@@ -113,4 +130,4 @@ def test_the_tables_of_a_page_are_replaced_and_the_rest_is_kept(
     assert text.count("| verdict | **pass** |") == 1
     page.write_text("no marks")
     with pytest.raises(ValueError, match="lacks the lines"):
-        replace_tables(page, found, [])
+        replace_tables(page, smoke, [])

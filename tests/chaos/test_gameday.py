@@ -32,7 +32,7 @@ def needs_programs() -> None:
         pytest.skip(f"not installed: {', '.join(missing)}")
 
 
-@pytest.mark.clock("seconds of a calm service, whose alerts have ten times their pace")
+@pytest.mark.long
 def test_two_faults_fire_their_own_alerts_and_calm_fires_none(tmp_path: Path) -> None:
     needs_programs()
     code = main([*ROWS, *SHORT, "--out", str(tmp_path)])

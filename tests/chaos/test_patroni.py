@@ -93,6 +93,7 @@ def test_what_two_runs_wrote_as_json_is_one_report() -> None:
 
 @needs("etcd", "etcd-server")
 @needs("haproxy", "haproxy")
+@pytest.mark.long
 def test_a_switchover_under_writes_loses_nothing() -> None:
     with open_folder() as folder:
         outcome = drill(folder, ["switchover"], enough=20)

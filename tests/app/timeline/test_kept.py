@@ -339,6 +339,7 @@ def _query(random: Random | None) -> TimelineQuery:
 @pytest.mark.usefixtures("programs")
 @settings(
     deadline=None,
+    max_examples=settings().max_examples // 4,  # Each of them asks the database a hundred times.
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,
         HealthCheck.too_slow,
@@ -437,11 +438,17 @@ async def _survives(database: Database) -> bool:
     return True
 
 
+@pytest.mark.usefixtures("programs")
+async def test_facts_aimed_at_each_clause_are_kept_right(app_database: Database) -> None:
+    assert await _survives(app_database)
+
+
 async def _definition(database: Database, name: str) -> str:
     query = "select pg_get_functiondef(oid) from pg_proc where proname = $1"
     return str(await database.fetchval(query, name, operation="test"))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("programs")
 async def test_each_clause_is_missed_when_it_changes(app_database: Database) -> None:
     assert await _survives(app_database)
@@ -467,6 +474,7 @@ CHANGE_MUTANTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("programs")
 async def test_each_clause_of_what_changed_is_missed(
     app_database: Database, monkeypatch: pytest.MonkeyPatch

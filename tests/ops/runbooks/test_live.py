@@ -1,6 +1,7 @@
 """Every command of every runbook does what it should on a live stack.
 
-What says "recovered" does not say so during a fault.
+What says "recovered" does not say so during a fault. This is evidence; `test_runbooks.py` reads all
+of them in CI.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _CLIENTS = find_binaries().folder
 
 pytestmark = [
     pytest.mark.usefixtures("programs"),
-    pytest.mark.clock("some scrapes: a query looks seconds back"),
+    pytest.mark.long,
     needs_promtool,
     needs_alertmanager,
     pytest.mark.skipif(
