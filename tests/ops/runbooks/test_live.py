@@ -1,7 +1,7 @@
 """Every command of every runbook does what it should on a live stack.
 
-What says "recovered" does not say so during a fault. This is evidence; `test_runbooks.py` reads all
-of them in CI.
+What says "recovered" does not say so during a fault. This is evidence;
+`test_runbooks.py` reads all of them in CI.
 """
 
 from __future__ import annotations
