@@ -32,6 +32,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from deploy.prr.report import as_table
 from deploy.prr.table import read_rows
+from docs import claims
 from postfacta_adapters.workers import JobOutcome
 from postfacta_app.app import declared
 from postfacta_app.openapi import openapi_document
@@ -75,7 +76,10 @@ PAGES: Final = (
     "docs/reference/metrics.md",
     "docs/reference/api.md",
     "docs/reference/assessment-checks.md",
+    "docs/reference/protection.md",
     "docs/reference/readiness.md",
+    "docs/reference/specification.md",
+    "docs/reference/traceability.md",
     "docs/explanation/resilience.md",
     # After the others, since it links to their entries.
     "docs/reference/core.md",
@@ -700,6 +704,12 @@ def _checks(_: str) -> str:
     return "\n".join(lines)
 
 
+def _claims(asked: str) -> str:
+    """Return the table of claims of a page and a section."""
+    page, section = asked.split()
+    return claims.as_table(page, section)
+
+
 def _readiness(_: str) -> str:
     """Return the table of the readiness review's questions."""
     return as_table(read_rows())
@@ -709,6 +719,7 @@ _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "api": _api,
     "buckets": _buckets,
     "checks": _checks,
+    "claims": _claims,
     "classes": _each(lambda module, name: render(getattr(module, name))),
     "costs": _costs,
     "errors": _errors,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, timedelta
 
 import pytest
@@ -17,12 +18,12 @@ COLLECTED = ["tests/app/test_a.py::test_one", "tests/app/test_a.py::test_two[x y
 GREEN = "".join(f"passed {test}\n" for test in COLLECTED)
 
 
-def verdict(*jobs: str, rows: dict[str, Row] | None = None, named: str = "") -> Verdict:
+def verdict(*jobs: str, rows: dict[str, Row] | None = None, named: Sequence[str] = ()) -> Verdict:
     return executed.compare(
         COLLECTED,
         LONG,
         executed.outcomes(jobs),
-        named=executed.proofs(named),
+        named=named,
         rows=rows or {},
         today=TODAY,
     )
@@ -62,20 +63,22 @@ def test_a_skipped_test_is_listed() -> None:
 
 
 def test_a_proof_passes_in_a_job_and_fails_in_none() -> None:
-    one, two, none = (f"`test_a.py::{name}`" for name in ("test_one", "test_two", "test_none"))
-    assert verdict(GREEN, named=f"| {one}, {two} |").ok
-    assert verdict(GREEN, named=none).unproven == ["tests/app/test_a.py::test_none"]
-    assert verdict(GREEN, "failed tests/app/test_a.py::test_two[x y]", named=two).unproven == [
-        "tests/app/test_a.py::test_two"
-    ]
-    assert verdict(GREEN, "skipped tests/app/test_a.py::test_one", named=one).ok
-    skipped = GREEN.replace("passed", "skipped")
-    assert verdict(skipped, named=one).unproven == ["tests/app/test_a.py::test_one"]
-    assert not verdict(skipped, named=one).ok
+    first, second, absent = (
+        f"tests/app/test_a.py::{name}" for name in ("test_one", "test_two", "test_none")
+    )
+    assert verdict(GREEN, named=[first, second]).ok
+    assert verdict(GREEN, named=[absent]).unproven == [absent]
+    failed = verdict(GREEN, "failed tests/app/test_a.py::test_two[x y]", named=[second])
+    assert failed.unproven == [second]
+    assert verdict(GREEN, "skipped tests/app/test_a.py::test_one", named=[first]).ok
+    skipped = verdict(GREEN.replace("passed", "skipped"), named=[first])
+    assert skipped.unproven == [first]
+    assert not skipped.ok
 
 
 def test_a_proof_that_never_ran_is_named() -> None:
-    assert verdict(named="`test_a.py::test_one`").unproven == ["tests/app/test_a.py::test_one"]
+    proof = COLLECTED[0]
+    assert verdict(named=[proof]).unproven == [proof]
 
 
 def test_long_tests_are_listed_unless_a_recent_record_has_them() -> None:
@@ -123,11 +126,3 @@ def test_the_record_keeps_what_passed_with_its_day() -> None:
     assert executed.recorded(executed.record(page, failed, LONG, later)) == {
         "tests/ops/test_b.py::test_slow": Row(later, 1)
     }
-
-
-def test_the_specification_names_proofs() -> None:
-    named = executed.proofs(executed.SPECIFICATION.read_text())
-    assert len(named) > 50
-    assert [name for name in named if not (executed.ROOT / name.partition("::")[0]).is_file()] == []
-    # As pytest writes them, also those of other folders.
-    assert [name for name in named if ".." in name] == []

@@ -37,7 +37,7 @@ def sphinx(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
 
 
@@ -133,12 +133,13 @@ def test_each_command_of_the_pages_is_there() -> None:
     for page in (
         "README.md",
         "CONTRIBUTING.md",
-        "docs/reference/protection.md",
+        "docs/claims.yaml",
         ".github/workflows/ci.yml",
     ):
         text = (ROOT / page).read_text()
         assert (
-            set(re.findall(r"(?:^|`|run: )make ([a-z0-9-]+)", text, re.MULTILINE)) - targets
+            set(re.findall(r"(?:^|`|run: |command: )make ([a-z0-9-]+)", text, re.MULTILINE))
+            - targets
             == set()
         ), page
         paths = [path for line in re.findall(r"pytest ([^`\n#]+)", text) for path in line.split()]
@@ -159,17 +160,3 @@ def test_each_file_that_contributors_are_sent_to_is_there() -> None:
         for name in named
         if not re.search("NAME|WORD|ALERT", name) and not (ROOT / name).exists()
     ] == []
-
-
-def test_each_protection_has_its_command_duration_and_needs() -> None:
-    rows = [
-        [cell.strip() for cell in line.strip("|").split(" | ")]
-        for line in (ROOT / "docs/reference/protection.md").read_text().splitlines()
-        if line.startswith("| ") and "| command |" not in line
-    ]
-    assert len(rows) > 20
-    for row in rows:
-        assert len(row) == 5, row
-        assert re.fullmatch(r"`(make|pytest) .+`", row[2]), row
-        assert re.fullmatch(r"(about )?\d+ (s|min)", row[3]), row
-        assert row[4], row

@@ -1,7 +1,7 @@
 """Compare the tests that are collected with those that the jobs of a CI run executed.
 
 Each run of pytest leaves a file of lines `passed tests/x.py::test_y`. A collected test that is not `long` must be in one
-of them; a proof that the specification names must have passed. Long tests that did not run are listed, unless the record
+of them; a test that proves a claim must have passed. Long tests that did not run are listed, unless the record
 of `make proofs` has them from the last 14 days.
 
     python -m tests.kit.executed            compare; exit code 1 if anything is missing python -m
@@ -19,14 +19,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from os.path import normpath
 from pathlib import Path
 
 import pytest
+from docs.claims import list_tests
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / ".pytest_cache/executed"
-SPECIFICATION = ROOT / "docs/reference/specification.md"
 RECORD = ROOT / "docs/reference/proofs.md"
 KEPT = timedelta(days=14)
 HEADING = """\
@@ -38,7 +37,6 @@ Written by `make proofs`; `tests/kit/executed.py` reads it. A row is a test func
 |---|---|---:|
 """
 _ROW = re.compile(r"^\| (\d{4}-\d\d-\d\d) \| `(\S+::\w+)` \| (\d+) \|$", re.MULTILINE)
-_PROOF = re.compile(r"`([\w./]+\.py::\w+)`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class Verdict:
     def __str__(self) -> str:
         parts = (
             ("FAILED: collected, but run by no job", self.not_run),
-            ("FAILED: proofs of the specification that did not pass", self.unproven),
+            ("FAILED: proofs of claims that did not pass", self.unproven),
             ("skipped by every job", self.skipped),
             ("long, and not run: make proofs", self.long_not_run),
         )
@@ -88,12 +86,6 @@ def outcomes(texts: Iterable[str]) -> dict[str, set[str]]:
             if "::" in test:
                 found[test].add(outcome)
     return dict(found)
-
-
-def proofs(page: str) -> list[str]:
-    """Return the test functions that the page of the specification names, by their path from the root."""
-    # The page names them from the tests of the app, and those of other folders by `../`.
-    return sorted({normpath(f"tests/app/{name}") for name in _PROOF.findall(page)})
 
 
 def recorded(page: str) -> dict[str, Row]:
@@ -207,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
         collected.tests,
         collected.long,
         results,
-        named=proofs(SPECIFICATION.read_text()),
+        named=list_tests(),
         rows=recorded(page),
         today=today,
     )
