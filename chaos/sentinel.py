@@ -292,7 +292,7 @@ def _use_up(stack: Stack, address: str, what: str) -> Row:
     passed = askers.use_up(LIMIT * 2 // _INSTANCES)
     slips = [f"{passed} passed, of {LIMIT}"] if abs(passed - LIMIT) > LIMIT * TOLERANCE else []
     name = f"limit used up by {_INSTANCES} instances, {what}"
-    return Row(name, passed, LIMIT, None, tuple(askers.flaws), waited.others, tuple(slips))
+    return Row(name, passed, LIMIT, None, tuple(askers.flaws), waited.others_share, tuple(slips))
 
 
 def _take_primary(
@@ -330,7 +330,7 @@ def _take_primary(
     if seconds > GOAL:
         slips.append(f"each counted by itself for {seconds:.1f} s, {GOAL:.0f} s are allowed")
     flaws = tuple(askers.flaws)
-    return Row(what, len(passed), None, seconds, flaws, waited.others, tuple(slips))
+    return Row(what, len(passed), None, seconds, flaws, waited.others_share, tuple(slips))
 
 
 def _is_quiet(askers: _Askers) -> Callable[[], bool]:

@@ -7,7 +7,7 @@ import signal
 
 from postfacta_lab.drain.clients import Attempt, Clients, settled
 from postfacta_lab.drain.result import Result
-from postfacta_lab.engine.client import Held, Outcome, encode
+from postfacta_lab.engine.client import Outcome, PartialRequest, encode
 from postfacta_lab.engine.processes import until
 
 from .closing import Closing
@@ -62,7 +62,7 @@ class _Load:
 
     def _listen(self, tasks: asyncio.TaskGroup, opened: asyncio.Semaphore) -> None:
         async def events() -> None:
-            held = await Held.begin(
+            held = await PartialRequest.begin(
                 self.server.port, encode("GET", "/sse", EVENT_SOURCE), patience=20.0
             )
             answer = await held.finish(None, begun=opened.release)

@@ -43,7 +43,8 @@ Exit codes: 0 held, 1 did not hold, 2 undecided, 3 nothing measured or wrong usa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; return the exit code."""
-    name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    words = sys.argv[1:] if arguments is None else arguments
+    name, *options = words or [""]
     if name not in _COMMANDS:
         is_asked = name in {"--help", "-h"}
         summaries = "\n".join(f"  {command:<10}{summary}" for command, summary in _COMMANDS.items())
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(Verdict.PASS if is_asked else Verdict.NOTHING)
     try:
         command: click.Command = import_module(f"postfacta_lab.{name}.command").command
-        code: object = command.main(rest, prog_name=f"postfacta lab {name}", standalone_mode=False)
+        program = f"postfacta lab {name}"
+        code: object = command.main(options, prog_name=program, standalone_mode=False)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("postfacta"):
             raise  # no extra provides it
@@ -60,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(Verdict.NOTHING)
     # By a ValueError, the parts of the lab refuse what is wrong.
     except (click.ClickException, ValueError) as error:
-        said = error.format_message() if isinstance(error, click.ClickException) else error
-        click.echo(f"postfacta: {said}", err=True)
+        message = error.format_message() if isinstance(error, click.ClickException) else error
+        click.echo(f"postfacta: {message}", err=True)
         return int(Verdict.NOTHING)
     except click.Abort:
-        return 130
+        return 130  # as a shell has it: 128 and SIGINT
     return code if isinstance(code, int) else 0
 
 

@@ -119,20 +119,20 @@ def judge(
         explained=Counter(f"{write.fault or 'no fault'}: {write.unknown[0]}" for write in unclear),
     )
     findings.wrong["torn"] += torn
-    wanted: dict[str, list[Write]] = {}
+    writes_by_subject: dict[str, list[Write]] = {}
     for write in history:
-        wanted.setdefault(write.subject, []).append(write)
-    there: dict[str, Stored] = {}
+        writes_by_subject.setdefault(write.subject, []).append(write)
+    stored_by_subject: dict[str, Stored] = {}
     for row in stored:
         if row.version != len(row.facts):
             flaw = f"{row.subject}: version {row.version} after {len(row.facts)} facts"
             findings.wrong["torn"].append(flaw)
-        if row.subject in there:
+        if row.subject in stored_by_subject:
             findings.wrong["doubled"].append(f"{row.subject}: stored once more")
-        there.setdefault(row.subject, row)
-    for subject in {**wanted, **there}:
-        row = there.get(subject, Stored(subject=subject, version=0, facts=()))
-        _compare(findings, wanted.get(subject, ()), row)
+        stored_by_subject.setdefault(row.subject, row)
+    for subject in {**writes_by_subject, **stored_by_subject}:
+        row = stored_by_subject.get(subject, Stored(subject=subject, version=0, facts=()))
+        _compare(findings, writes_by_subject.get(subject, ()), row)
     return findings
 
 
@@ -147,13 +147,13 @@ def _compare(findings: Findings, writes: Sequence[Write], row: Stored) -> None:
             elif fact != write.fact:
                 findings.wrong["mismatched"].append(f"{write}, but stored is {fact}")
     open_ends = [write.fact for write in writes if write.outcome is Outcome.INFO]
-    known = {write.fact for write in writes if write.outcome is not Outcome.FAIL}
+    possible = {write.fact for write in writes if write.outcome is not Outcome.FAIL}
     for version, fact in left.items():
         if fact in open_ends:
             open_ends.remove(fact)
             findings.unknown_done += 1
         else:
-            kind = "doubled" if fact in known else "phantom"
+            kind = "doubled" if fact in possible else "phantom"
             findings.wrong[kind].append(
                 f"{row.subject}: {fact.action} {fact.content!r} at version {version}"
             )

@@ -30,11 +30,9 @@ def nothing_measured(count: int, errors: Mapping[str, int]) -> str:
     if not count:
         return "no request was measured"
     statuses = {error for error in errors if error.isdecimal()}
-    if (
-        sum(errors.values()) < count
-        or any(int(it) >= 500 for it in statuses)
-        or statuses & _FROM_THE_SERVICE
-    ):
+    is_answered = sum(errors.values()) < count
+    has_failed = any(int(status) >= 500 for status in statuses)
+    if is_answered or has_failed or statuses & _FROM_THE_SERVICE:
         return ""
     kinds = ", ".join(f"{error} {number} times" for error, number in errors.items())
     if statuses:
@@ -47,9 +45,9 @@ def nothing_measured(count: int, errors: Mapping[str, int]) -> str:
 
 def overall(verdicts: Iterable[Verdict]) -> Verdict:
     """Return the verdict of several parts: one that failed decides, then an undecided one."""
-    found = set(verdicts)
-    if found <= {Verdict.NOTHING}:
+    kinds = set(verdicts)
+    if kinds <= {Verdict.NOTHING}:
         return Verdict.NOTHING
-    if Verdict.FAIL in found:
+    if Verdict.FAIL in kinds:
         return Verdict.FAIL
-    return Verdict.PASS if found == {Verdict.PASS} else Verdict.INVALID
+    return Verdict.PASS if kinds == {Verdict.PASS} else Verdict.INVALID

@@ -22,7 +22,7 @@ MOST: Final[Mapping[str, int]] = {
     "postfacta_app": 302,
     "postfacta_core": 120,
     "postfacta_embedded": 11,
-    "postfacta_lab": 232,
+    "postfacta_lab": 110,
     "postfacta_postgres": 6,
 }
 

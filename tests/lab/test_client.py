@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from postfacta_lab.engine.client import Answer, Connection, Held, Outcome, ask, encode
+from postfacta_lab.engine.client import Answer, Connection, Outcome, PartialRequest, ask, encode
 
 T = TypeVar("T")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -123,12 +123,12 @@ def test_a_request_is_held_until_its_rest_is_sent() -> None:
 
         request = encode("POST", "/", {"Content-Type": "text/plain"}, body=b"one and two")
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            held = await Held.begin(
-                server.sockets[0].getsockname()[1], request, method="POST", rest=4
+            held = await PartialRequest.begin(
+                server.sockets[0].getsockname()[1], request, method="POST", remainder=4
             )
             answer = await held.finish(begun=lambda: begun.append("head"))
         assert bytes(got) == request
-        return held.rest, answer, begun
+        return held.remainder, answer, begun
 
     rest, answer, begun = run(hold())
     assert (rest, answer.text, begun) == (b" two", "ok", ["head"])

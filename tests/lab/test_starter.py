@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from postfacta_lab.init.command import Found, candidates, files
+from postfacta_lab.init.command import Suite, candidates, files
 
 DOCUMENT: dict[str, Any] = {
     "paths": {
@@ -49,7 +49,7 @@ def test_paths_that_need_no_value_are_taken_and_the_rest_is_named() -> None:
 
 def test_the_files_can_be_read_whatever_the_command_is() -> None:
     made = files(
-        Found('sh -c "serve $PORT"  # {port}', ("/a?b='c'",), "", {"GET /x": "answered 404"})
+        Suite('sh -c "serve $PORT"  # {port}', ("/a?b='c'",), "", {"GET /x": "answered 404"})
     )
     ast.parse(made["reliability/test_reliability.py"])
     ast.parse(made["reliability/conftest.py"])

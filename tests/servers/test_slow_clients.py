@@ -16,7 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from postfacta_lab.engine.client import Answer, Connection, Held, Outcome, ask, encode, slow_clients
+from postfacta_lab.engine.client import (
+    Answer,
+    Connection,
+    Outcome,
+    PartialRequest,
+    ask,
+    encode,
+    slow_clients,
+)
 from tests.servers.serving import serving
 from tests.servers.slow_app import LIMITS
 
@@ -162,7 +170,8 @@ async def flood_with(port: int, seconds: float = 9.0) -> Flood:
 
     # These come first: in the crowd, the limiter would have no place for some of them.
     silent = [
-        await Held.begin(port, encode("GET", "/stream"), patience=PATIENCE) for _ in range(20)
+        await PartialRequest.begin(port, encode("GET", "/stream"), patience=PATIENCE)
+        for _ in range(20)
     ]
     before, over = await streams_until(port, len(silent), 3), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from ..engine.client import HOST, Answer, Connection, Held, ask, encode
+from ..engine.client import HOST, Answer, Connection, PartialRequest, ask, encode
 from ..engine.http import Collector
 from ..engine.processes import Child, fields_of, free_port
 from ..engine.values import Series, at_pointer, parse
@@ -380,7 +380,7 @@ class Bench:
             return written.mark in answer.text
         return False if answer.status in {404, 410} else None
 
-    async def hold(self, *, write: bool = True) -> Held:
+    async def hold(self, *, write: bool = True) -> PartialRequest:
         """Send a write but the second half of its body.
 
         Or a read whole, the answer of which is read later.
@@ -388,10 +388,12 @@ class Bench:
         if not write:
             read = self.reading
             request = encode(read.method, self.read_path(), self.headers(read.headers))
-            return await Held.begin(self.service.port, request, method=read.method)
+            return await PartialRequest.begin(self.service.port, request, method=read.method)
         ask_, body = self.writing(self.mark())
         request = encode(ask_.method, ask_.path, self.headers({**_JSON, **ask_.headers}), body=body)
-        return await Held.begin(self.service.port, request, method=ask_.method, rest=len(body) // 2)
+        return await PartialRequest.begin(
+            self.service.port, request, method=ask_.method, remainder=len(body) // 2
+        )
 
     async def recovers(
         self, row: int, *, within: float, patience: float, writes: bool = False, pause: float = 0.05

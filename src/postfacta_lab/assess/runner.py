@@ -150,7 +150,7 @@ class _Runner:
             found = Verdict(Outcome.ERROR, evidence=f"{type(error).__name__}: {error}")
         bench.dirty = bench.dirty or group.fresh
         await bench.heal()
-        busy = max(waited.share, waited.others) > self._options.busy
+        busy = max(waited.share, waited.others_share) > self._options.busy
         verdicts = dict.fromkeys(group.ids, found) if isinstance(found, Verdict) else found
         return {name: _if_calm(name, verdicts[name], busy=busy) for name in group.ids}
 

@@ -91,11 +91,11 @@ def _points(file: Path) -> list[tuple[float, float]]:
     return [(part["in_flight"], part["goodput"]) for part in steady]
 
 
-def _page(found: Scaling, lines: Sequence[str], verdict: Verdict) -> str:
-    loads = [n for n, _ in found.points]
+def _page(scaling: Scaling, lines: Sequence[str], verdict: Verdict) -> str:
+    loads = [n for n, _ in scaling.points]
     steps = [loads[0] + (loads[-1] - loads[0]) * step / 50 for step in range(51)]
-    curves = {"measured": found.points, "fitted": [(n, found.at(n)) for n in steps]}
-    residuals = [(n, abs(residual)) for n, residual in zip(loads, found.residuals, strict=True)]
+    curves = {"measured": scaling.points, "fitted": [(n, scaling.at(n)) for n in steps]}
+    residuals = [(n, abs(residual)) for n, residual in zip(loads, scaling.residuals, strict=True)]
     sections = [
         section("Throughput by what is under way", chart(curves, x="requests", y="a second")),
         section("Residuals", chart({"size": residuals}, x="requests under way", y="a second")),
@@ -161,21 +161,26 @@ def fit(points: Sequence[tuple[float, float]]) -> Scaling:
         )
     # The weight makes a residual of N / X, squared, one of X.
     rows = [(x**4 / n**2, (1.0, n - 1, n * (n - 1)), n / x) for n, x in used]
-    inverse = _inverse(
-        [
-            [sum(weight * term[i] * term[j] for weight, term, _ in rows) for j in _THREE]
-            for i in _THREE
-        ]
-    )
+
+    def product(i: int, j: int) -> float:
+        return sum(weight * term[i] * term[j] for weight, term, _ in rows)
+
+    # The normal equations: the inverse of the terms' products, times their products with N / X.
+    inverse = _inverse([[product(i, j) for j in _THREE] for i in _THREE])
     right = [sum(weight * term[i] * value for weight, term, value in rows) for i in _THREE]
     a, b, d = (sum(row[i] * right[i] for i in _THREE) for row in inverse)
-    found = Scaling(1 / a, b / a, d / a, (math.inf,) * 3, used)
+    scaling = Scaling(1 / a, b / a, d / a, (math.inf,) * 3, used)
     if len(used) == 3:
-        return found
-    variance = sum(residual**2 for residual in found.residuals) / (len(used) - 3)
-    slopes = ((-1 / a**2, 0.0, 0.0), (-b / a**2, 1 / a, 0.0), (-d / a**2, 0.0, 1 / a))
+        return scaling
+    variance = sum(residual**2 for residual in scaling.residuals) / (len(used) - 3)
+    # How r, c and k change with a, b and d: the delta method.
+    slopes = (
+        (-1 / a**2, 0.0, 0.0),
+        (-b / a**2, 1 / a, 0.0),
+        (-d / a**2, 0.0, 1 / a),
+    )
     squares = [sum(s[i] * s[j] * inverse[i][j] for i in _THREE for j in _THREE) for s in slopes]
-    return replace(found, errors=[math.sqrt(variance * max(square, 0.0)) for square in squares])
+    return replace(scaling, errors=[math.sqrt(variance * max(square, 0.0)) for square in squares])
 
 
 def _inverse(matrix: list[list[float]]) -> list[list[float]]:
@@ -188,10 +193,11 @@ def _inverse(matrix: list[list[float]]) -> list[list[float]]:
         rows[k] = [cell / pivot for cell in rows[k]]
         for i in {*_THREE} - {k}:
             factor = rows[i][k]
-            rows[i] = [cell - factor * other for cell, other in zip(rows[i], rows[k], strict=True)]
+            pairs = zip(rows[i], rows[k], strict=True)
+            rows[i] = [cell - factor * pivot_cell for cell, pivot_cell in pairs]
     return [row[3:] for row in rows]
 
 
-def pool_for(rate: float, held: float) -> int:
+def pool_for(rate: float, seconds: float) -> int:
     """Return the connections for a rate of requests that hold one for some seconds (Little)."""
-    return max(math.ceil(rate * held / _PLANNED_USE - 1e-9), 1)
+    return max(math.ceil(rate * seconds / _PLANNED_USE - 1e-9), 1)

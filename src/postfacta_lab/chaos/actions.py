@@ -11,13 +11,13 @@ from .control import SLOW, current
 __all__ = ["await_steady", "freeze", "kill", "observe", "restore", "start", "stop", "thaw"]
 
 
-def _deed(name: str) -> Callable[[str], str]:
+def _action(name: str) -> Callable[[str], str]:
     def do(part: str) -> str:
         lab = current()
         parts = lab.named(part)
         lab.mark(f"{name} {part}")
-        for one in parts:
-            getattr(one, name)()
+        for target in parts:
+            getattr(target, name)()
         return f"{name} {part}: done"
 
     return do
@@ -25,7 +25,7 @@ def _deed(name: str) -> Callable[[str], str]:
 
 # To all processes of a part; `service` is what the command started. What was started need not be
 # ready yet.
-kill, stop, start, thaw, _freeze = map(_deed, ("kill", "stop", "start", "thaw", "freeze"))
+kill, stop, start, thaw, _freeze = map(_action, ("kill", "stop", "start", "thaw", "freeze"))
 
 
 def freeze(part: str, seconds: float = 0.0) -> str:

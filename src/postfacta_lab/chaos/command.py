@@ -57,28 +57,28 @@ def command(
     Chaos Toolkit's own verdict can only make ours worse. CHAOS_TOKEN is sent as a bearer token. It
     writes result.json and report.html.
     """
-    files = [Path(word) for word in takewhile(lambda word: Path(word).suffix in _SUFFIXES, words)]
+    names = takewhile(lambda word: Path(word).suffix in _SUFFIXES, words)
+    files = [Path(name) for name in names]
     settings = _settings(files, words[len(files) :], url=url, paths=paths)
     out.mkdir(parents=True, exist_ok=True)
-    done: list[Experiment] = []
+    experiments: list[Experiment] = []
     for file in files:
         click.echo(f"{file.stem}: running")
-        done.append(run(file.absolute(), out, settings=settings))
-        click.echo(done[-1].as_text())
+        experiments.append(run(file.absolute(), out, settings=settings))
+        click.echo(experiments[-1].as_text())
     codes = {name: code for code, name in VERDICTS.items()}
-    code = overall(codes[it.verdict] for it in done)
+    code = overall(codes[experiment.verdict] for experiment in experiments)
     verdict = VERDICTS[code]
-    experiments = [it.as_json() for it in done]
+    members = [experiment.as_json() for experiment in experiments]
     result = {
         "verdict": verdict,
         "exit_code": int(code),
         "machine": machine(),
-        "experiments": experiments,
+        "experiments": members,
     }
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    (out / "report.html").write_text(
-        page("Chaos", verdict, [overview(done), *map(section_of, done)])
-    )
+    sections = [overview(experiments), *map(section_of, experiments)]
+    (out / "report.html").write_text(page("Chaos", verdict, sections))
     click.echo(f"{verdict}; report: {out / 'report.html'}")
     return code
 
@@ -95,8 +95,8 @@ def _settings(
         raise ValueError("give --url, or a command that starts the service; not both")
     if url and not url.startswith(("http://", "https://")):
         raise ValueError(f"--url must begin with http:// or https://, not {url!r}")
-    where = {"CHAOS_URL": url} if url else {"CHAOS_COMMAND": command_line(start)}
-    return {**where, "CHAOS_READS": " ".join(paths)}
+    service = {"CHAOS_URL": url} if url else {"CHAOS_COMMAND": command_line(start)}
+    return {**service, "CHAOS_READS": " ".join(paths)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +165,7 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
         description=" ".join(str(experiment.get("description", "")).split()),
         verdict=VERDICTS[verdict],
         reasons=reasons,
-        probes=[_probe(it) for it in last.get("probes", [])],
+        probes=[_probe(probe) for probe in last.get("probes", [])],
         users=users,
         seconds=seconds,
     )
@@ -188,41 +188,48 @@ def _execute(command: Sequence[str], environment: Mapping[str, str]) -> str:
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
             return f"it did not end within {_LONGEST:g} s"
-    return f"exit code {process.returncode}: {output.strip()[-400:]}" if process.returncode else ""
+    if not process.returncode:
+        return ""
+    return f"exit code {process.returncode}: {output.strip()[-400:]}"
 
 
-def _probe(it: Mapping[str, Any]) -> tuple[str, str, str]:
-    found = it.get("output")
-    text = f"{found:.3f}" if isinstance(found, float) else str(found)
-    return it["activity"]["name"], text, "met" if it.get("tolerance_met") else "not met"
+def _probe(probe: Mapping[str, Any]) -> tuple[str, str, str]:
+    output = probe.get("output")
+    text = f"{output:.3f}" if isinstance(output, float) else str(output)
+    tolerance = "met" if probe.get("tolerance_met") else "not met"
+    return probe["activity"]["name"], text, tolerance
 
 
 def overview(experiments: Sequence[Experiment]) -> str:
     rows = [
-        [it.name, it.title.partition(" ")[2], badge(it.verdict), f"{it.seconds:.0f} s"]
-        for it in experiments
+        [
+            experiment.name,
+            experiment.title.partition(" ")[2],
+            badge(experiment.verdict),
+            f"{experiment.seconds:.0f} s",
+        ]
+        for experiment in experiments
     ]
     return section("Experiments", table(("experiment", "claim", "verdict", "took"), rows))
 
 
-def section_of(it: Experiment) -> str:
-    seconds: Sequence[Sequence[float]] = it.users.get("by_second", ())
-    marks: Sequence[Mapping[str, Any]] = it.users.get("marks", ())
-    parts = [f"<p>{badge(it.verdict)}</p>"]
-    if it.reasons:
-        parts.append(
-            "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in it.reasons) + "</ul>"
-        )
+def section_of(experiment: Experiment) -> str:
+    seconds: Sequence[Sequence[float]] = experiment.users.get("by_second", ())
+    marks: Sequence[Mapping[str, Any]] = experiment.users.get("marks", ())
+    parts = [f"<p>{badge(experiment.verdict)}</p>"]
+    if experiment.reasons:
+        reasons = "".join(f"<li>{escape(reason)}</li>" for reason in experiment.reasons)
+        parts.append(f"<ul>{reasons}</ul>")
     if seconds:
         at = [mark["at"] for mark in marks]
         requests, failed, longest = (
-            [(it[0], it[column]) for it in seconds] for column in (1, 2, 3)
+            [(second[0], second[column]) for second in seconds] for column in (1, 2, 3)
         )
         lines = {"requests": requests, "failed": failed}
         parts.append(chart(lines, x="seconds; dashed: something was done", y="a second", marks=at))
         parts.append(chart({"longest wait": longest}, x="seconds", y="seconds", marks=at))
         done = ", ".join(f"{mark['what']} at {mark['at']:.1f} s" for mark in marks)
         parts.append(f'<p class="soft">{escape(done)}</p>')
-    rows = [[name, value, badge(met)] for name, value, met in it.probes]
+    rows = [[name, value, badge(met)] for name, value, met in experiment.probes]
     parts.append(table(("claim, at the end", "found", "verdict"), rows))
-    return section(it.title, *parts, about=it.description)
+    return section(experiment.title, *parts, about=experiment.description)

@@ -93,9 +93,8 @@ class Users:
         """
         now = self.now()
         ended = [sample for sample in tuple(self.meter.samples) if first <= sample.intended < last]
-        waiting = [
-            now - at for at in tuple(self.meter.waiting) if first <= at < last and now - at > SLOW
-        ]
+        intended = [at for at in tuple(self.meter.waiting) if first <= at < last]
+        waiting = [now - at for at in intended if now - at > SLOW]
         dropped = sum(first <= at < last for at in tuple(self.meter.dropped))
         latencies = [sample.latency for sample in ended] + waiting
         return Window(
@@ -178,11 +177,11 @@ class Lab:
     def named(self, part: str) -> list[Part]:
         """Return the parts of a name, or raise `RuntimeError`."""
         if part not in self.parts:
-            known = (
+            names = (
                 ", ".join(self.parts)
                 or "none, for it was not started here: bring an action of your own"
             )
-            raise RuntimeError(f"this service has no part {part}; it has {known}")
+            raise RuntimeError(f"this service has no part {part}; it has {names}")
         return [self.parts[part]]
 
     def restore(self) -> None:
@@ -190,9 +189,9 @@ class Lab:
             part.thaw()
             part.start()
 
-    def mark(self, what: str) -> None:
-        self.load.fault = what
-        self.marks.append((what, self.load.now()))
+    def mark(self, description: str) -> None:
+        self.load.fault = description
+        self.marks.append((description, self.load.now()))
 
     def conclude(self) -> dict[str, object]:
         """Stop the load, and return how users fared, for the judge and the report."""
@@ -203,19 +202,25 @@ class Lab:
             "users": asdict(self.load.since(0.0)),
             "ended": len(samples),
             "late": percentile([sample.began - sample.intended for sample in samples], 0.95),
-            "marks": [{"what": what, "at": at} for what, at in self.marks],
+            "marks": [{"what": description, "at": at} for description, at in self.marks],
             "recoveries": [round(value, 3) for value in self.recoveries],
             "errors": Counter(sample.error for sample in samples if sample.error),
             "by_second": [
-                (at, it.count, it.failed, it.longest) for at, it in seconds.items() if it.count
+                (at, window.count, window.failed, window.longest)
+                for at, window in seconds.items()
+                if window.count
             ],
         }
 
     def answers(self, probe: str, error: str = "") -> list[float]:
         """Return the seconds of the answers to a probe, good ones or those of a status."""
-        seen = [it for watcher in self.watchers for it in tuple(watcher.meter.samples)]
+        samples = [sample for watcher in self.watchers for sample in tuple(watcher.meter.samples)]
         route = f"GET /healthz/{probe}"
-        return [it.ended - it.began for it in seen if (it.route, it.error) == (route, error)]
+        return [
+            sample.ended - sample.began
+            for sample in samples
+            if sample.route == route and sample.error == error
+        ]
 
 
 _LABS: list[tuple[Lab, ExitStack]] = []
@@ -275,16 +280,18 @@ def _build(configuration: Mapping[str, Any], stack: ExitStack) -> Lab:
         raise ValueError(
             "say where the service is: CHAOS_URL or --url, or a command that starts it"
         )
-    users = Users(
-        url, settings.get("TOKEN", ""), float(configuration.get("rate", 50.0)), reads=reads
-    )
-    return Lab(stack.enter_context(users), float(configuration.get("window", 10.0)), parts)
+    rate = float(configuration.get("rate", 50.0))
+    window = float(configuration.get("window", 10.0))
+    users = Users(url, settings.get("TOKEN", ""), rate, reads=reads)
+    return Lab(stack.enter_context(users), window, parts)
 
 
 def before_activity_control(context: Mapping[str, Any], **_: object) -> None:
     """Mark what an experiment does by itself; our own actions mark their moments themselves."""
+    if not _LABS or context.get("type") != "action":
+        return
     provider: Mapping[str, Any] = context.get("provider", {})
-    if _LABS and context.get("type") == "action" and not is_ours(str(provider.get("module", ""))):
+    if not is_ours(str(provider.get("module", ""))):
         current().mark(str(context.get("name", "an action")))
 
 
@@ -294,7 +301,8 @@ def after_experiment_control(state: MutableMapping[str, Any], **_: object) -> No
     Then Chaos Toolkit's own exit code is 1, too.
     """
     state["users"] = current().conclude() if _LABS else {"failure": ", ".join(_FAILURES)}
-    if reasons := judge(state, state["users"], watched=True)[1]:
+    reasons = judge(state, state["users"], watched=True)[1]
+    if reasons:
         state["deviated"] = True
         click.echo("\n".join(f"chaos: {reason}" for reason in reasons), err=True)
 

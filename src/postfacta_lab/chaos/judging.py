@@ -8,6 +8,7 @@ does not mind one that broke while the fault lasted. Here, each is a claim that 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, cast
@@ -33,11 +34,20 @@ def judge(
     Its own failure can only make the verdict worse. Return also all that was found, what decides
     first.
     """
-    found = [*(_of_users(users) if watched else ()), *_of_claims(journal), *_of_deeds(journal)]
-    if failure and (not found or not journal):
-        found.append((_BROKEN if journal else _FLAW, failure))
-    found.sort(key=itemgetter(0))
-    return _VERDICTS[found[0][0]] if found else Verdict.PASS, [reason for _, reason in found]
+    findings = [
+        *(_of_users(users) if watched else ()),
+        *_of_claims(journal),
+        *_of_activities(journal),
+    ]
+    if failure and not journal:
+        findings.append((_FLAW, failure))
+    elif failure and not findings:
+        findings.append((_BROKEN, failure))
+    if not findings:
+        return Verdict.PASS, []
+    findings.sort(key=itemgetter(0))
+    worst, _ = findings[0]
+    return _VERDICTS[worst], [reason for _, reason in findings]
 
 
 def is_ours(module: str) -> bool:
@@ -70,45 +80,49 @@ def _of_claims(journal: Mapping[str, Any]) -> Iterator[_Finding]:
         yield _FLAW, "no steady state was looked at before the fault: nothing was claimed"
     yield from _unmet("before", [states.get("before")])
     yield from _unmet("after", [states.get("after")])
-    if not as_dict(as_dict(journal.get("experiment")).get("configuration")).get("may_break_during"):
+    configuration = as_dict(as_dict(journal.get("experiment")).get("configuration"))
+    if not configuration.get("may_break_during"):
         yield from _unmet("during", states.get("during") or [])
     if journal.get("status") in {"interrupted", "aborted"}:
         yield _FLAW, f"the experiment was {journal['status']}"
     rollbacks: Sequence[Mapping[str, Any]] = journal.get("rollbacks", ())
-    for it in rollbacks:
-        if it["status"] != "succeeded" or it["output"] is False:
-            yield _BROKEN, f"rollback, {it['activity']['name']}: {_why(it)}"
+    for rollback in rollbacks:
+        if rollback["status"] != "succeeded" or rollback["output"] is False:
+            yield _BROKEN, f"rollback, {rollback['activity']['name']}: {_why(rollback)}"
 
 
-def _unmet(when: str, looks: Sequence[Mapping[str, Any] | None]) -> Iterator[_Finding]:
-    probes = [
-        it for look in looks if look for it in look.get("probes", []) if not it.get("tolerance_met")
-    ]
-    times = [it["activity"]["name"] for it in probes]
-    count = sum(bool(look) for look in looks)
-    for name, it in {it["activity"]["name"]: it for it in probes}.items():
-        often = f" {times.count(name)} of {count} times" if count > 1 else ""
-        yield _BROKEN, f"{when}, not so{often}: {name}: {_why(it)}"
+def _unmet(when: str, states: Sequence[Mapping[str, Any] | None]) -> Iterator[_Finding]:
+    looks = [state for state in states if state]
+    times: Counter[str] = Counter()
+    last: dict[str, Mapping[str, Any]] = {}
+    for state in looks:
+        for probe in state.get("probes", []):
+            if not probe.get("tolerance_met"):
+                name = probe["activity"]["name"]
+                times[name] += 1
+                last[name] = probe
+    for name, probe in last.items():
+        often = f" {times[name]} of {len(looks)} times" if len(looks) > 1 else ""
+        yield _BROKEN, f"{when}, not so{often}: {name}: {_why(probe)}"
 
 
-def _of_deeds(journal: Mapping[str, Any]) -> Iterator[_Finding]:
-    done = False
-    deeds: Sequence[Mapping[str, Any]] = journal.get("run") or []
-    for it in deeds:
-        activity: Mapping[str, Any] = it["activity"]
+def _of_activities(journal: Mapping[str, Any]) -> Iterator[_Finding]:
+    is_done = False
+    entries: Sequence[Mapping[str, Any]] = journal.get("run") or []
+    for entry in entries:
+        activity: Mapping[str, Any] = entry["activity"]
         provider = as_dict(activity.get("provider"))
         is_action = activity.get("type") == "action"
-        done |= is_action and provider.get("func") not in _WAITING
-        if it["status"] != "succeeded":
+        is_done |= is_action and provider.get("func") not in _WAITING
+        if entry["status"] != "succeeded":
             # What waits for users says that they are not well; what is to break the service did
             # not.
             ours = is_ours(str(provider.get("module", "")))
-            yield _BROKEN if ours else _DOUBT, f"{activity['name']}: {_why(it)}"
-        elif is_action and (problem := _refusal(it.get("output"))):
+            yield _BROKEN if ours else _DOUBT, f"{activity['name']}: {_why(entry)}"
+        elif is_action and (problem := _refusal(entry.get("output"))):
             yield _DOUBT, f"the fault was not confirmed: {activity['name']}: {problem}"
-    if not done and as_dict(as_dict(journal.get("steady_states")).get("before")).get(
-        "steady_state_met"
-    ):
+    before = as_dict(as_dict(journal.get("steady_states")).get("before"))
+    if not is_done and before.get("steady_state_met"):
         yield _DOUBT, "the fault was not confirmed: no action was done to the service"
 
 
@@ -116,13 +130,18 @@ def _refusal(output: object) -> str:
     """Return how a program or a request failed that Chaos Toolkit takes for done."""
     if not isinstance(output, dict) or "status" not in output:
         return ""
-    given = cast("dict[str, Any]", output)
-    status = given["status"]
-    text = str(given.get("stderr") or given.get("body") or "").strip()[-200:]
-    if "stdout" in given:
+    fields = cast("dict[str, Any]", output)
+    status = fields["status"]
+    text = str(fields.get("stderr") or fields.get("body") or "").strip()[-200:]
+    if "stdout" in fields:
         return f"ended with {status}: {text}" if status else ""
-    return f"was answered {status}: {text}" if isinstance(status, int) and status >= 400 else ""
+    is_refused = isinstance(status, int) and status >= 400
+    return f"was answered {status}: {text}" if is_refused else ""
 
 
-def _why(it: Mapping[str, Any]) -> str:
-    return str(it["exception"][-1]).strip() if it.get("exception") else f"found {it.get('output')}"
+def _why(entry: Mapping[str, Any]) -> str:
+    return (
+        str(entry["exception"][-1]).strip()
+        if entry.get("exception")
+        else f"found {entry.get('output')}"
+    )

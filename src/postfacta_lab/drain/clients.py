@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from time import monotonic
 
-from ..engine.client import Connection, Held, Outcome, ask, encode
+from ..engine.client import Connection, Outcome, PartialRequest, ask, encode
 from ..load.mix import Ask
 
 _KEEP_ALIVE = 10
@@ -31,9 +31,9 @@ async def probe(port: int, path: str, *, headers: Mapping[str, str] | None = Non
     return (await ask(port, encode("GET", path, headers), patience=_PROBE_TIMEOUT)).status
 
 
-def settled(seen: Sequence[tuple[float, int]], since: float) -> float | None:
+def settled(statuses: Sequence[tuple[float, int]], since: float) -> float | None:
     """Return the seconds from then to the first 503 that no 200 follows; None without one."""
-    last = takewhile(lambda it: it[1] != 200, reversed(seen))
+    last = takewhile(lambda entry: entry[1] != 200, reversed(statuses))
     return min((at - since for at, status in last if status == 503), default=None)
 
 
@@ -62,7 +62,7 @@ class Clients:
         self._stops = min(self._stops, monotonic() + self._notice)
 
     async def probe(
-        self, path: str, seen: list[tuple[float, int]], *, every: float, decides: bool = True
+        self, path: str, statuses: list[tuple[float, int]], *, every: float, decides: bool = True
     ) -> None:
         """Ask again and again, and add the moment and the status of each answer.
 
@@ -71,7 +71,7 @@ class Clients:
         while self.has_traffic:
             due = monotonic() + every
             status = await probe(self._port, path)
-            seen.append((monotonic(), status))
+            statuses.append((monotonic(), status))
             if decides and status != 200:
                 self.saw_unready()
             await asyncio.sleep(due - monotonic())
@@ -131,12 +131,12 @@ class Clients:
         body = json.dumps(ask.body).encode()
         headers = {"Content-Type": "application/json", **self._headers}
         request = encode(ask.method, ask.path, headers, body=body)
-        held = await Held.begin(
-            self._port, request, method=ask.method, rest=len(body) - len(body) // 2
+        partial = await PartialRequest.begin(
+            self._port, request, method=ask.method, remainder=len(body) - len(body) // 2
         )
         opened.release()
         await go_on.wait()
-        answer = await held.finish(_PATIENCE)
+        answer = await partial.finish(_PATIENCE)
         outcome = answer.outcome
         if answer.status:
             outcome = (

@@ -61,21 +61,21 @@ def judge(
     """
     failed = [attempt for attempt in attempts if attempt.outcome is not Outcome.OK]
     after = [attempt for attempt in attempts if attempt.at >= signalled]
-    found: list[str] = []
+    reasons: list[str] = []
     if len(attempts) < FEWEST:
-        found.append(f"{len(attempts)} requests ended, at least {FEWEST} are needed")
+        reasons.append(f"{len(attempts)} requests ended, at least {FEWEST} are needed")
     if not after:
-        found.append("no request was sent after the signal, so no client can have noticed it")
-    flaw = Verdict.INVALID if found else None
+        reasons.append("no request was sent after the signal, so no client can have noticed it")
+    flaw = Verdict.INVALID if reasons else None
     if failed:
         kinds = ", ".join(sorted({f"{attempt.client} {attempt.outcome}" for attempt in failed}))
         late = (
             f"{sum(attempt.at >= signalled for attempt in failed)} of {len(after)} sent after the"
             " signal"
         )
-        found.append(f"{len(failed)} of {len(attempts)} requests failed ({kinds}), {late}")
+        reasons.append(f"{len(failed)} of {len(attempts)} requests failed ({kinds}), {late}")
     figures = {
         "failed / requests": f"{len(failed)} / {len(attempts)}",
         "after the signal": str(len(after)),
     }
-    return Result(scenario, server, {**figures, **cells}, [*found, *misses], flaw=flaw)
+    return Result(scenario, server, {**figures, **cells}, [*reasons, *misses], flaw=flaw)

@@ -95,23 +95,23 @@ class Subject(Child):
         except OSError as error:
             raise StartError(Verdict.NOTHING, f"it did not start: {error}") from None
         deadline = time.monotonic() + self.service.start
-        found = dict[str, int]()
+        statuses = dict[str, int]()
         while time.monotonic() < deadline:
-            found = {
+            statuses = {
                 path: await probe(self.port, path, headers=credentials())
                 for path in self.service.paths
             }
-            if all(200 <= status < 300 for status in found.values()):
+            if all(200 <= status < 300 for status in statuses.values()):
                 return
             if self.code is not None:
                 why = f"it ended with exit code {self.code} before it answered"
                 raise StartError(Verdict.NOTHING, why, self.words)
-            if all(300 <= status < 500 for status in found.values()):
+            if all(300 <= status < 500 for status in statuses.values()):
                 break  # it is up: what is not there will not come
             await asyncio.sleep(0.05)
         bad = {
             path: str(status or "no answer")
-            for path, status in found.items()
+            for path, status in statuses.items()
             if not 200 <= status < 300
         }
         nothing = nothing_measured(len(bad), Counter(bad.values()))
@@ -236,10 +236,10 @@ class HAProxy(Child):
         servers = "\n".join(
             f"  server s{number} {HOST}:{port}" for number, port in enumerate(ports)
         )
-        where = {"host": HOST, "port": self.port, "control": self._control}
+        addresses = {"host": HOST, "port": self.port, "control": self._control}
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "haproxy.cfg"
-        config.write_text(_CONFIG.format(**where, ready=ready, servers=servers))
+        config.write_text(_CONFIG.format(**addresses, ready=ready, servers=servers))
         command = [haproxy, "-db", "-f", str(config)]
         super().__init__("haproxy", command, log=folder / "haproxy.log", environment={})
 
@@ -266,7 +266,7 @@ async def roll(service: Service, folder: Path, restarts: int) -> Result:
     with ExitStack() as stack:
         try:
             proxy = HAProxy(
-                [it.port for it in pair], folder, ready=service.ready or service.paths[0]
+                [subject.port for subject in pair], folder, ready=service.ready or service.paths[0]
             )
             for process in (proxy, *pair):
                 stack.callback(process.kill)

@@ -159,7 +159,10 @@ class Connection:
         async with asyncio.TaskGroup() as group:
             answer = group.create_task(self.answer(patience=patience))
             for piece in pieces:
-                if not await self.send(piece) or (await asyncio.wait([answer], timeout=every))[0]:
+                if not await self.send(piece):
+                    break
+                done, _ = await asyncio.wait([answer], timeout=every)
+                if done:
                     break
         return answer.result()
 
@@ -229,9 +232,9 @@ class Connection:
     async def _chunks(self) -> bytes:
         body = b""
         while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
-            body += (await self._reader.readexactly(_bounded(len(body) + size) - len(body) + 2))[
-                :-2
-            ]
+            _bounded(len(body) + size)
+            chunk = await self._reader.readexactly(size + 2)
+            body += chunk[:-2]
         while (await self._reader.readuntil(b"\r\n")) != b"\r\n":
             pass
         return body
@@ -244,9 +247,10 @@ class Connection:
 def _headers(lines: list[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for line in lines:
-        name, _, value = line.partition(":")
-        name = name.strip().lower()
-        headers[name] = f"{headers[name]}, {value.strip()}" if name in headers else value.strip()
+        field_name, _, field_value = line.partition(":")
+        name = field_name.strip().lower()
+        value = field_value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 
 
@@ -257,12 +261,12 @@ def _bounded(length: int) -> int:
 
 
 @dataclass(slots=True)
-class Held:
+class PartialRequest:
     """A request of which a part was sent; the rest is sent by `finish`."""
 
     connection: Connection
     method: str
-    rest: bytes
+    remainder: bytes
 
     @classmethod
     async def begin(
@@ -271,13 +275,13 @@ class Held:
         request: bytes,
         *,
         method: str = "GET",
-        rest: int = 0,
+        remainder: int = 0,
         patience: float = 5.0,
         source: str = "",
     ) -> Self:
         """Send a request on a connection of its own, but for the last bytes of it."""
         connection = await Connection.open(port, patience=patience, source=source)
-        until = len(request) - rest
+        until = len(request) - remainder
         await connection.send(request[:until])
         return cls(connection, method, request[until:])
 
@@ -285,7 +289,7 @@ class Held:
         self, patience: float | None = 15.0, *, begun: Callable[[], None] | None = None
     ) -> Answer:
         try:
-            await self.connection.send(self.rest)
+            await self.connection.send(self.remainder)
             return await self.connection.answer(self.method, patience, begun=begun)
         finally:
             self.connection.close()
@@ -296,8 +300,10 @@ async def ask(
 ) -> Answer:
     """Send a request on a connection of its own, and read the answer."""
     began = monotonic()
-    held = await Held.begin(port, request, method=method, patience=patience, source=source)
-    answer = await held.finish(patience - (monotonic() - began))
+    partial = await PartialRequest.begin(
+        port, request, method=method, patience=patience, source=source
+    )
+    answer = await partial.finish(patience - (monotonic() - began))
     return replace(answer, seconds=monotonic() - began)
 
 
@@ -322,7 +328,7 @@ async def open_loop(ask: _Ask, *, rate: float, seconds: float) -> Flood:
     late = 0.0
     began = monotonic()
 
-    async def one(due: float) -> None:
+    async def send(due: float) -> None:
         answers.append((due, await ask()))
 
     async with asyncio.TaskGroup() as group:
@@ -331,7 +337,7 @@ async def open_loop(ask: _Ask, *, rate: float, seconds: float) -> Flood:
             if (ahead := due - (monotonic() - began)) > 0:
                 await asyncio.sleep(ahead)
             late = max(late, monotonic() - began - due)
-            group.create_task(one(due))
+            group.create_task(send(due))
     return Flood(tuple(answers), late, monotonic() - began)
 
 
@@ -361,7 +367,7 @@ async def closed_loop(
 async def slow_clients(
     connect: Callable[[], Awaitable[Connection]],
     first: bytes,
-    rest: bytes,
+    remainder: bytes,
     *,
     clients: int,
     every: float,
@@ -378,7 +384,7 @@ async def slow_clients(
             return Answer(broken=Outcome.REFUSED)
         try:
             await connection.send(first)
-            pieces = (rest[place : place + 1] for place in range(len(rest)))
+            pieces = (remainder[place : place + 1] for place in range(len(remainder)))
             return await connection.drip(pieces, every=every, patience=patience)
         finally:
             connection.close()

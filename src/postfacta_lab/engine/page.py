@@ -28,8 +28,8 @@ def machine() -> dict[str, str]:
     """Return the machine and the revision that figures come from."""
     try:
         command = ["git", "describe", "--always", "--dirty"]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - fixed
-        revision = found.stdout.strip()
+        process = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - fixed
+        revision = process.stdout.strip()
     except OSError:
         revision = ""
     return {
@@ -64,8 +64,8 @@ def page(
 
 def section(heading: str, *parts: str, about: str = "") -> str:
     """Head some parts, and say in a sentence what they show."""
-    said = f'<p class="soft">{escape(about)}</p>' if about else ""
-    return f"<section><h2>{escape(heading)}</h2>{said}{''.join(parts)}</section>"
+    sentence = f'<p class="soft">{escape(about)}</p>' if about else ""
+    return f"<section><h2>{escape(heading)}</h2>{sentence}{''.join(parts)}</section>"
 
 
 def badge(verdict: str, name: str = "") -> str:

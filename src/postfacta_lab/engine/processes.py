@@ -29,20 +29,22 @@ _MOST_OUTPUT = 4 * 2**20
 _LEAST_GRACE = 45.0  # more than the service's own longest drain
 
 
-def wait_until(true: Callable[[], bool], what: str, *, within: float, every: float = 0.02) -> float:
+def wait_until(
+    is_true: Callable[[], bool], condition: str, *, within: float, every: float = 0.02
+) -> float:
     """Ask until something is true, and return the seconds that took, or raise `TimeoutError`."""
     began = time.monotonic()
-    while not true():
+    while not is_true():
         if time.monotonic() - began > within:
-            raise TimeoutError(f"{what}: not within {within:g} s")
+            raise TimeoutError(f"{condition}: not within {within:g} s")
         time.sleep(every)  # noqa: TID251 - a thread of its own, not a loop
     return time.monotonic() - began
 
 
-async def until(true: Callable[[], bool], within: float, *, every: float = 0.01) -> bool:
+async def until(is_true: Callable[[], bool], within: float, *, every: float = 0.01) -> bool:
     """Wait, in an event loop, for something to become true; return whether it did in time."""
     deadline = time.monotonic() + within
-    while not true():
+    while not is_true():
         if time.monotonic() >= deadline:
             return False
         await asyncio.sleep(every)
@@ -82,12 +84,12 @@ def _living() -> Iterator[tuple[int, list[str]]]:
 def descendants(pid: int) -> list[int]:
     """List the living processes below one, parents first."""
     children: dict[int, list[int]] = {}
-    for one, (_, parent, *_) in _living():
-        children.setdefault(int(parent), []).append(one)
-    found = [pid]
-    for one in found:
-        found.extend(children.get(one, []))
-    return found[1:]
+    for process, (_, parent, *_) in _living():
+        children.setdefault(int(parent), []).append(process)
+    family = [pid]
+    for process in family:
+        family.extend(children.get(process, []))
+    return family[1:]
 
 
 def session(leader: int) -> list[int]:
@@ -104,10 +106,10 @@ def freeze(pid: int) -> list[int]:
     The parent first, so that it makes no more.
     """
     stopped: list[int] = []
-    while new := [one for one in (pid, *descendants(pid)) if one not in stopped]:
-        for one in new:
-            _signal(one, signal.SIGSTOP)
-        stopped += new
+    while fresh := [process for process in (pid, *descendants(pid)) if process not in stopped]:
+        for process in fresh:
+            _signal(process, signal.SIGSTOP)
+        stopped += fresh
     return stopped
 
 
@@ -116,14 +118,14 @@ def thaw(pid: int) -> None:
 
     The children first, so that their parents do not miss them.
     """
-    for one in (*reversed(descendants(pid)), pid):
-        _signal(one, signal.SIGCONT)
+    for process in (*reversed(descendants(pid)), pid):
+        _signal(process, signal.SIGCONT)
 
 
 def kill(pid: int) -> None:
     """End a process and all below it at once, as a power cut would."""
-    for one in freeze(pid):
-        _signal(one, signal.SIGKILL)
+    for process in freeze(pid):
+        _signal(process, signal.SIGKILL)
 
 
 def _signal(pid: int, number: int) -> None:
@@ -179,8 +181,10 @@ class Child:
 
     def leaves(self) -> list[int]:
         """List what lives in its session, which has its number; without ``/proc``, itself alone."""
-        found = [] if self._process is None else session(self._process.pid)
-        return found or ([self.pid] if self.is_running else [])
+        living = [] if self._process is None else session(self._process.pid)
+        if not living and self.is_running:
+            return [self.pid]
+        return living
 
     def signal_all(self, number: int) -> None:
         for pid in self.leaves():
@@ -256,25 +260,28 @@ class Waited:
     @property
     def share(self) -> float:
         """From 0 to 1; 0 where it cannot be known."""
-        (ran, waited), (ran0, waited0) = _times(), self._began
-        wanted = (ran - ran0) + (waited - waited0)
-        return (waited - waited0) / wanted if wanted else 0.0
+        ran_before, waited_before = self._began
+        ran_now, waited_now = _times()
+        waited = waited_now - waited_before
+        demand = (ran_now - ran_before) + waited
+        return waited / demand if demand else 0.0
 
     @property
-    def others(self) -> float:
+    def others_share(self) -> float:
         """The share of the machine that neither this process had nor what it started, from 0 to 1.
 
         0 if not known.
         """
-        total, idle, ours = (
-            now - before for now, before in zip(_ticks(), self._ticks, strict=True)
-        )
-        return max(0, total - idle - max(ours, 0)) / total if total > 0 else 0.0
+        ticks = zip(_ticks(), self._ticks, strict=True)
+        total, idle, ours = (now - before for now, before in ticks)
+        if total <= 0:
+            return 0.0
+        return max(0, total - idle - max(ours, 0)) / total
 
     def state(self) -> dict[str, float]:
         return {
             "waited": round(self.share, 3),
-            "others": round(self.others, 3),
+            "others": round(self.others_share, 3),
             "load": round(os.getloadavg()[0], 2),
             "processors": float(os.cpu_count() or 1),
         }
@@ -285,9 +292,12 @@ def _ticks() -> tuple[int, int, int]:
     if not _STAT.exists():
         return 0, 0, 0
     every = [int(word) for word in _STAT.read_text().split("\n", 1)[0].split()[1:9]]
-    own = os.getpid()
-    stats = [fields_of(pid) for pid in (own, *descendants(own))]
-    return sum(every), every[3] + every[4], sum(int(word) for stat in stats for word in stat[11:15])
+    our_pid = os.getpid()
+    stats = [fields_of(pid) for pid in (our_pid, *descendants(our_pid))]
+    # Of itself and of the children that it waited for, in user and system mode: proc(5).
+    ours = sum(int(word) for stat in stats for word in stat[11:15])
+    idle = every[3] + every[4]
+    return sum(every), idle, ours
 
 
 def _times() -> tuple[int, int]:

@@ -27,9 +27,8 @@ def read_yaml(text: str) -> list[Any]:
     depth = 0
     try:
         for event in yaml.parse(text, loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
-                event, yaml.CollectionEndEvent
-            )
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _MOST_LEVELS:
                 raise ValueError(f"nested by more than {_MOST_LEVELS} levels")
         return list(yaml.load_all(text, loader))
@@ -73,14 +72,15 @@ class Series:
 
 def parse(text: str) -> dict[Series, float]:
     """Return each series with its value; lines that are none are passed over."""
-    found: dict[Series, float] = {}
+    values: dict[Series, float] = {}
     for line in text.splitlines():
-        if match := _LINE.match(line):  # no comment is one
-            with suppress(ValueError):
-                found[Series(match[1], tuple(sorted(_LABEL.findall(match[2] or ""))))] = float(
-                    match[3]
-                )
-    return found
+        match = _LINE.match(line)
+        if not match:  # a comment
+            continue
+        labels = sorted(_LABEL.findall(match[2] or ""))
+        with suppress(ValueError):
+            values[Series(match[1], tuple(labels))] = float(match[3])
+    return values
 
 
 def growth(

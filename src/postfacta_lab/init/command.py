@@ -91,24 +91,24 @@ def command(*, words: tuple[str, ...], paths: tuple[str, ...], folder: Path) -> 
     what it answers by GET with 200 to 299 is taken; nothing is written to it.
     """
     service = Service(command=command_line(words), asks=read_mix(paths or ["/"], None))
-    found = asyncio.run(_look(service, paths))
-    made = {folder / name: text for name, text in files(found).items()}
-    if there := [str(path) for path in made if path.exists()]:
+    suite = asyncio.run(_explore(service, paths))
+    texts = {folder / name: text for name, text in files(suite).items()}
+    if existing := [str(path) for path in texts if path.exists()]:
         raise click.ClickException(
-            f"{there[0]} is there already: remove it, or name another --folder"
+            f"{existing[0]} is there already: remove it, or name another --folder"
         )
-    for path, text in made.items():
+    for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         click.echo(f"wrote {path}")
     click.echo(
-        f"{len(found.paths)} requests, readiness {found.ready or 'unknown'}. Run it: pytest"
+        f"{len(suite.paths)} requests, readiness {suite.ready or 'unknown'}. Run it: pytest"
         f" {folder / 'reliability'}"
     )
     return Verdict.PASS
 
 
-async def _look(service: Service, paths: Sequence[str]) -> Found:
+async def _explore(service: Service, paths: Sequence[str]) -> Suite:
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
         subject = Subject(service, Path(folder))
         flaw = "it answers nothing with 200 to 299"
@@ -117,31 +117,39 @@ async def _look(service: Service, paths: Sequence[str]) -> Found:
         except StartError as error:
             flaw = str(error)
         try:
-            found = await _ask_around(service.command, subject.port, paths)
+            suite = await _ask_around(service.command, subject.port, paths)
         finally:
             subject.kill()
-    if not found.paths:
+    if not suite.paths:
         raise click.ClickException(f"{flaw}\nname what it has by --path")
-    return found
+    return suite
 
 
-async def _ask_around(line: str, port: int, paths: Sequence[str]) -> Found:
+async def _ask_around(line: str, port: int, paths: Sequence[str]) -> Suite:
     document: dict[str, Any] = {}
     for path in _DOCUMENTS:
         answer = await _get(port, path)
-        document = document or (as_dict(answer.json) if answer.status == 200 else {})
-    wanted, others = (list(paths), {}) if paths else candidates(document)
+        if answer.status == 200 and not document:
+            document = as_dict(answer.json)
+    requested = list(paths)
+    left_out: dict[str, str] = {}
+    if not paths:
+        requested, left_out = candidates(document)
     good: list[str] = []
-    for path in [path for path in wanted or ["/"] if path not in {*_READINESS, "/metrics"}]:
+    for path in requested or ["/"]:
+        if path in {*_READINESS, "/metrics"}:
+            continue
         answer = await _get(port, path)
         if answer.good:
             good.append(path)
         else:
-            others[f"GET {path}"] = f"answered {answer}"
+            left_out[f"GET {path}"] = f"answered {answer}"
     # A service that answers everything with 200 says nothing about itself.
-    says = (await _get(port, "/no-such-path-of-the-lab")).status != 200
-    probes = [path for path in _READINESS if says and (await _get(port, path)).status == 200]
-    return Found(line, good, probes[0] if probes else "", others)
+    missing = await _get(port, "/no-such-path-of-the-lab")
+    probes: list[str] = []
+    if missing.status != 200:
+        probes = [path for path in _READINESS if (await _get(port, path)).status == 200]
+    return Suite(line, good, probes[0] if probes else "", left_out)
 
 
 async def _get(port: int, path: str) -> Answer:
@@ -149,53 +157,54 @@ async def _get(port: int, path: str) -> Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Suite:
     """What a service has."""
 
     command: str  # ``{port}`` stands for its port
     paths: Sequence[str]  # that were answered with 200 to 299
     ready: str  # the readiness path; empty for none
-    others: Mapping[str, str]  # what the document names and was not taken, each with the reason
+    left_out: Mapping[str, str]  # what the document names and was not taken, each with the reason
 
 
 def candidates(document: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     """Return the paths that can be read, and for each other operation why it is left out."""
     paths: list[str] = []
-    others: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     for path, item in as_dict(document.get("paths")).items():
         for method, operation in as_dict(item).items():
             if method in {"post", "put", "patch", "delete"}:
-                others[f"{method.upper()} {path}"] = (
+                left_out[f"{method.upper()} {path}"] = (
                     "writes: add it with a body that may be written"
                 )
             elif method == "get":
-                parameters = [
-                    it
-                    for part in (item, operation)
-                    for it in as_dicts(as_dict(part).get("parameters"))
-                ]
-                if "{" in path or any(
-                    it.get("in") == "query" and it.get("required") for it in parameters
-                ):
-                    others[f"GET {path}"] = "has a parameter: add it with a value"
+                if "{" in path or _needs_query(item) or _needs_query(operation):
+                    left_out[f"GET {path}"] = "has a parameter: add it with a value"
                 else:
                     paths.append(path)
-    return paths, others
+    return paths, left_out
 
 
-def files(found: Found) -> dict[str, str]:
-    requests = "".join(f"- {{path: {json.dumps(path)}}}\n" for path in found.paths)
-    others = "".join(f"# {name}: {why}\n" for name, why in found.others.items())
+def _needs_query(part: object) -> bool:
+    """Return whether a path item or an operation of OpenAPI has a required query parameter."""
+    return any(
+        parameter.get("in") == "query" and parameter.get("required")
+        for parameter in as_dicts(as_dict(part).get("parameters"))
+    )
+
+
+def files(suite: Suite) -> dict[str, str]:
+    requests = "".join(f"- {{path: {json.dumps(path)}}}\n" for path in suite.paths)
+    left_out = "".join(f"# {name}: {why}\n" for name, why in suite.left_out.items())
     tests = _TESTS.substitute(
-        command=json.dumps(found.command),
-        ready=json.dumps(found.ready),
-        path=json.dumps(found.paths[0]),
+        command=json.dumps(suite.command),
+        ready=json.dumps(suite.ready),
+        path=json.dumps(suite.paths[0]),
     )
     return {
         "reliability/mix.yaml": (
             "# What users ask for; `share` is a weight, `method` and `body` make a write.\n"
             + requests
-            + others
+            + left_out
         ),
         "reliability/conftest.py": (
             '"""The fixtures of the lab."""\n\npytest_plugins = ["postfacta_lab.fixtures"]\n'

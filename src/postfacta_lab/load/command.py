@@ -91,8 +91,8 @@ def command(
     limits = Limits(count=numbers.pop("min_count"), **shares)
     numbers["rate"] = (chosen.rate or numbers["rate"]) * numbers.pop("times")
     numbers["seconds"] = numbers["seconds"] or chosen.seconds
-    for one in filter(None, (url, against)):
-        refuse_strangers(one)
+    for address in filter(None, (url, against)):
+        refuse_strangers(address)
     plan = Plan(
         target=Target(url, credentials()),
         against=Target(against, credentials()) if against else None,
@@ -138,15 +138,15 @@ class Report:
 
     def as_text(self) -> str:
         """Write tables for the terminal, and the verdict under them."""
-        lines = [_line(_ROWS), *(_line(astuple(row)) for row in self.whole.rows)]
-        lines += [
-            "",
-            _line(_PARTS),
-            *(_line((*_cells(part), part.verdict.name)) for part in self.parts),
-        ]
+        lines = [_line(_ROWS)]
+        lines += [_line(astuple(row)) for row in self.whole.rows]
+        lines += ["", _line(_PARTS)]
+        lines += [_line((*_cells(part), part.verdict.name)) for part in self.parts]
         achieved = min(part.achieved for part in self.parts)
         lines.append(f"dropped {len(self.whole.lost)}, {achieved:.1%} of the planned rate")
-        return "\n".join([*lines, self.verdict.name, *(f"  {reason}" for reason in self.reasons)])
+        lines.append(self.verdict.name)
+        lines += [f"  {reason}" for reason in self.reasons]
+        return "\n".join(lines)
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -167,15 +167,17 @@ class Report:
         rates = {"offered": [(offered, offered) for offered, _ in steps], "good": steps}
         parts = [(*_cells(part), badge(part.verdict.name.lower())) for part in self.parts]
         seconds: dict[int, list[Sample]] = {}
-        for sample in (it for part in self.parts for it in part.samples):
-            seconds.setdefault(int(sample.intended), []).append(sample)
-        rows = [(second, row("all", found)) for second, found in sorted(seconds.items())]
+        for part in self.parts:
+            for sample in part.samples:
+                seconds.setdefault(int(sample.intended), []).append(sample)
+        rows = [(second, row("all", figures)) for second, figures in sorted(seconds.items())]
         lines = {
-            name: [(at, getattr(found, name)) for at, found in rows] for name in ("p50", "p99")
+            name: [(at, getattr(figures, name)) for at, figures in rows] for name in ("p50", "p99")
         }
         marks = [part.start for part in self.parts[1:]]
+        reasons = "".join(f"<li>{escape(reason)}</li>" for reason in self.reasons)
         sections = [
-            "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in self.reasons) + "</ul>",
+            f"<ul>{reasons}</ul>",
             section("Routes", table(_ROWS, map(astuple, self.whole.rows))),
             section("Parts", table(_PARTS, parts)),
             section(
@@ -196,9 +198,13 @@ class Report:
         """Store ``load.json``, ``report.html`` and ``junit.xml`` (a case for each part)."""
         cases = [
             Case(
-                "load", it.name, it.seconds, _JUNIT.get(it.verdict, "error"), "; ".join(it.reasons)
+                group="load",
+                name=part.name,
+                seconds=part.seconds,
+                kind=_JUNIT.get(part.verdict, "error"),
+                text="; ".join(part.reasons),
             )
-            for it in self.parts
+            for part in self.parts
         ]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "load.json").write_text(json.dumps(self.as_json(), indent=2) + "\n")
@@ -213,5 +219,6 @@ def _cells(part: Run) -> tuple[object, ...]:
 
 
 def _line(cells: Sequence[object]) -> str:
-    first, *others = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
-    return f"{first:<32}" + "".join(f"{cell:>10}" for cell in others)
+    texts = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells]
+    first, *figures = texts
+    return f"{first:<32}" + "".join(f"{figure:>10}" for figure in figures)

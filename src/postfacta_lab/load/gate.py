@@ -74,14 +74,14 @@ class Row:
     most: float
 
     def faults(self, limits: Limits) -> list[str]:
-        found: list[str] = []
+        faults: list[str] = []
         if self.failed > limits.failed * self.count:
-            found.append(f"{self.failed} of {self.count} failed ({self.failed / self.count:.2%})")
+            faults.append(f"{self.failed} of {self.count} failed ({self.failed / self.count:.2%})")
         if self.p95 > limits.p95:
-            found.append(f"p95 is {self.p95:.3f} s, above {limits.p95:g} s")
+            faults.append(f"p95 is {self.p95:.3f} s, above {limits.p95:g} s")
         if self.p99 > limits.p99:
-            found.append(f"p99 is {self.p99:.3f} s, above {limits.p99:g} s")
-        return [f"{self.route}: {fault}" for fault in found]
+            faults.append(f"p99 is {self.p99:.3f} s, above {limits.p99:g} s")
+        return [f"{self.route}: {fault}" for fault in faults]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class Run:
 
     @cached_property
     def judged(self) -> list[Sample]:
-        return [it for it in self.samples if it.intended >= self.start + self.warm_up]
+        return [sample for sample in self.samples if sample.intended >= self.start + self.warm_up]
 
     @property
     def lost(self) -> list[float]:
@@ -136,8 +136,10 @@ class Run:
         """
         if not self.samples or not self.planned:
             return 0.0
-        length = max(self.seconds, max(sample.began for sample in self.samples) - self.start)
-        return (self.planned - len(self.dropped)) / self.planned * self.seconds / length
+        last = max(sample.began for sample in self.samples)
+        length = max(self.seconds, last - self.start)
+        sent = (self.planned - len(self.dropped)) / self.planned
+        return sent * self.seconds / length
 
     @property
     def _length(self) -> float:
@@ -151,18 +153,21 @@ class Run:
     @property
     def in_flight(self) -> float:
         """Requests under way, on average (Little: arrivals a second, times the mean latency)."""
-        return sum(it.latency for it in self.judged) / self._length
+        return sum(sample.latency for sample in self.judged) / self._length
 
     def within(self, limit: float) -> float:
         """Return the good answers a second that came in a time."""
-        return sum(not it.error and it.latency <= limit for it in self.judged) / self._length
+        return (
+            sum(not sample.error and sample.latency <= limit for sample in self.judged)
+            / self._length
+        )
 
     def as_json(self) -> dict[str, object]:
         return {
             **{name: getattr(self, name) for name in _SHOWN},
             "verdict": self.verdict.name.lower(),
             "exit_code": int(self.verdict),
-            "rows": [asdict(it) for it in self.rows],
+            "rows": [asdict(figures) for figures in self.rows],
             "dropped": len(self.lost),
         }
 
@@ -181,8 +186,9 @@ def judge(run: Run, limits: Limits, *, faults: Sequence[str] = ()) -> Run:
         _lag(run, limits): run.achieved < limits.rate,
         f"{run.unfinished} requests had no end": run.unfinished > 0,
     }
-    own = [fault for it in run.rows for fault in it.faults(limits)]
-    return _decided(replace(run, goodput=run.within(limits.p99)), flaws, [*own, *faults])
+    route_faults = [fault for figures in run.rows for fault in figures.faults(limits)]
+    judged = replace(run, goodput=run.within(limits.p99))
+    return _decided(judged, flaws, [*route_faults, *faults])
 
 
 def judge_overload(run: Run, limits: Limits, *, least: float = 0.0) -> Run:
@@ -198,11 +204,14 @@ def judge_overload(run: Run, limits: Limits, *, least: float = 0.0) -> Run:
 
 def _decided(run: Run, flaws: Mapping[str, bool], faults: Sequence[str]) -> Run:
     """Give a run its verdict, and its reasons: of the flaws, those that are so."""
-    found = [flaw for flaw, is_so in flaws.items() if is_so]
-    verdict = Verdict.INVALID if found else Verdict.FAIL if faults else Verdict.PASS
-    reasons = [*found, *faults]
+    true_flaws = [flaw for flaw, is_true in flaws.items() if is_true]
+    reasons = [*true_flaws, *faults]
+    verdict = Verdict.FAIL if faults else Verdict.PASS
+    if true_flaws:
+        verdict = Verdict.INVALID
     # A service that was there in the warm-up is there.
-    if nothing := nothing_measured(len(run.samples) if run.judged else 0, _errors(run.samples)):
+    count = len(run.samples) if run.judged else 0
+    if nothing := nothing_measured(count, _errors(run.samples)):
         verdict = Verdict.NOTHING
         reasons = [nothing]
     return replace(run, verdict=verdict, reasons=reasons)
@@ -224,4 +233,7 @@ def row(route: str, samples: Sequence[Sample]) -> Row:
 
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the smallest value that at least this share of them does not exceed; 0 of none."""
-    return sorted(values)[max(math.ceil(share * len(values)), 1) - 1] if values else 0.0
+    if not values:
+        return 0.0
+    rank = max(math.ceil(share * len(values)), 1)
+    return sorted(values)[rank - 1]

@@ -139,7 +139,7 @@ class Generator:
             while (ahead := due - self.now()) > 0:
                 await asyncio.sleep(max(ahead, _TICK))
             if self._meter.admit(due):
-                task = asyncio.get_running_loop().create_task(self._one(ask, due))
+                task = asyncio.get_running_loop().create_task(self._measure(ask, due))
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
 
@@ -156,7 +156,7 @@ class Generator:
             connection.close()
         await asyncio.sleep(0)  # the loop closes their sockets
 
-    async def _one(self, ask: Ask, due: float) -> None:
+    async def _measure(self, ask: Ask, due: float) -> None:
         began = self.now()
         try:
             answer = await self._ask(ask, due + self._patience)
@@ -168,19 +168,19 @@ class Generator:
     async def _ask(self, ask: Ask, until: float) -> Answer:
         """Ask on an idle connection, or on a new one; raise `OSError` if none can be made."""
         while self._idle:
-            kept = self._idle.pop()
-            if not kept.is_usable:
-                kept.close()
+            idle = self._idle.pop()
+            if not idle.is_usable:
+                idle.close()
                 continue
-            answer = await self._answer(kept, ask, until)
+            answer = await self._answer(idle, ask, until)
             # The server may have closed a kept connection: RFC 9110, 9.2.2.
             if ask.method not in _SAFE or answer.outcome is not Outcome.STALE_EOF:
                 return answer
         patience = min(_CONNECT, until - self.now())
-        new = await Connection.open(self._port, host=self._host, tls=self._tls, patience=patience)
-        if new.failure:
-            raise new.failure
-        return await self._answer(new, ask, until)
+        fresh = await Connection.open(self._port, host=self._host, tls=self._tls, patience=patience)
+        if fresh.failure:
+            raise fresh.failure
+        return await self._answer(fresh, ask, until)
 
     async def _answer(self, connection: Connection, ask: Ask, until: float) -> Answer:
         try:

@@ -30,15 +30,18 @@ class Ask:
 
 _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "path": (
-        lambda it: isinstance(it, str) and bool(re.fullmatch("/[!-~]*", it)),
+        lambda value: isinstance(value, str) and bool(re.fullmatch("/[!-~]*", value)),
         "must begin with / and be escaped as in a URL",
     ),
-    "method": (lambda it: str(it).upper() in _METHODS, f"must be one of {', '.join(_METHODS)}"),
-    "route": (lambda it: isinstance(it, str) and it != "", "must be a text"),
-    "share": (lambda it: type(it) is int and it > 0, "must be a whole number, at least 1"),
-    "body": (lambda it: isinstance(it, dict | list), "must have fields, or be a list"),
+    "method": (
+        lambda value: str(value).upper() in _METHODS,
+        f"must be one of {', '.join(_METHODS)}",
+    ),
+    "route": (lambda value: isinstance(value, str) and value != "", "must be a text"),
+    "share": (lambda value: type(value) is int and value > 0, "must be a whole number, at least 1"),
+    "body": (lambda value: isinstance(value, dict | list), "must have fields, or be a list"),
     "expected": (
-        lambda it: type(it) is int and 100 <= it <= 599,
+        lambda value: type(value) is int and 100 <= value <= 599,
         "must be a status from 100 to 599",
     ),
 }
@@ -67,13 +70,13 @@ def read_mix(paths: Sequence[str], file: Path | None) -> tuple[Ask, ...]:
     )
 
 
-def _ask(where: str, entry: Mapping[str, Any]) -> Ask:
+def _ask(place: str, entry: Mapping[str, Any]) -> Ask:
     for name, value in {**entry, "path": entry.get("path")}.items():
         if name not in _FIELDS:
-            raise ValueError(f"{where}: {name!r} is no field; there are {', '.join(_FIELDS)}")
+            raise ValueError(f"{place}: {name!r} is no field; there are {', '.join(_FIELDS)}")
         is_right, rule = _FIELDS[name]
         if not is_right(value):
-            raise ValueError(f"{where}: {name} {rule}, not {value!r}")
+            raise ValueError(f"{place}: {name} {rule}, not {value!r}")
     method = str(entry.get("method", "GET")).upper()
     route = f"{method} {entry['path'].partition('?')[0]}"
     fields: dict[str, Any] = {"route": route, "share": 1, **entry, "method": method}

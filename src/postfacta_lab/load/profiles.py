@@ -76,20 +76,20 @@ class Bench:
         """Send all of them without a pause between them, and wait until each request has an end."""
         sent = [(stage, *await self._send(stage)) for stage in stages]
         await self._generator.settle()
-        return [
-            Run(
-                name=stage.name,
-                samples=[
-                    it for it in self._meter.samples if start <= it.intended < start + stage.seconds
-                ],
-                planned=planned,
-                dropped=[at for at in self._meter.dropped if start <= at < start + stage.seconds],
-                start=start,
-                seconds=stage.seconds,
-                warm_up=max(self.plan.warm_up - start, 0.0),
-            )
-            for stage, start, planned in sent
-        ]
+        return [self._run_of(stage, start, planned=planned) for stage, start, planned in sent]
+
+    def _run_of(self, stage: Stage, start: float, *, planned: int) -> Run:
+        end = start + stage.seconds
+        samples = [sample for sample in self._meter.samples if start <= sample.intended < end]
+        return Run(
+            name=stage.name,
+            samples=samples,
+            planned=planned,
+            dropped=[at for at in self._meter.dropped if start <= at < end],
+            start=start,
+            seconds=stage.seconds,
+            warm_up=max(self.plan.warm_up - start, 0.0),
+        )
 
     async def _send(self, stage: Stage) -> tuple[float, int]:
         """Send one; return when it began, and how many arrivals it had."""
@@ -136,15 +136,15 @@ async def _breakpoint(bench: Bench) -> list[Run]:
         rate = bench.plan.rate * _STEP ** len(steps)
         (run,) = await bench.play(Stage(f"step {len(steps) + 1}", length, rate))
         steps.append(judge(run, limits))
-    *held, broken = steps
-    best = max((step.goodput for step in held), default=0.0)
+    *passed, broken = steps
+    best = max((step.goodput for step in passed), default=0.0)
     if not best:
         return steps
     high = rate * _ABOVE
     low = best / 2
     above, after = await bench.play(Stage("above", length, high), Stage("after", length, low))
     return [
-        *held,
+        *passed,
         judge_overload(
             broken, limits
         ),  # it ended the search: no failure, unless the generator lagged
@@ -177,11 +177,11 @@ async def _spike(bench: Bench) -> list[Run]:
 async def _soak(bench: Bench) -> list[Run]:
     """Hours at the peak: what the service holds must not grow."""
     plan = bench.plan
-    seen = list[Look]()
+    looks = list[Look]()
 
     async def watch() -> None:
         while plan.pid:
-            seen.append((time.monotonic(), *look(plan.pid)))
+            looks.append((time.monotonic(), *look(plan.pid)))
             await asyncio.sleep(max(plan.seconds / 200, 0.2))
 
     watching = asyncio.get_running_loop().create_task(watch())
@@ -189,16 +189,19 @@ async def _soak(bench: Bench) -> list[Run]:
         (run,) = await bench.play(Stage("soak", plan.seconds, plan.rate))
     finally:
         watching.cancel()
-    return [judge(run, plan.limits, faults=drift(seen))]
+    return [judge(run, plan.limits, faults=drift(looks))]
 
 
 def look(pid: int) -> tuple[int, int, int]:
     """Return what a process and all below it hold: bytes of resident memory, files, threads."""
-    memory = files = threads = 0
-    for one in (pid, *descendants(pid)):
-        process = Path(f"/proc/{one}")
+    memory = 0
+    files = 0
+    threads = 0
+    for member in (pid, *descendants(pid)):
+        process = Path(f"/proc/{member}")
         with suppress(OSError):
-            memory += int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            _, pages, *_ = (process / "statm").read_text().split()
+            memory += int(pages) * os.sysconf("SC_PAGE_SIZE")
             files += len(list((process / "fd").iterdir()))
             threads += len(list((process / "task").iterdir()))
     return memory, files, threads
@@ -209,27 +212,28 @@ def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 
     Return its slope, and half the width of the slope's 95 % interval.
     """
-    found, start = linear_regression(x, y)
-    left = sum((at_y - start - found * at_x) ** 2 for at_x, at_y in zip(x, y, strict=True))
-    middle = fmean(x)
-    return found, _Z * math.sqrt(
-        left / max(len(x) - 2, 1) / sum((at_x - middle) ** 2 for at_x in x)
-    )
+    steepness, start = linear_regression(x, y)
+    residuals = [at_y - start - steepness * at_x for at_x, at_y in zip(x, y, strict=True)]
+    remainder = sum(residual**2 for residual in residuals)
+    mean = fmean(x)
+    spread = sum((at_x - mean) ** 2 for at_x in x)
+    variance = remainder / max(len(x) - 2, 1)
+    return steepness, _Z * math.sqrt(variance / spread)
 
 
-def drift(seen: Sequence[Look]) -> list[str]:
+def drift(looks: Sequence[Look]) -> list[str]:
     """Return what grows by more than 1 % an hour, beyond the doubt of the fit."""
-    steady = seen[len(seen) // 4 :]  # a service grows into its load first
+    steady = looks[len(looks) // 4 :]  # a service grows into its load first
     if len(steady) < _FEWEST_LOOKS:
         return []
-    times, *held = zip(*steady, strict=True)
-    found: list[str] = []
-    for name, values in zip(("memory", "files", "threads"), held, strict=True):
+    times, *series = zip(*steady, strict=True)
+    growths: list[str] = []
+    for name, values in zip(("memory", "files", "threads"), series, strict=True):
         rise, doubt = slope(times, values)
         mean = fmean(values)
         if mean and (rise - doubt) * _HOUR / mean > _MOST_PER_HOUR:
-            found.append(f"{name} grows by {rise * _HOUR / mean:.1%} an hour")
-    return found
+            growths.append(f"{name} grows by {rise * _HOUR / mean:.1%} an hour")
+    return growths
 
 
 async def _ab(bench: Bench) -> list[Run]:
@@ -243,12 +247,14 @@ async def _ab(bench: Bench) -> list[Run]:
         raise ValueError("ab compares two services: name the other one by --against URL")
     ours = list[Run]()
     theirs = list[Run]()
-    async with aclosing(Bench(replace(plan, target=plan.against))) as other:
+    async with aclosing(Bench(replace(plan, target=plan.against))) as rival:
         for number in range(1, _ROUNDS + 1):
             ours += await bench.play(Stage(f"this, round {number}", plan.seconds, rate))
-            theirs += await other.play(Stage(f"the other, round {number}", plan.seconds, rate))
-    this, that = (median(run.within(plan.limits.p99) for run in runs) for runs in (ours, theirs))
-    least = that if this < that else 0.0
+            theirs += await rival.play(Stage(f"the other, round {number}", plan.seconds, rate))
+    limit = plan.limits.p99
+    our_median = median(run.within(limit) for run in ours)
+    their_median = median(run.within(limit) for run in theirs)
+    least = their_median if our_median < their_median else 0.0
     return [
         *(judge_overload(run, plan.limits, least=least) for run in ours),
         *(judge_overload(run, plan.limits) for run in theirs),

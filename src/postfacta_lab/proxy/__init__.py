@@ -92,10 +92,10 @@ class Toxiproxy:
         ) as connection:
             connection.request(method, path, None if body is None else json.dumps(body))
             answer = connection.getresponse()
-            known: dict[str, Any] = json.loads(answer.read() or b"{}")
+            document: dict[str, Any] = json.loads(answer.read() or b"{}")
         if answer.status >= 400:
-            raise ToxiproxyError(str(known["error"]), answer.status)
-        return known
+            raise ToxiproxyError(str(document["error"]), answer.status)
+        return document
 
 
 @contextmanager

@@ -92,20 +92,22 @@ class Api:
         call = [request.method, *path]
         try:
             async with self._turn:
-                said = await self._answer(call, json.loads(request.body or b"null"))
-            status = 204 if said is None else 201 if call in _CREATES else 200
+                document = await self._answer(call, json.loads(request.body or b"null"))
+            status = 204 if document is None else 200
+            if document is not None and call in _CREATES:
+                status = 201
         except _RefusedError as error:
-            said = str(error)
+            document = str(error)
             status = error.status
         except ValueError as error:
-            said = f"{_BODY}: {error}"
+            document = f"{_BODY}: {error}"
             status = 400
         except OSError as error:
-            said = str(error)
+            document = str(error)
             status = 500
         if status >= 400:
-            said = {"error": said, "status": status}
-        body = b"" if said is None else json.dumps(said).encode()
+            document = {"error": document, "status": status}
+        body = b"" if document is None else json.dumps(document).encode()
         return Reply(status, body, "application/json")
 
     async def stop(self) -> None:
@@ -115,41 +117,42 @@ class Api:
 
     async def _answer(self, call: list[str], body: object) -> object:
         """Return what is said as JSON, None for nothing."""
-        said: object = None
+        document: object = None
         match call:
             case ["GET", "version"]:
-                said = {"version": _VERSION}
+                document = {"version": _VERSION}
             case ["POST", "reset"]:
                 for proxy in self.proxies.values():
                     await proxy.start()
                     proxy.arrange([])
             case ["POST", "populate"]:
-                said = {"proxies": await self._put(_array(body), replaces=True)}
+                document = {"proxies": await self._put(_array(body), replaces=True)}
             case ["GET", "proxies"]:
-                said = {name: proxy.as_json() for name, proxy in self.proxies.items()}
+                document = {name: proxy.as_json() for name, proxy in self.proxies.items()}
             case ["POST", "proxies"]:
-                (said,) = await self._put([body], replaces=False)
-            case [method, "proxies", name, *rest]:
-                said = await self._about(_known(self.proxies, name, "proxy"), [method, *rest], body)
+                (document,) = await self._put([body], replaces=False)
+            case [method, "proxies", name, *tail]:
+                proxy = _item(self.proxies, name, "proxy")
+                document = await self._answer_proxy(proxy, [method, *tail], body)
             case _:
                 raise _RefusedError("page not found", 404)
-        return said
+        return document
 
-    async def _about(self, proxy: Proxy, call: list[str], body: object) -> object:
-        said: object = None
+    async def _answer_proxy(self, proxy: Proxy, call: list[str], body: object) -> object:
+        document: object = None
         match call:
             case ["GET"]:
-                said = proxy.as_json()
+                document = proxy.as_json()
             case ["POST" | "PATCH"]:
-                said = await self._update(proxy, _object(body))
+                document = await self._update(proxy, _object(body))
             case ["DELETE"]:
                 await proxy.stop()
                 del self.proxies[proxy.name]
-            case [method, "toxics", *rest]:
-                said = _about_toxics(proxy, [method, *rest], body)
+            case [method, "toxics", *tail]:
+                document = _answer_toxics(proxy, [method, *tail], body)
             case _:
                 raise _RefusedError("page not found", 404)
-        return said
+        return document
 
     async def _put(self, bodies: list[object], *, replaces: bool) -> list[object]:
         """Make all of a list, or none if one makes no sense.
@@ -170,12 +173,12 @@ class Api:
                 self.proxies[proxy.name] = proxy
         return [self.proxies[proxy.name].as_json() for proxy, _ in new]
 
-    def _new(self, fields: Mapping[str, Any], where: str) -> tuple[Proxy, bool]:
+    def _new(self, fields: Mapping[str, Any], place: str) -> tuple[Proxy, bool]:
         """Make a proxy that is not among them yet; return it, and whether it shall listen."""
         for name in ("name", "upstream"):
             if not fields.get(name):
-                raise _RefusedError(f"missing required field: {name}{where}")
-        if not where and fields["name"] in self.proxies:
+                raise _RefusedError(f"missing required field: {name}{place}")
+        if not place and fields["name"] in self.proxies:
             raise _RefusedError("proxy already exists", 409)
         listen = self._allowed(fields.get("listen") or "127.0.0.1:0")
         return Proxy(fields["name"], listen, fields["upstream"]), fields.get("enabled", True)
@@ -205,26 +208,27 @@ class Api:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _about_toxics(proxy: Proxy, call: list[str], body: object) -> object:
-    said: object = None
+def _answer_toxics(proxy: Proxy, call: list[str], body: object) -> object:
+    document: object = None
     match call:
         case ["GET"]:
-            said = proxy.as_json()["toxics"]
+            document = proxy.as_json()["toxics"]
         case ["POST"]:
             toxic = _new_toxic(_object(body))
             if toxic.name in proxy.toxics:
                 raise _RefusedError("toxic already exists", 409)
-            said = _put(proxy, toxic)
+            document = _put(proxy, toxic)
         case ["GET", name]:
-            said = asdict(_known(proxy.toxics, name, "toxic"))
+            document = asdict(_item(proxy.toxics, name, "toxic"))
         case ["POST" | "PATCH", name]:
-            said = _put(proxy, _changed(_known(proxy.toxics, name, "toxic"), _object(body)))
+            toxic = _item(proxy.toxics, name, "toxic")
+            document = _put(proxy, _changed(toxic, _object(body)))
         case ["DELETE", name]:
-            gone = _known(proxy.toxics, name, "toxic")
-            proxy.arrange(toxic for toxic in proxy.toxics.values() if toxic is not gone)
+            removed = _item(proxy.toxics, name, "toxic")
+            proxy.arrange(toxic for toxic in proxy.toxics.values() if toxic is not removed)
         case _:
             raise _RefusedError("page not found", 404)
-    return said
+    return document
 
 
 def _put(proxy: Proxy, toxic: Toxic) -> object:
@@ -256,25 +260,24 @@ def _changed(toxic: Toxic, fields: Mapping[str, Any]) -> Toxic:
     return replace(toxic, toxicity=toxicity, attributes=attributes)
 
 
-def _known(every: dict[str, _Item], name: str, what: str) -> _Item:
-    if name not in every:
-        raise _RefusedError(f"{what} not found", 404)
-    return every[name]
+def _item(items: dict[str, _Item], name: str, kind: str) -> _Item:
+    if name not in items:
+        raise _RefusedError(f"{kind} not found", 404)
+    return items[name]
 
 
-def _array(given: object) -> list[object]:
-    if not isinstance(given, list):
+def _array(body: object) -> list[object]:
+    if not isinstance(body, list):
         raise ValueError("not an array")  # noqa: TRY004 - a wrong request
-    return cast("list[object]", given)
+    return cast("list[object]", body)
 
 
-def _object(given: object) -> dict[str, Any]:
+def _object(body: object) -> dict[str, Any]:
     """Return the fields that are given, each of the right kind."""
-    if not isinstance(given, dict):
+    if not isinstance(body, dict):
         raise ValueError("not an object")  # noqa: TRY004 - a wrong request
-    fields = {
-        name: value for name, value in cast("dict[str, Any]", given).items() if value is not None
-    }
+    members = cast("dict[str, Any]", body).items()
+    fields = {name: value for name, value in members if value is not None}
     for name, (kind, types) in _FIELDS.items():
         if name in fields and type(fields[name]) not in types:
             raise ValueError(f"{name} must be {kind}")

@@ -206,15 +206,15 @@ class Proxy:
         except* (OSError, UnicodeError, asyncio.CancelledError):  # no such upstream, or stopped
             pass
         except* _ResetError:
-            for one in writers:
+            for stream in writers:
                 with suppress(OSError):  # it is closed already
-                    one.get_extra_info("socket").setsockopt(
+                    stream.get_extra_info("socket").setsockopt(
                         socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER
                     )
         finally:
             del self._serving[task]
-            for one in writers:
-                one.transport.abort()
+            for stream in writers:
+                stream.transport.abort()
 
 
 def split(address: str) -> tuple[str, int]:

@@ -163,16 +163,16 @@ TYPES: Mapping[str, tuple[Callable[[Mapping[str, int], Stage, Step], None], tupl
 }
 
 
-def attributes_of(kind: str, given: Mapping[str, object]) -> dict[str, int]:
+def attributes_of(kind: str, fields: Mapping[str, object]) -> dict[str, int]:
     """Return what a type takes of what is given, and 0 for the rest.
 
     `ValueError` if one makes no sense.
     """
-    found: dict[str, int] = {}
+    attributes: dict[str, int] = {}
     for name in TYPES[kind][1]:
-        least = {"rate": 1, "average_size": found.get("size_variation", 0) + 1}.get(name, 0)
-        value = given.get(name, 0)
+        least = {"rate": 1, "average_size": attributes.get("size_variation", 0) + 1}.get(name, 0)
+        value = fields.get(name, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"attribute {name} must be an integer of {least} or more")
-        found[name] = value
-    return found
+        attributes[name] = value
+    return attributes

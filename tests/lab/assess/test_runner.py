@@ -90,7 +90,7 @@ def test_a_service_that_had_no_processor_is_not_judged_by_time(
 ) -> None:
     """The tool itself may not have waited for any."""
     monkeypatch.setattr(Waited, "share", 0.0)
-    monkeypatch.setattr(Waited, "others", others)
+    monkeypatch.setattr(Waited, "others_share", others)
     results: list[Verdict] = []
 
     async def check(bench: Any) -> Verdict:
@@ -115,7 +115,7 @@ def test_others_had_what_was_neither_idle_nor_ours(
 ) -> None:
     ticks = iter((before, after))
     monkeypatch.setattr("postfacta_lab.engine.processes._ticks", lambda: next(ticks))
-    assert Waited().others == pytest.approx(share)
+    assert Waited().others_share == pytest.approx(share)
 
 
 def test_what_does_not_apply_has_its_word() -> None:

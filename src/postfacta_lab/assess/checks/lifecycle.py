@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from time import monotonic
 
-from ...engine.client import Answer, Flood, Held, closed_loop, encode, open_loop
+from ...engine.client import Answer, Flood, PartialRequest, closed_loop, encode, open_loop
 from ...engine.processes import until
 from ..bench import Bench, Written, together
 from ..model import Verdict, group
@@ -49,8 +49,8 @@ async def _orderly_end(bench: Bench) -> Mapping[str, Verdict]:
     }
 
 
-async def _hold(bench: Bench) -> list[Held]:
-    held: list[Held] = []
+async def _hold(bench: Bench) -> list[PartialRequest]:
+    held: list[PartialRequest] = []
     if bench.spec.database:
         await bench.link.delay(
             0.05
@@ -64,7 +64,7 @@ async def _hold(bench: Bench) -> list[Held]:
     return held
 
 
-async def _finish_later(bench: Bench, held: list[Held]) -> list[Answer]:
+async def _finish_later(bench: Bench, held: list[PartialRequest]) -> list[Answer]:
     await asyncio.sleep(0.4)
     await bench.heal()
     return await together(*(request.finish() for request in held))
