@@ -22,7 +22,7 @@ from postfacta_core.errors import (
     ResilienceError,
 )
 from postfacta_core.events import PolicyCreated, Sample, process_observer
-from postfacta_core.guards._kept import LastValues
+from postfacta_core.guards._last_values import LastValues
 from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 

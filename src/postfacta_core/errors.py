@@ -20,7 +20,7 @@ class ResilienceError(Exception):
         retry_after: Seconds after which a new try makes sense, if that is known.
     """
 
-    _what: str = "the call was refused or ended"  # Follows the name of the policy in its text.
+    _reason: str = "the call was refused or ended"  # Follows the name of the policy in its text.
 
     def __init__(self, policy: str, retry_after: float | None = None) -> None:
         # Both go to Exception by position, so that the error survives pickle and copy.
@@ -31,9 +31,9 @@ class ResilienceError(Exception):
     def __str__(self) -> str:
         seconds = self.retry_after
         if seconds is None or not 0 < seconds < math.inf:
-            return f"{self.policy}: {self._what}"
+            return f"{self.policy}: {self._reason}"
         return (
-            f"{self.policy}: {self._what}; try again in"
+            f"{self.policy}: {self._reason}; try again in"
             f" {f'{seconds:.3f}'.rstrip('0').rstrip('.')} s"
         )
 
@@ -44,25 +44,25 @@ class RejectedError(ResilienceError):
     Another try is safe.
     """
 
-    _what = "the call was refused, and had no effect"
+    _reason = "the call was refused, and had no effect"
 
 
 class PoolTimeoutError(RejectedError):
     """No connection of the pool came free in time, or too many wait for one."""
 
-    _what = "no connection of the pool came free in time"
+    _reason = "no connection of the pool came free in time"
 
 
 class DatabaseUnavailableError(RejectedError):
     """There is no connection to the database, or it broke before anything was sent or committed."""
 
-    _what = "there is no connection to the database"
+    _reason = "there is no connection to the database"
 
 
 class ReadOnlyDatabaseError(RejectedError):
     """The database accepts no writes, as in the middle of a failover."""
 
-    _what = "the database accepts no writes"
+    _reason = "the database accepts no writes"
 
 
 class LockTimeoutError(RejectedError):
@@ -71,37 +71,37 @@ class LockTimeoutError(RejectedError):
     Its transaction writes nothing.
     """
 
-    _what = "another transaction held a lock for too long; nothing was written"
+    _reason = "another transaction held a lock for too long; nothing was written"
 
 
 class CircuitOpenError(RejectedError):
     """The circuit is open: the dependency has been failing, and is not called for a while."""
 
-    _what = "the circuit is open, and the dependency is not called"
+    _reason = "the circuit is open, and the dependency is not called"
 
 
 class BulkheadFullError(RejectedError):
     """Too many work with the dependency already, and too many wait, or the wait was too long."""
 
-    _what = "all slots are taken, and no other call may wait, or wait longer"
+    _reason = "all slots are taken, and no other call may wait, or wait longer"
 
 
 class RateLimitExceededError(RejectedError):
     """The caller has used up its rate for now."""
 
-    _what = "the rate is used up"
+    _reason = "the rate is used up"
 
 
 class LoadShedError(RejectedError):
     """The service has more work than it can do in time, and serves higher priorities."""
 
-    _what = "the service is overloaded, and refuses a part of the calls"
+    _reason = "the service is overloaded, and refuses a part of the calls"
 
 
 class DeadlineExceededError(ResilienceError):
     """The time ran out. The work may have begun."""
 
-    _what = "the time ran out; the work may have begun"
+    _reason = "the time ran out; the work may have begun"
 
 
 class FailedResponseError(ResilienceError):
@@ -115,7 +115,7 @@ class FailedResponseError(ResilienceError):
             be sent again.
     """
 
-    _what = "the dependency answered that it failed"
+    _reason = "the dependency answered that it failed"
 
     def __init__(
         self,
@@ -129,14 +129,14 @@ class FailedResponseError(ResilienceError):
         self.response = response
         status = getattr(response, "status_code", None)
         if isinstance(status, int):
-            self._what = f"{self._what}, with status {status}"
+            self._reason = f"{self._reason}, with status {status}"
         self.is_repeatable = is_repeatable
 
 
 class StoppedError(ResilienceError):
     """The service stopped before the work was done. It may have begun."""
 
-    _what = "the service stopped before the work was done"
+    _reason = "the service stopped before the work was done"
 
 
 class OutcomeUnknownError(ResilienceError):
@@ -145,13 +145,13 @@ class OutcomeUnknownError(ResilienceError):
     Check before it is sent again.
     """
 
-    _what = "the answer was lost; the work may have been done: check before it is sent again"
+    _reason = "the answer was lost; the work may have been done: check before it is sent again"
 
 
 class OutcomeTimeoutError(OutcomeUnknownError, DeadlineExceededError):
     """The time ran out after the work was sent: it may have been done."""
 
-    _what = (
+    _reason = (
         "the time ran out after the work was sent; it may have been done: check before it is sent"
         " again"
     )
@@ -163,4 +163,4 @@ class InvalidInputError(ResilienceError):
     Sent again, it fails again.
     """
 
-    _what = "a value cannot be stored; sent again, it fails again"
+    _reason = "a value cannot be stored; sent again, it fails again"

@@ -320,8 +320,8 @@ class _ProcessObserver:
             # collector.
             with suppress(IndexError):
                 for _ in range(2):
-                    if (kept := self._created.popleft())[1]() is not None:
-                        self._created.append(kept)
+                    if (entry := self._created.popleft())[1]() is not None:
+                        self._created.append(entry)
             self._created.append((event.policy, weakly(event.tally)))
         self.observer(event)
 
@@ -365,8 +365,8 @@ def observing(owner: str, name: str, observer: Observer | None) -> Observer:
         except Exception as error:  # noqa: BLE001 - an observer is foreign code, and may raise anything
             if isinstance(event, ListenerFailed):
                 return
-            others = [] if observer is process_observer else [process_observer]
-            fan_out([observer, *others])(ListenerFailed(name, repr(error)))
+            fallback = [] if observer is process_observer else [process_observer]
+            fan_out([observer, *fallback])(ListenerFailed(name, repr(error)))
             if process_observer.observer is ignore and not is_reported:
                 is_reported = True
                 _LOG.error("listener.failed", extra={"policy": name, "error": repr(error)})

@@ -64,10 +64,10 @@ def configure(
         ValueError: If the format or the level is unknown.
     """
     form = validation.one_of("logs.configure(format=)", format, ("json", "console"))
-    known = logging.getLevelNamesMapping()
-    if validation.text("logs.configure(level=)", level, example="'INFO'").upper() not in known:
+    levels = logging.getLevelNamesMapping()
+    if validation.text("logs.configure(level=)", level, example="'INFO'").upper() not in levels:
         validation.refuse(
-            "logs.configure(level=)", level, f"one of {', '.join(known)}", example="'INFO'"
+            "logs.configure(level=)", level, f"one of {', '.join(levels)}", example="'INFO'"
         )
     handler = LineWriter(_STDOUT)
     if form == "json":

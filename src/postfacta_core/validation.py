@@ -46,7 +46,7 @@ def name(field: str, value: object, *, example: str = '"billing"') -> str:
 
 def choice(field: str, value: object, kind: type[E]) -> E:
     """Check one of an enumeration, given as its member or as its text."""
-    return kind(one_of(field, value, [each.value for each in kind]))
+    return kind(one_of(field, value, [member.value for member in kind]))
 
 
 class _Bounds(TypedDict, total=False):
@@ -98,11 +98,11 @@ def _within(
     field: str, value: object, *, is_one: bool, kind: str, bounds: _Bounds, example: str
 ) -> float:
     limits = cast("dict[str, float]", bounds)
-    given = cast("float", value)
-    if is_one and all(_IS_WITHIN[name](given, limit) for name, limit in limits.items()):
-        return given
-    said = "".join(f" and {name.replace('_', ' ')} {limit:g}" for name, limit in limits.items())
-    refuse(field, value, f"{kind}{said.removeprefix(' and')}", example=example)
+    amount = cast("float", value)
+    if is_one and all(_IS_WITHIN[name](amount, limit) for name, limit in limits.items()):
+        return amount
+    rule = "".join(f" and {name.replace('_', ' ')} {limit:g}" for name, limit in limits.items())
+    refuse(field, value, f"{kind}{rule.removeprefix(' and')}", example=example)
 
 
 def text(field: str, value: object, *, empty: bool = True, example: str = '""') -> str:
@@ -133,9 +133,9 @@ def function(field: str, value: object, *, example: str) -> Callable[..., object
     return value if callable(value) else refuse(field, value, "a function", example=example)
 
 
-def functions(owner: str, **given: object) -> None:
+def functions(owner: str, **replacements: object) -> None:
     """Check clocks and other functions that a test replaces, by the names of their parameters."""
-    for field, value in given.items():
+    for field, value in replacements.items():
         function(f"{owner}.{field}", value, example="a function, or leave it out")
 
 
@@ -162,9 +162,9 @@ def texts(field: str, value: object, *, example: str) -> tuple[str, ...]:
     """
     if isinstance(value, str | bytes) or not isinstance(value, Collection):
         refuse(field, value, "a list of texts", example=example)
-    for each in cast("Collection[object]", value):
-        if not isinstance(each, str):
-            refuse(field, each, "a list of texts", example=example)
+    for element in cast("Collection[object]", value):
+        if not isinstance(element, str):
+            refuse(field, element, "a list of texts", example=example)
     return tuple(cast("Collection[str]", value))
 
 
@@ -173,9 +173,9 @@ def error_types(field: str, value: object, *, example: str) -> tuple[type[Except
 
     What is no `Exception`, such as a cancellation, is refused.
     """
-    given: object = value
-    types = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (given,)
-    for each in types:
-        if not (isinstance(each, type) and issubclass(each, Exception)):
-            refuse(field, given, "a type of Exception or a tuple of them", example=example)
+    original: object = value
+    types = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (original,)
+    for kind in types:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            refuse(field, original, "a type of Exception or a tuple of them", example=example)
     return cast("tuple[type[Exception], ...]", types)

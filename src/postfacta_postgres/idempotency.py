@@ -50,13 +50,13 @@ delete from idempotency_keys where (principal, key) in (
 class KeyInUseError(LockTimeoutError):
     """The first request with this key is under way for longer than a lock may be waited for."""
 
-    _what = "the first request with this idempotency key is still under way"
+    _reason = "the first request with this idempotency key is still under way"
 
 
 class KeyReusedError(InvalidInputError):
     """The key was used for another request."""
 
-    _what = "the idempotency key was used for another request"
+    _reason = "the idempotency key was used for another request"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ _PRONOUNS: Final = frozenset(
 MOST: Final[Mapping[str, int]] = {
     "postfacta_adapters": 47,
     "postfacta_app": 302,
-    "postfacta_core": 120,
+    "postfacta_core": 2,
     "postfacta_embedded": 11,
     "postfacta_lab": 110,
-    "postfacta_postgres": 6,
+    "postfacta_postgres": 4,
 }
 
 

@@ -154,7 +154,7 @@ class Hardened(Kernel):
         self.shedding: LoadSheddingMiddleware = LoadSheddingMiddleware(
             app,
             options=options,
-            spares=self.lifecycle.found,
+            spares=self.lifecycle.drain_began_after,
             render=render,
             observer=observer,
             clock=clock,

@@ -73,7 +73,7 @@ class Course:
         self.limits: DrainLimits = limits
         self.is_draining: bool = False
         self.lets_go_at: float = math.inf  # When the server gets the signal.
-        self._told = Phase.STARTING
+        self._announced = Phase.STARTING
         self._since: dict[Phase, float] = {}
 
     @property
@@ -124,11 +124,11 @@ class Course:
 
         For one thread at a time, and no signal handler.
         """
-        for phase in _ORDER[_ORDER.index(self._told) + 1 :]:
+        for phase in _ORDER[_ORDER.index(self._announced) + 1 :]:
             if phase in self._since:
-                told = self._told
-                self._told = phase
-                yield PhaseChanged(told, phase, self._since[phase])
+                former = self._announced
+                self._announced = phase
+                yield PhaseChanged(former, phase, self._since[phase])
 
     def _move(self, to: Phase, now: float) -> bool:
         if _ORDER.index(to) <= _ORDER.index(self.phase):

@@ -25,11 +25,15 @@ def handlers_of(loop: Any) -> tuple[str, dict[int, Any] | None]:
     table: dict[int, Any] | None = getattr(loop, "_signal_handlers", None)
     if table is None and is_own_handler(loop, signal.getsignal(signal.SIGTERM)):
         tables: list[dict[Any, Any]] = [
-            one for one in gc.get_referents(loop) if isinstance(one, dict)
+            candidate for candidate in gc.get_referents(loop) if isinstance(candidate, dict)
         ]
         # Other tables have file descriptors as keys, which are numbers too.
-        known = (one for one in tables if type(one.get(signal.SIGTERM)).__name__ == "Handle")
-        return "uvloop", next(known, None)
+        signal_tables = (
+            candidate
+            for candidate in tables
+            if type(candidate.get(signal.SIGTERM)).__name__ == "Handle"
+        )
+        return "uvloop", next(signal_tables, None)
     return "loop", table
 
 
@@ -38,9 +42,11 @@ def callback_of(handle: Any) -> tuple[Callable[..., Any], *tuple[Any, ...]]:
     if hasattr(handle, "_callback"):
         # asyncio offers no other way to run it later.
         return (handle._callback, *handle._args)  # noqa: SLF001
-    held = gc.get_referents(handle)
-    callbacks = [one for one in held if callable(one)]
-    arguments: list[tuple[Any, ...]] = [one for one in held if isinstance(one, tuple)]
+    referents = gc.get_referents(handle)
+    callbacks = [referent for referent in referents if callable(referent)]
+    arguments: list[tuple[Any, ...]] = [
+        referent for referent in referents if isinstance(referent, tuple)
+    ]
     if len(callbacks) != 1:
         raise LookupError(handle)
     return (callbacks[0], *(arguments[0] if arguments else ()))
@@ -85,7 +91,10 @@ def listeners_of(server: Any) -> Sequence[Any] | None:
 def has_silent_connections(server: Any) -> bool:
     """Return whether a connection of a uvicorn has not sent the first line of a request."""
     # A WebSocket's connection has no cycle, and a request's has one from its first line on.
-    return any(getattr(one, "cycle", one) is None for one in server.server_state.connections)
+    return any(
+        getattr(connection, "cycle", connection) is None
+        for connection in server.server_state.connections
+    )
 
 
 def shutdown_event() -> Any:

@@ -89,7 +89,7 @@ class Lifecycle:
         """The phase of the service's life."""
         return self._course.phase
 
-    def found(self, moment: float) -> bool:
+    def drain_began_after(self, moment: float) -> bool:
         """Return whether the drain began after this moment: what started then was under way."""
         return moment <= self._course.told_at < math.inf
 

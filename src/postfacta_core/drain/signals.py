@@ -144,7 +144,7 @@ class _LoopHandlers:
         self._loop = loop
         self._table = table
         self._theirs = {
-            each: table[each] for each in (signal.SIGTERM, signal.SIGINT) if each in table
+            signum: table[signum] for signum in (signal.SIGTERM, signal.SIGINT) if signum in table
         }
         self._callback = callback_of(self._theirs[signal.SIGTERM])
         for signum in self._theirs:

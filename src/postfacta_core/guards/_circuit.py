@@ -154,7 +154,7 @@ class _Window:
         self.calls = self.failures = self.slow = 0
         self._size = size
         self._max_age = max_age
-        self._kept: deque[int] = deque()
+        self._marks: deque[int] = deque()
         self._ended: deque[float] = deque()
 
     def add(self, mark: int, now: float) -> bool:
@@ -163,14 +163,14 @@ class _Window:
         has_aged = bool(ended) and ended[0] <= now - self._max_age
         if has_aged:
             self.forget(now)
-        self._kept.append(mark)
+        self._marks.append(mark)
         ended.append(now)
         old = 0
         if self.calls < self._size:
             self.calls += 1
         else:
             ended.popleft()
-            old = self._kept.popleft()
+            old = self._marks.popleft()
             if old == mark:
                 return has_aged
         self.failures += (mark & _FAILED) - (old & _FAILED)
@@ -182,7 +182,7 @@ class _Window:
         oldest = now - self._max_age
         while self._ended and self._ended[0] <= oldest:
             self._ended.popleft()
-            mark = self._kept.popleft()
+            mark = self._marks.popleft()
             self.calls -= 1
             self.failures -= mark & _FAILED
             self.slow -= mark >> 1
@@ -212,8 +212,8 @@ class Circuit:
         self._generation = 1
         self._trial_is_out = False
         self._luck = 0.0
-        self._wanted = config.permitted_number_of_calls_in_half_open_state
-        self._trials = _Window(self._wanted)
+        self._trials_needed = config.permitted_number_of_calls_in_half_open_state
+        self._trials = _Window(self._trials_needed)
         # Of open: until when it refuses. Of half_open: when it ends.
         self._until = self._held_until = -math.inf
         self._begin(now)
@@ -249,11 +249,11 @@ class Circuit:
         started: float,
         now: float,
         luck: float,
-        asked: float = 0.0,
+        retry_after: float = 0.0,
     ) -> str:
         """Take a permit back, and return what its call counts as.
 
-        A failure may have `asked` for seconds of peace.
+        A failure may ask for a pause of `retry_after` seconds.
         """
         if self.state is _HALF_OPEN:
             self._settle(now)
@@ -265,8 +265,8 @@ class Circuit:
         if now >= started + self._slow_after:
             mark |= _SLOW
         if is_of_now:
-            if asked > 0:
-                wait = min(asked, self._config.max_wait_duration_in_open_state)
+            if retry_after > 0:
+                wait = min(retry_after, self._config.max_wait_duration_in_open_state)
                 self._held_until = max(self._held_until, now + wait)
             if self.state is not _CLOSED:
                 self._end_trial(mark, now, luck)
@@ -278,7 +278,7 @@ class Circuit:
         if self._trial_is_out:
             self._trial_is_out = False
             self._trials.add(mark, now)
-            self._judge(self._trials, self._wanted, now=now, luck=luck)
+            self._judge(self._trials, self._trials_needed, now=now, luck=luck)
 
     def open(self, now: float, luck: float) -> None:
         """Open it, as if a threshold had been reached, unless it is.
@@ -353,7 +353,7 @@ class Circuit:
         self.state = new
         self._since = at
         self._generation += 1
-        self._trials = _Window(self._wanted)
+        self._trials = _Window(self._trials_needed)
         self._trial_is_out = False
         if new is _CLOSED:
             self._begin(at)

@@ -235,7 +235,8 @@ class Guard(Runner):
     def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics. Any thread may ask."""
         return [
-            Sample(self.metric, (self.name, what), count) for what, count in self._counts.items()
+            Sample(self.metric, (self.name, outcome), count)
+            for outcome, count in self._counts.items()
         ]
 
     async def call(
@@ -350,16 +351,16 @@ class Registry:
         """
         with self._lock:
             key = guard.kind, guard.name
-            other = self._guards.get(key)
-            if other is not None and other.made_at != guard.made_at:
+            namesake = self._guards.get(key)
+            if namesake is not None and namesake.made_at != guard.made_at:
                 # One that is part of a circle, and used by none, may still be there.
-                del other
+                del namesake
                 gc.collect()
-                other = self._guards.get(key)
-            if other is not None and other.made_at != guard.made_at:
+                namesake = self._guards.get(key)
+            if namesake is not None and namesake.made_at != guard.made_at:
                 raise ValueError(
                     f"{type(guard).__name__}.name must be a name of its own: {guard.name!r} at"
-                    f" {guard.made_at} was given at {other.made_at} already. Share that one, or"
+                    f" {guard.made_at} was given at {namesake.made_at} already. Share that one, or"
                     " choose another name"
                 )
             self._guards[key] = guard
@@ -374,12 +375,12 @@ class Registry:
 
         Raise `KeyError` with those there are if it is none.
         """
-        found = self._guards.get((kind, name))
-        if found is None:
+        guard = self._guards.get((kind, name))
+        if guard is None:
             raise KeyError(
                 f"no {kind} {name!r}; there are {[f'{each.kind} {each.name}' for each in self]}"
             )
-        return found
+        return guard
 
     def clear(self) -> None:
         """Forget all guards: for use between tests."""
@@ -497,10 +498,10 @@ def innermost(
             function = args[0]
             args = args[1:]
         elif isinstance(cast("object", function), partial):
-            given: Any = function
-            function = given.func
-            args = (*given.args, *args)
-            kwargs = {**given.keywords, **kwargs}
+            bound: Any = function
+            function = bound.func
+            args = (*bound.args, *args)
+            kwargs = {**bound.keywords, **kwargs}
         else:
             break
     return function, args, kwargs
@@ -550,10 +551,10 @@ async def wait_in_task(wait: Waiting[T]) -> T:
     from anyio.lowlevel import current_token  # noqa: PLC0415
 
     event = anyio.Event()
-    here = threading.get_ident()
+    thread = threading.get_ident()
     loop: Any = current_token().native_token
     soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
-    steps = wait(lambda: event.set() if threading.get_ident() == here else soon(event.set))
+    steps = wait(lambda: event.set() if threading.get_ident() == thread else soon(event.set))
     try:
         while True:
             seconds = next(steps)

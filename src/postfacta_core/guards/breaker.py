@@ -168,9 +168,9 @@ class CircuitBreaker(BlockGuard):
         self, ticket: tuple[int, float], verdict: Verdict, outcome: Outcome[Any] | None
     ) -> None:
         permit, started = ticket
-        asked = 0.0
+        retry_after = 0.0
         if verdict == "failure" and outcome is not None:
-            asked = self._ask(asked_by, outcome, otherwise=None) or 0.0
+            retry_after = self._ask(asked_by, outcome, otherwise=None) or 0.0
         self._acquire()
         try:
             if self._mirror is not None and verdict == "failure":
@@ -178,7 +178,7 @@ class CircuitBreaker(BlockGuard):
             now = self._clock()
             luck = self._luck()
             kind = self._circuit.leave(
-                permit, verdict, started=started, now=now, luck=luck, asked=asked
+                permit, verdict, started=started, now=now, luck=luck, retry_after=retry_after
             )
             self._counts[kind] += 1
             if self._mirror is not None and verdict == "success":

@@ -87,12 +87,12 @@ class Bulkhead(BlockGuard):
 
     def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics."""
-        for what, number in (
+        for gauge, number in (
             ("used", self.used),
             ("waiting", self.waiting),
             ("slots", self._turns.size),
         ):
-            yield Sample(f"postfacta_bulkhead_{what}", (self.name,), number)
+            yield Sample(f"postfacta_bulkhead_{gauge}", (self.name,), number)
         # What is off decides nothing.
         yield from (sample for sample in super().collect() if sample.labels[-1] != Mode.OFF)
 

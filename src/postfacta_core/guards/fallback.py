@@ -13,7 +13,7 @@ from ..errors import FailedResponseError, ResilienceError
 from ..events import Mode, Observer, process_observer
 from ..validation import validation
 from ._guard import RAISE, Guard, On, Outcome, P, Runner, T, innermost
-from ._kept import LastValues
+from ._last_values import LastValues
 
 # Where answers came from: the call, what was kept, `otherwise`; or there was none, or none was
 # given for the mode.
@@ -118,13 +118,13 @@ class Fallback(Guard):
         self._otherwise = otherwise
         if is_async(otherwise):
             self.no_sync = _ASYNC
-        self._kept = LastValues[Any](max_age, max_entries)
+        self._values = LastValues[Any](max_age, max_entries)
         self._counts = dict.fromkeys((_FRESH, _STALE, _DEFAULT, _NONE, _SHADOW), 0)
         self._announce(max_age=max_age, max_entries=max_entries)
 
     def status(self) -> Mapping[str, object]:
         """Return how many values are kept, including expired ones not yet removed."""
-        return {"kept": len(self._kept)}
+        return {"kept": len(self._values)}
 
     async def call(
         self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
@@ -194,13 +194,13 @@ class Fallback(Guard):
     def forget(self, key: Hashable) -> None:
         """Drop the value of this key, and ignore the results of all calls under way."""
         with self._lock:
-            self._kept.drop(key)
-            self._kept.generation += 1
+            self._values.drop(key)
+            self._values.generation += 1
 
     def clear(self) -> None:
         """Drop all values, and ignore calls under way: for when permissions have been reduced."""
         with self._lock:
-            self._kept.clear()
+            self._values.clear()
 
     def _enter(self, function: Any, args: Any, kwargs: Any) -> _Ticket | None:
         if self._mode is Mode.OFF:
@@ -209,7 +209,7 @@ class Fallback(Guard):
         if self._key is not None and function is not None:
             _, args, kwargs = innermost(function, args, kwargs)
             key = self._key(*args, **kwargs)
-        return key, self._clock(), self._kept.generation
+        return key, self._clock(), self._values.generation
 
     def _passed(self, ticket: _Ticket | None, result: Any) -> Any:
         if ticket is not None and self._predicate is None:
@@ -238,7 +238,7 @@ class Fallback(Guard):
             self._keep(ticket, outcome.result)
         else:
             with self._lock:
-                self._kept.drop(ticket[0])
+                self._values.drop(ticket[0])
         return None
 
     def _keep(self, ticket: _Ticket, value: Any) -> None:
@@ -247,7 +247,7 @@ class Fallback(Guard):
         try:
             self._counts[_FRESH] += 1
             if self._key is not None:
-                self._kept.keep(key, value, began, generation)
+                self._values.keep(key, value, began, generation)
         finally:
             self._release()
 
@@ -255,14 +255,14 @@ class Fallback(Guard):
         self, ticket: _Ticket, outcome: Outcome[Any], error: Exception
     ) -> Answer[Any] | None:
         with self._lock:
-            kept = self._kept.find(ticket[0], self._clock())
+            last = self._values.find(ticket[0], self._clock())
         if self._mode is Mode.SHADOW:
-            has_none = kept is None and self._otherwise is RAISE
+            has_none = last is None and self._otherwise is RAISE
             self._counts[_NONE if has_none else _SHADOW] += 1
             return None
-        if kept is not None:
+        if last is not None:
             self._counts[_STALE] += 1
-            return Answer(kept[0], kept[1], error)
+            return Answer(last[0], last[1], error)
         value = self._made_up(outcome)
         if value is RAISE:
             return None

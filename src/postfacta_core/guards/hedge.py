@@ -174,14 +174,14 @@ class Hedge(Guard):
         # A timer costs less than a task that sleeps. It has a context of its own: a cancelled timer
         # would keep the request alive until its time. It starts a task, since anyio finds no event
         # loop in a callback if `sniffio` is installed and the loop was not run by anyio.
-        here = copy_context()
+        context = copy_context()
         started: list[Any] = []
 
         async def act_in_task() -> None:
             act()
 
         def on_time() -> None:
-            started.append(loop.create_task(act_in_task(), context=here))
+            started.append(loop.create_task(act_in_task(), context=context))
 
         timer = loop.call_later(seconds, on_time, context=Context())
 

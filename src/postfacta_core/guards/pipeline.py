@@ -47,8 +47,8 @@ class Pipeline(Runner):
     def __init__(self, *guards: Guard | Pipeline) -> None:
         self.guards: tuple[Guard, ...] = tuple(
             guard
-            for given in guards
-            for guard in (given.guards if isinstance(given, Pipeline) else (given,))
+            for part in guards
+            for guard in (part.guards if isinstance(part, Pipeline) else (part,))
         )
         _refuse_nonsense(self.guards)
         # Each guard's `call` gets that of the next one as its function, and those after it as

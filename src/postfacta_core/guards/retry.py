@@ -112,9 +112,9 @@ class Retry(Guard):
         sleep: Callable[[float], object] | None = None,
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock, luck=luck)
-        for field, given in (("discard", discard), ("sleep", sleep)):
-            if given is not None:
-                validation.function(f"Retry.{field}", given, example="None")
+        for field, function in (("discard", discard), ("sleep", sleep)):
+            if function is not None:
+                validation.function(f"Retry.{field}", function, example="None")
         self._schedule = Schedule(
             validation.whole("Retry.attempts", attempts, example="attempts=3"),
             validation.instance("Retry.backoff", backoff, Backoff, example="Backoff(base=0.1)"),
@@ -235,8 +235,8 @@ class Retry(Guard):
                 outcome = "budget_refused"
         self._counts[outcome] += 1
         if outcome == "retried":
-            what = "result" if ended.error is None else type(ended.error).__name__
-            self._observe(RetryScheduled(self.name, call.attempt, delay, what))
+            cause = "result" if ended.error is None else type(ended.error).__name__
+            self._observe(RetryScheduled(self.name, call.attempt, delay, cause))
             return delay
         if outcome in _REASONS and ended.error is not None and self._mode is Mode.ENFORCE:
             self._give_up(ended.error, outcome, call)
@@ -247,12 +247,14 @@ class Retry(Guard):
             # A result is here because `on` has named it.
             may = ended.error is None or (self._predicate is None and may_repeat(ended.error))
             if may or self._acts_on(ended, otherwise=False):
-                asked = self._retry_after(ended) or 0.0
+                retry_after = self._retry_after(ended) or 0.0
                 most = present_haste()
                 schedule = self._schedule
                 if most is not None:
                     schedule = schedule._replace(attempts=min(most, schedule.attempts))
-                follows, delay = schedule.plan(asked, attempt, left=time_left(), luck=self._luck())
+                follows, delay = schedule.plan(
+                    retry_after, attempt, left=time_left(), luck=self._luck()
+                )
                 return follows, delay if most is None else 0.0
         except Exception as fault:  # noqa: BLE001 - what judges is foreign code, and may raise anything
             self._report(fault)

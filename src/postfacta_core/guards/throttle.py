@@ -65,7 +65,8 @@ class Throttle(BlockGuard):
         self._buckets = buckets_of(self.rates)
         self._waiting = 0
         self._announce(
-            rates=";".join(f"{it.amount}/{it.period:g}s" for it in self.rates), max_wait=max_wait
+            rates=";".join(f"{rate.amount}/{rate.period:g}s" for rate in self.rates),
+            max_wait=max_wait,
         )
 
     def status(self) -> Mapping[str, object]:

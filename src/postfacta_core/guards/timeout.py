@@ -72,7 +72,9 @@ class _Queue:
     def _look(self) -> None:
         self.is_watched = False
         now = self._clock()
-        for call, task in tuple(takewhile(lambda it: it[0].ends_at <= now, self.calls.items())):
+        for call, task in tuple(
+            takewhile(lambda entry: entry[0].ends_at <= now, self.calls.items())
+        ):
             if not is_shielded(task, within=call.entered):
                 del self.calls[call]
                 call.has_fired = True

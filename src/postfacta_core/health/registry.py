@@ -124,7 +124,7 @@ class HealthRegistry:
             live=True,  # Any answer shows that the process and its loop are alive.
             ready=self.is_entered
             and not self._draining
-            and all(one.up for one in reports if one.critical),
+            and all(report.up for report in reports if report.critical),
             started=self.is_entered and all(check.has_passed for check in checks if check.critical),
             draining=self._draining,
             checks=reports,

@@ -32,8 +32,8 @@ def memory_limit(root: Path = _ROOT) -> int:
     What its cgroups (version 2) say, or else what the machine has.
     """
     there_is = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    said = [_read(place / "memory.max") for place in _cgroups(root)]
-    return min([there_is, *(int(text) for text in said if text.isdigit())])
+    limits = [_read(place / "memory.max") for place in _cgroups(root)]
+    return min([there_is, *(int(text) for text in limits if text.isdigit())])
 
 
 def cpu_limit(root: Path = _ROOT) -> float:

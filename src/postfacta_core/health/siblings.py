@@ -87,12 +87,12 @@ class Siblings:
                 del answers[number]
 
         names = (path.stem.removeprefix("worker-") for path in self._folder.glob("worker-*.sock"))
-        known = {int(name) for name in names if name.isdecimal() and int(name) < _MOST}
+        numbers = {int(name) for name in names if name.isdecimal() and int(name) < _MOST}
         async with anyio.create_task_group() as tasks:
-            for number in known - {self.number}:
+            for number in numbers - {self.number}:
                 tasks.start_soon(hear, number)
-        said = [answers[number] for number in sorted(answers)]
-        return [one for one in said if one], said.count(b"")
+        replies = [answers[number] for number in sorted(answers)]
+        return [reply for reply in replies if reply], replies.count(b"")
 
     async def __aenter__(self) -> Self:
         self._folder.mkdir(mode=0o700, exist_ok=True)

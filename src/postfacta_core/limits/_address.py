@@ -30,7 +30,7 @@ _with_port = re.compile(
 ).fullmatch
 
 
-class _Known(NamedTuple):
+class _Address(NamedTuple):
     """What an address is: a trusted proxy or not, and the client it stands for if it is none."""
 
     is_trusted: bool
@@ -55,19 +55,19 @@ class TrustedProxies:
         self.has_unix: bool = _UNIX in networks
         self.is_empty: bool = not networks
         self._networks = [_network(text) for text in networks if text != _UNIX]
-        self.look_up: Callable[[str], _Known | None] = lru_cache(_MOST_KNOWN)(self._classify)
+        self.look_up: Callable[[str], _Address | None] = lru_cache(_MOST_KNOWN)(self._classify)
 
     def includes(self, peer: str | None) -> bool:
         """Return whether the other end of a connection is one of them.
 
         None or empty is a peer on a Unix socket.
         """
-        known = self.look_up(peer) if peer else None
-        return known.is_trusted if known else self.has_unix and not peer
+        address = self.look_up(peer) if peer else None
+        return address.is_trusted if address else self.has_unix and not peer
 
-    def _classify(self, text: str) -> _Known | None:
-        if (found := _with_port(text)) is not None:
-            text = found[1] or found[2]
+    def _classify(self, text: str) -> _Address | None:
+        if (match := _with_port(text)) is not None:
+            text = match[1] or match[2]
         try:
             address = ip_address(text)
         except ValueError:
@@ -76,9 +76,9 @@ class TrustedProxies:
             address = address.ipv4_mapped or address
         is_trusted = any(address in network for network in self._networks)
         if isinstance(address, IPv4Address):
-            return _Known(is_trusted, str(address))
+            return _Address(is_trusted, str(address))
         # Without the zone: it is chosen by the client, and names an interface of its own machine.
-        return _Known(is_trusted, str(IPv6Network((int(address) >> 64 << 64, 64))))
+        return _Address(is_trusted, str(IPv6Network((int(address) >> 64 << 64, 64))))
 
 
 NO_PROXIES: Final = TrustedProxies()
@@ -98,20 +98,20 @@ def client_address(
     """
     if trusted.is_empty and peer and ":" not in peer:
         return peer[:_MOST_CHARACTERS]
-    known = trusted.look_up(peer) if peer else _Known(trusted.has_unix, "")
-    if known is None:
+    hop = trusted.look_up(peer) if peer else _Address(trusted.has_unix, "")
+    if hop is None:
         return str(peer)[:_MOST_CHARACTERS]
-    if not known.is_trusted:
-        return known.client
-    client = known.client
+    if not hop.is_trusted:
+        return hop.client
+    client = hop.client
     field = b",".join([value for name, value in headers if name == b"x-forwarded-for" and value])
     for element in reversed(field.rsplit(b",", _MOST_HOPS)[-_MOST_HOPS:]):
         text = element.decode("latin-1").strip()
-        known = trusted.look_up(text) if len(text) <= _MOST_CHARACTERS else None
-        if known is None:
+        hop = trusted.look_up(text) if len(text) <= _MOST_CHARACTERS else None
+        if hop is None:
             break
-        client = known.client
-        if not known.is_trusted:
+        client = hop.client
+        if not hop.is_trusted:
             break
     return client
 

@@ -201,10 +201,10 @@ class OverloadLimiter:
 
         For one request, and where it is counted.
         """
-        own = self._mode
+        own_mode = self._mode
         self.mode = mode
         decision = self.arrive(priority, now, luck=luck, client_of=client_of)
-        self.mode = own
+        self.mode = own_mode
         return decision
 
     def finish(  # noqa: C901, PLR0912, PLR0917 - by position and in one frame, for each request
@@ -226,10 +226,12 @@ class OverloadLimiter:
         if ending < Ending.UNKNOWN:
             took = now - admitted
             if ending == Ending.LEFT:
-                known = self._mean  # its kind is unknown
+                record = self._mean  # its kind is unknown
             else:
-                known = self._kinds.get(kind) or self._learn_kind(kind, took - waited - lag, ending)
-            allowed = known[0] * self._tolerance + self._spare
+                record = self._kinds.get(kind) or self._learn_kind(
+                    kind, took - waited - lag, ending
+                )
+            allowed = record[0] * self._tolerance + self._spare
             age = took + lag * self._lag_weight
             if ending == Ending.ANSWERED or age > allowed:
                 self._late += min(age / allowed, _LATEST)
@@ -238,10 +240,10 @@ class OverloadLimiter:
                     self._answered += 1
                     self._allowed += allowed
                     self._lag += (lag - self._lag) * _WEIGHT
-                    usual = known[0]
+                    usual = record[0]
                     work = took - waited - lag
                     self._mean[0] += (usual - self._mean[0]) * _WEIGHT
-                    known[1] = now
+                    record[1] = now
                     self._took += work
                     self._usual += usual
                     if self._untried > 0.0 and admitted >= self._grew_at:
@@ -252,7 +254,7 @@ class OverloadLimiter:
                         trial.usual += usual
                     if self._is_calm:
                         longer = work - usual
-                        known[0] += min(longer, usual) * _UP if longer > 0.0 else longer * _WEIGHT
+                        record[0] += min(longer, usual) * _UP if longer > 0.0 else longer * _WEIGHT
             if now >= self._closes:
                 self._close(now)
         elif ending == Ending.UNTIMED:
@@ -281,17 +283,17 @@ class OverloadLimiter:
 
     def has_answered(self, kind: Hashable) -> bool:
         """Return whether a request of this kind was ever answered."""
-        return self._known(kind) is not None
+        return self._record_of(kind) is not None
 
     def is_silent(self, kind: Hashable, admitted: float, now: float) -> bool:
         """Return whether a request that runs tells nothing.
 
         None of its kind was answered since it began, or ever.
         """
-        known = self._known(kind)
-        if known is None:
+        record = self._record_of(kind)
+        if record is None:
             return now > admitted + _UNKNOWN_HANGS
-        return now > admitted + _HANGS and known[1] < admitted
+        return now > admitted + _HANGS and record[1] < admitted
 
     def share(self, holders: Mapping[Hashable, int]) -> None:
         """Leave half of the limit to others, by each client's slots while requests find no room.
@@ -299,8 +301,8 @@ class OverloadLimiter:
         What one client holds beyond half cannot be taken back: it is room for others in addition,
         who go first. Where all come from one address there are no others, and nothing changes.
         """
-        client, held = max(holders.items(), key=itemgetter(1), default=(None, 0))
-        self._beyond = max(0, held - max(1, int(self.limit) // 2))
+        client, slots = max(holders.items(), key=itemgetter(1), default=(None, 0))
+        self._beyond = max(0, slots - max(1, int(self.limit) // 2))
         if self._trial is not None:
             self._trial.beyond = max(self._trial.beyond, self._beyond)
         self._line.set_crowd(client if self._beyond else NOBODY)
@@ -314,12 +316,12 @@ class OverloadLimiter:
             self._decide(wait, wait.shed, now)
         return wait.verdict or wait.shed
 
-    def beat(self, now: float, own: float = 1.0) -> None:
+    def beat(self, now: float, own_share: float = 1.0) -> None:
         """Record a heartbeat of the event loop, some 20 a second.
 
-        `own` is the service's share of its lag, from 0 to 1.
+        `own_share` is the service's share of its lag, from 0 to 1.
         """
-        self._lag_weight = _LAG_COUNTS * max(own, 0.5) - 1.0
+        self._lag_weight = _LAG_COUNTS * max(own_share, 0.5) - 1.0
         self._is_overloaded = self._line.is_overloaded(now)
         if self._line.count:
             self._hand_over(now)
@@ -336,8 +338,8 @@ class OverloadLimiter:
             "scale": self._scale,
             "overloaded": self._is_overloaded,
         }
-        for what, value in gauges.items():
-            yield Sample(f"postfacta_limiter_{what}", label, float(value))
+        for gauge, value in gauges.items():
+            yield Sample(f"postfacta_limiter_{gauge}", label, float(value))
         for verdict, count in self._verdicts.items():
             yield Sample("postfacta_limiter_verdicts_total", (self.name, verdict), float(count))
         for mode in (Mode.ENFORCE, Mode.SHADOW):
@@ -374,7 +376,7 @@ class OverloadLimiter:
             self._line.refuse(now)
         wait.wake()
 
-    def _known(self, kind: Hashable) -> list[float] | None:
+    def _record_of(self, kind: Hashable) -> list[float] | None:
         # Kinds beyond the most share one.
         return self._kinds.get(kind) or self._kinds.get(None)
 
@@ -383,10 +385,10 @@ class OverloadLimiter:
             return _NEVER_ANSWERED  # it is unknown whether it is late
         if len(self._kinds) >= _KINDS:
             kind = None
-            if (known := self._kinds.get(kind)) is not None:
-                return known
-        known = self._kinds[kind] = [max(took, 0.0) / max(1.0, self._stretch), 0.0]
-        return known
+            if (record := self._kinds.get(kind)) is not None:
+                return record
+        record = self._kinds[kind] = [max(took, 0.0) / max(1.0, self._stretch), 0.0]
+        return record
 
     def _open(self, now: float) -> None:
         self._opened = now
@@ -437,8 +439,8 @@ class OverloadLimiter:
     def _grow(self, pressure: float, now: float) -> None:
         if self._may_grow:
             self._grew_at = now
-            wanted = max(self._work, self.limit * (1.0 + 4.0 * (1.0 - pressure)))
-            self._set_limit(max(self.limit, min(2.0 * self.limit, wanted)))
+            target = max(self._work, self.limit * (1.0 + 4.0 * (1.0 - pressure)))
+            self._set_limit(max(self.limit, min(2.0 * self.limit, target)))
             self._untried = self.limit / 2.0
 
     def _test(self, stretch: float, now: float) -> bool:

@@ -117,8 +117,8 @@ class Buckets:
     def spend(self, key: str, cost: int, now: float) -> Decision:
         """Spend it if that is within the rate; a refusal changes nothing."""
         until = self.until.get(key)
-        known = self._coarse[hash(key) % COARSE] if until is None else until
-        after = max(now, known) + cost * self._interval
+        previous = self._coarse[hash(key) % COARSE] if until is None else until
+        after = max(now, previous) + cost * self._interval
         if after > now + self._span:
             spent = after - cost * self._interval
             left = int(max(0.0, now + self._span - spent) * self._per_second)
@@ -145,17 +145,17 @@ class Buckets:
 
         False if there is no room, and none of those looked at may go.
         """
-        known = self.until
-        looks = _LOOKS if len(known) < self._max_keys else _LOOKS_AT_THE_BOUND
-        for _ in range(min(looks, len(known))):
-            first = next(iter(known))
-            if known[first] > now:
-                known.move_to_end(first)
+        moments = self.until
+        looks = _LOOKS if len(moments) < self._max_keys else _LOOKS_AT_THE_BOUND
+        for _ in range(min(looks, len(moments))):
+            first = next(iter(moments))
+            if moments[first] > now:
+                moments.move_to_end(first)
             else:
-                del known[first]
-        if len(known) >= self._max_keys:
+                del moments[first]
+        if len(moments) >= self._max_keys:
             return False
-        known[key] = until
+        moments[key] = until
         return True
 
 
@@ -171,10 +171,10 @@ class BucketSet:
         return max(map(len, self._buckets))
 
     def spend(self, key: str, cost: int, now: float) -> Decision:
-        found = [buckets.spend(key, cost, now) for buckets in self._buckets]
-        strict = strictest(found)
+        decisions = [buckets.spend(key, cost, now) for buckets in self._buckets]
+        strict = strictest(decisions)
         if not strict.allowed:
-            for buckets, decision in zip(self._buckets, found, strict=True):
+            for buckets, decision in zip(self._buckets, decisions, strict=True):
                 if decision.allowed:
                     buckets.refund(key, cost, now)
         return strict
@@ -186,17 +186,17 @@ class BucketSet:
 
 def buckets_of(rates: Sequence[Rate], max_keys: int = MAX_KEYS) -> Buckets | BucketSet:
     """Return the budgets of one rate or more: one alone, the common case, pays for no other."""
-    each = [Buckets(rate, max_keys) for rate in rates]
-    return each[0] if len(each) == 1 else BucketSet(each)
+    buckets = [Buckets(rate, max_keys) for rate in rates]
+    return buckets[0] if len(buckets) == 1 else BucketSet(buckets)
 
 
 def strictest(decisions: Sequence[Decision]) -> Decision:
     """Return the decision with the longest wait, or else the least left."""
-    strict, *others = decisions
-    for other in others:
-        if not other.allowed:
-            if strict.allowed or other.retry_after > strict.retry_after:
-                strict = other
-        elif strict.allowed and other.remaining < strict.remaining:
-            strict = other
+    strict, *more = decisions
+    for decision in more:
+        if not decision.allowed:
+            if strict.allowed or decision.retry_after > strict.retry_after:
+                strict = decision
+        elif strict.allowed and decision.remaining < strict.remaining:
+            strict = decision
     return strict

@@ -142,10 +142,10 @@ class WaitingLine:
 
     def displaced_by(self, priority: int, now: float, client: Hashable = None) -> Wait | None:
         """Return the request that a newcomer replaces; None if all that wait go before it."""
-        own = self.rank(priority, client)
+        own_rank = self.rank(priority, client)
         for rank in reversed(range(len(self._queues))):
             if queue := self._queues[rank]:
-                is_replaced = rank > own or (rank == own and self.is_overloaded(now))
+                is_replaced = rank > own_rank or (rank == own_rank and self.is_overloaded(now))
                 return next(iter(queue)) if is_replaced else None
         return None
 

@@ -224,24 +224,24 @@ async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Deci
         spend: Whether to spend it; False only returns whether that would be allowed.
     """
     are_off = [limiter.is_off for limiter, _, _ in charges]
-    asked = [charge for charge, is_off in zip(charges, are_off, strict=True) if not is_off]
-    stores = {limiter.store for limiter, _, _ in asked}
+    active = [charge for charge, is_off in zip(charges, are_off, strict=True) if not is_off]
+    stores = {limiter.store for limiter, _, _ in active}
     if len(stores) > 1:
         raise ValueError(
             "limiters that are hit together share one store: give all of them the same one"
         )
     store = stores.pop() if stores else None
-    found = None if store is None else await store.decide(asked, spend=spend)
-    if found is None:
-        found = hit_here(asked, spend=spend, allowed="allowed" if store is None else "local")
+    results = None if store is None else await store.decide(active, spend=spend)
+    if results is None:
+        results = hit_here(active, spend=spend, allowed="allowed" if store is None else "local")
     else:
-        for (limiter, _, _), decision in zip(asked, found, strict=True):
+        for (limiter, _, _), decision in zip(active, results, strict=True):
             limiter.counted["allowed" if decision.allowed else "limited"] += 1
-    decisions = iter(found)
-    given = [_UNLIMITED if is_off else next(decisions) for is_off in are_off]
+    decisions = iter(results)
+    all_decisions = [_UNLIMITED if is_off else next(decisions) for is_off in are_off]
     return [
-        one if one.allowed or limiter.enforces else one._replace(allowed=True)
-        for (limiter, _, _), one in zip(charges, given, strict=True)
+        decision if decision.allowed or limiter.enforces else decision._replace(allowed=True)
+        for (limiter, _, _), decision in zip(charges, all_decisions, strict=True)
     ]
 
 
@@ -253,17 +253,17 @@ def hit_here(
     Shadows refuse here, too.
     """
     # All are spent, and given back if one refuses. Another thread may be refused in between.
-    found: list[Decision] = []
+    decisions: list[Decision] = []
     is_refused = not spend
     for limiter, key, cost in charges:
         with limiter.lock:
             decision = limiter.buckets.spend(key, cost, limiter.clock())
             limiter.counted[allowed if decision.allowed else "limited"] += 1
-        found.append(decision)
+        decisions.append(decision)
         is_refused = is_refused or (not decision.allowed and limiter.enforces)
     if is_refused:
-        for (limiter, key, cost), decision in zip(charges, found, strict=True):
+        for (limiter, key, cost), decision in zip(charges, decisions, strict=True):
             if decision.allowed:
                 with limiter.lock:
                     limiter.buckets.refund(key, cost, limiter.clock())
-    return found
+    return decisions

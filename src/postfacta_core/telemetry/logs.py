@@ -138,9 +138,11 @@ class EventRecord(logging.LogRecord):
 
 def _as_text(message: str, fields: Mapping[str, object]) -> str:
     """Add the fields that a person reads: those of the record itself and empty ones left out."""
-    own = redact({name: value for name, value in fields.items() if name not in _STANDARD})
+    own_fields = redact({name: value for name, value in fields.items() if name not in _STANDARD})
     shown = (
-        f"{_shown(name)}={_shown(value)}" for name, value in own.items() if value not in ("", None)
+        f"{_shown(name)}={_shown(value)}"
+        for name, value in own_fields.items()
+        if value not in ("", None)
     )
     return _printable(redact_text(" ".join([message, *shown])))
 
@@ -181,7 +183,9 @@ def _printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )
 
 
 def _write(
@@ -331,7 +335,7 @@ class FloodFilter(logging.Filter):
         self._clock = clock
         # A handler is called by all threads.
         self._lock = threading.Lock()
-        self._seen = Counter[str]()
+        self._counts = Counter[str]()
         self._suppressed = Counter[str]()
         self._until = -math.inf
         self._tell_at = math.inf
@@ -346,11 +350,11 @@ class FloodFilter(logging.Filter):
         with self._lock:
             if now >= self._until:
                 self._until = now + 1.0
-                self._seen.clear()
-            if kind not in self._seen and len(self._seen) >= _MOST_KINDS:
+                self._counts.clear()
+            if kind not in self._counts and len(self._counts) >= _MOST_KINDS:
                 kind = OTHER
-            self._seen[kind] += 1
-            passes = self._seen[kind] <= self._most
+            self._counts[kind] += 1
+            passes = self._counts[kind] <= self._most
             if not passes:
                 self._suppressed[kind] += 1
                 self._tell_at = min(self._tell_at, now + _TELL_AFTER)
@@ -395,7 +399,7 @@ class AccessSampler:
         self._most = validation.whole("AccessSampler.most", most, example="100")
         self._luck = luck
         self._every = 1
-        self._seen = 0
+        self._requests = 0
         self._until = -math.inf
 
     def weigh(self, seconds: float, now: float) -> int:
@@ -408,11 +412,11 @@ class AccessSampler:
         if now >= self._until:
             # After a pause of a second, earlier lines do not count.
             is_fresh = now < self._until + 1.0
-            self._every = max(1, math.ceil(self._seen / self._most)) if is_fresh else 1
-            self._seen = 0
+            self._every = max(1, math.ceil(self._requests / self._most)) if is_fresh else 1
+            self._requests = 0
             self._until = now + 1.0
-        every = max(self._every, 1 + self._seen // self._most)
-        self._seen += 1
+        every = max(self._every, 1 + self._requests // self._most)
+        self._requests += 1
         return every if every == 1 or self._luck() * every < 1.0 else 0
 
 
@@ -425,7 +429,7 @@ class RefusalSampler:
     """
 
     def __init__(self) -> None:
-        self._others = AccessSampler(1)
+        self._sampler = AccessSampler(1)
         self._clients: set[str] = set()
         self._until = -math.inf
 
@@ -437,7 +441,7 @@ class RefusalSampler:
         if client not in self._clients and len(self._clients) < _MOST_CLIENTS:
             self._clients.add(client)
             return 1
-        return self._others.weigh(0.0, now)
+        return self._sampler.weigh(0.0, now)
 
 
 class AccessLog(Recorder):

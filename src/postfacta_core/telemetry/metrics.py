@@ -122,14 +122,14 @@ class Buckets:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def add(self, other: Buckets) -> None:
+    def add(self, series: Buckets) -> None:
         """Add what another series of the same bounds has counted.
 
         Of two exemplars the newer stays.
         """
-        self.total += other.total
-        self.counts = [*map(add, self.counts, other.counts)]
-        pairs = zip(self.exemplars, other.exemplars, strict=True)
+        self.total += series.total
+        self.counts = [*map(add, self.counts, series.counts)]
+        pairs = zip(self.exemplars, series.exemplars, strict=True)
         self.exemplars = [max(pair, key=_moment) for pair in pairs]
 
 
@@ -209,7 +209,7 @@ class Metrics(Collector):
         self._policies: dict[tuple[int, int], tuple[str, Callable[[], Tally | None]]] = {}
         self._left_out = 0
         self._broken: set[tuple[str, str]] = set()
-        self._seen: dict[_Key, Buckets] = {}
+        self._series: dict[_Key, Buckets] = {}
         # Active requests are counted at the scrape, so that each costs no more than a place in a
         # set; a background task after the response is not a request.
         self._under_way: set[Exchange] = set()
@@ -246,7 +246,7 @@ class Metrics(Collector):
             exchange.scheme,
             exchange.is_stream,
         )
-        series = self._seen.get(key) or self._find(key)
+        series = self._series.get(key) or self._find(key)
         series.counts[bisect_left(series.bounds, seconds)] += 1
         series.total += seconds
         request = exchange.request
@@ -260,18 +260,18 @@ class Metrics(Collector):
             self._count("postfacta_unhandled_exceptions_total", exchange.error_type)
 
     def _find(self, key: _Key) -> Buckets:
-        given, raw, status, error_type, traffic, scheme, is_stream = key
+        raw_method, raw_route, status, error_type, traffic, scheme, is_stream = key
         shown = _SCHEMES.get(scheme, OTHER)
         # What no handler took stands under one method, since a client may send it with any; so does
         # a method that a route does not have.
-        route = UNMATCHED if status == _NO_HANDLER else raw
+        route = UNMATCHED if status == _NO_HANDLER else raw_route
         has_handler = route != PREROUTING and (route != UNMATCHED or status // 100 not in {3, 4})
-        method = _METHODS.get(given, OTHER) if has_handler else OTHER
+        method = _METHODS.get(raw_method, OTHER) if has_handler else OTHER
         outcome = _outcome(status, error_type, is_stream=is_stream)
         labels = (outcome, shown, method, _route(route), traffic, str(status), error_type)
         series = self._recorded[labels]
-        if given in _METHODS and scheme == shown and not self._recorded.is_full:
-            self._seen[key] = series
+        if raw_method in _METHODS and scheme == shown and not self._recorded.is_full:
+            self._series[key] = series
         return series
 
     def connect(self, exchange: SocketExchange, /) -> None:
@@ -307,20 +307,20 @@ class Metrics(Collector):
             QueryFinished: self._query,
             HttpCallFinished: self._call,
             ConnectionAcquired: self._acquired,
-            ConnectionReleased: lambda it: uses[it.pool,].observe(it.seconds),
-            ConnectionOpened: lambda it: count(
-                "db_client_connection_create_time_seconds", it.pool, it.seconds
+            ConnectionReleased: lambda event: uses[event.pool,].observe(event.seconds),
+            ConnectionOpened: lambda event: count(
+                "db_client_connection_create_time_seconds", event.pool, event.seconds
             ),
             DeadlineExceeded: self._exceeded,
-            TaskCrashed: lambda it: count("postfacta_task_crashes_total", it.task),
+            TaskCrashed: lambda event: count("postfacta_task_crashes_total", event.task),
             HealthChecked: self._check,
-            LogsSuppressed: lambda it: count(
-                "postfacta_log_records_suppressed_total", it.event, it.count
+            LogsSuppressed: lambda event: count(
+                "postfacta_log_records_suppressed_total", event.event, event.count
             ),
-            PhaseChanged: lambda it: setattr(self, "_phase", it.new),
+            PhaseChanged: lambda event: setattr(self, "_phase", event.new),
             SignalsIntercepted: self._intercepted,
-            RequestsOverdue: lambda it: setattr(self, "_overdue", it.count),
-            LoopLagged: lambda it: lag.observe(it.seconds),
+            RequestsOverdue: lambda event: setattr(self, "_overdue", event.count),
+            LoopLagged: lambda event: lag.observe(event.seconds),
             PolicyCreated: self._add,
         }
 
@@ -407,9 +407,9 @@ class Metrics(Collector):
             for sample in self._read(policy, tally):
                 of_metric = numbers.setdefault(sample.metric, {})
                 labels = tuple(sample.labels)
-                known = of_metric.get(labels)
+                former = of_metric.get(labels)
                 merge = _METRICS[sample.metric].merge
-                of_metric[labels] = sample.value if known is None else merge(known, sample.value)
+                of_metric[labels] = sample.value if former is None else merge(former, sample.value)
         for name, values in numbers.items():
             shown = _empty(name)
             for labels, value in values.items():
@@ -479,7 +479,7 @@ class Metrics(Collector):
                     for name, family in self._histograms():
                         is_open = content_type.startswith(_OPEN)
                         pages.setdefault(name, _text(name, family, labels, is_open=is_open))
-                read = [(each.name, encode(_page(each, labels))) for each in collected]
+                read = [(metric.name, encode(_page(metric, labels))) for metric in collected]
             except Exception as error:  # noqa: BLE001 - a collector is foreign code, and may raise anything
                 self._report("collector", type(collector).__qualname__, repr(error))
             else:
@@ -552,13 +552,13 @@ def _text(name: str, family: Family, more: Mapping[str, str], *, is_open: bool) 
         pairs = sorted({**more, **dict(zip(family.about.labels, key, strict=True))}.items())
         shown = [f'{label}="{value.translate(_SPECIAL)}"' for label, value in pairs]
         place = sum(label < "le" for label, _ in pairs)
-        before = f'{name}_bucket{{{"".join(f"{each}," for each in shown[:place])}le="'
-        after = f'"{"".join(f",{each}" for each in shown[place:])}}} '
+        before = f'{name}_bucket{{{"".join(f"{pair}," for pair in shown[:place])}le="'
+        after = f'"{"".join(f",{pair}" for pair in shown[place:])}}} '
         count = 0
         number = "0.0"
-        for bound, own, exemplar in zip(bounds, series.counts, series.exemplars, strict=True):
-            if own:
-                count += own
+        for bound, in_bucket, exemplar in zip(bounds, series.counts, series.exemplars, strict=True):
+            if in_bucket:
+                count += in_bucket
                 number = _number(count)
             end = _exemplar(exemplar) if is_open and exemplar is not None else "\n"
             lines.append(f"{before}{bound}{after}{number}{end}")

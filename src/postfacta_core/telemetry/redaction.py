@@ -107,8 +107,8 @@ def redact_fields(fields: Mapping[Any, object], depth: int = 0) -> dict[str, obj
     What is left is JSON, with texts as keys and for numbers that JSON does not have.
     """
     clean: dict[str, object] = {}
-    for given, value in fields.items():
-        key = given if isinstance(given, str) else text_of(given)
+    for name, value in fields.items():
+        key = name if isinstance(name, str) else text_of(name)
         clean[key] = (
             REDACTED if _is_secret(key) and _is_there(value) else _redact_value(value, depth)
         )

@@ -184,7 +184,7 @@ class Tracing(Recorder):
         context.detach(opened.token)
         if span.is_recording():
             span.update_name(span_name(call.method))
-            known: dict[str, str | int] = {
+            attributes: dict[str, str | int] = {
                 "postfacta.dependency": call.service,
                 **(method_attributes(call.method) if call.method else {}),
                 "server.address": call.address,
@@ -194,7 +194,7 @@ class Tracing(Recorder):
                 "error.type": call.error_type,
                 "http.request.resend_count": resends,
             }
-            _finish(span, known, error, has_failed=bool(call.error_type))
+            _finish(span, attributes, error, has_failed=bool(call.error_type))
         span.end(nanoseconds(opened.began + call.seconds))
 
     def __call__(self, event: Event, /) -> None:
@@ -274,7 +274,7 @@ def _describe(span: Span, exchange: Exchange, began: float) -> None:
     name = span_name(exchange.method)
     request = exchange.request
     span.update_name(f"{name} {exchange.route}" if is_routed else name)
-    known: dict[str, str | int] = {
+    attributes: dict[str, str | int] = {
         "http.response.status_code": exchange.status,
         "network.protocol.version": exchange.http_version,
         "postfacta.request_id": request.request_id,
@@ -289,9 +289,9 @@ def _describe(span: Span, exchange: Exchange, began: float) -> None:
         span.set_attribute("postfacta.deadline_remaining_ms", left)
     for header, value in exchange.headers:
         if header == b"user-agent":
-            known["user_agent.original"] = redact_text(value[:_MAX_AGENT].decode("latin-1"))
+            attributes["user_agent.original"] = redact_text(value[:_MAX_AGENT].decode("latin-1"))
     has_failed = exchange.status >= _SERVER_ERROR or exchange.error is not None
-    _finish(span, known, exchange.error, has_failed=has_failed)
+    _finish(span, attributes, exchange.error, has_failed=has_failed)
     if exchange.error_type in {"deadline_exceeded", CALLERS_DEADLINE} and limit < math.inf:
         # At the moment when its time was up: what it did after that was of no use.
         span.add_event("postfacta.deadline", timestamp=nanoseconds(began + limit))
@@ -301,9 +301,9 @@ def _describe(span: Span, exchange: Exchange, began: float) -> None:
 
 
 def _finish(
-    span: Span, known: Mapping[str, str | int], error: Exception | None, *, has_failed: bool
+    span: Span, attributes: Mapping[str, str | int], error: Exception | None, *, has_failed: bool
 ) -> None:
-    span.set_attributes({name: value for name, value in known.items() if value})
+    span.set_attributes({name: value for name, value in attributes.items() if value})
     if error is not None:
         span.add_event("exception", failure_fields(error))
     if has_failed:
@@ -350,9 +350,9 @@ _TOLD: Final[Mapping[type, tuple[str, Mapping[str, str]]]] = {
 
 
 def _attributes(event: Event, fields: Mapping[str, str]) -> dict[str, Any]:
-    known = {name: getattr(event, field) for name, field in fields.items()}
+    values = {name: getattr(event, field) for name, field in fields.items()}
     return {
         name: round(value * 1000, 3) if name.endswith("_ms") else value
-        for name, value in known.items()
+        for name, value in values.items()
         if value != ""
     }

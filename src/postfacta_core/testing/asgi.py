@@ -34,9 +34,9 @@ class AsgiResponse:
 
     def header(self, name: str) -> str | None:
         """Return a header's value, or None."""
-        wanted = name.lower().encode()
+        field = name.lower().encode()
         return next(
-            (value.decode("latin-1") for key, value in self.headers if key.lower() == wanted), None
+            (value.decode("latin-1") for key, value in self.headers if key.lower() == field), None
         )
 
     def json(self) -> Any:

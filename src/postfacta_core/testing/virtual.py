@@ -153,9 +153,9 @@ class _Selector(selectors.DefaultSelector):
         self._jump = jump
         self._refusal = ""
 
-    def refuse(self, what: str) -> RuntimeError:
+    def refuse(self, problem: str) -> RuntimeError:
         """Fail at the loop's next wait; raised here, the error could be swallowed."""
-        self._refusal = f"{what}: {_REMEDY}"
+        self._refusal = f"{problem}: {_REMEDY}"
         return RuntimeError(self._refusal)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:

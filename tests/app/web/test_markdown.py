@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from postfacta_app.web import render as markdown
 from postfacta_app.web.render import Markdown
-from postfacta_core.guards._kept import LastValues
+from postfacta_core.guards._last_values import LastValues
 
 HARMLESS = {
     "a", "blockquote", "br", "code", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s", "strong", "table",

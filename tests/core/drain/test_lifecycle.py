@@ -409,10 +409,10 @@ async def test_a_drain_finds_what_came_before_it() -> None:
     life = Life(delay=30)
     async with life.lived() as server:
         before = MONOTONIC()
-        assert not life.lifecycle.found(before)
+        assert not life.lifecycle.drain_began_after(before)
         server.signal()
-        assert life.lifecycle.found(before)
-        assert not life.lifecycle.found(MONOTONIC())
+        assert life.lifecycle.drain_began_after(before)
+        assert not life.lifecycle.drain_began_after(MONOTONIC())
 
 
 async def test_requests_are_cancelled_in_time_though_the_server_waits_for_them() -> None:

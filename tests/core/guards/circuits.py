@@ -64,7 +64,7 @@ class Played:
     ) -> str:
         started = self.now - seconds
         return self.circuit.leave(
-            permit, outcome, started=started, now=self.now, luck=luck, asked=asked
+            permit, outcome, started=started, now=self.now, luck=luck, retry_after=asked
         )
 
     def play(self, calls: str, *, luck: float = 0.0) -> Played:

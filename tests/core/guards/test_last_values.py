@@ -6,7 +6,7 @@ import math
 
 from hypothesis import given, strategies as st
 
-from postfacta_core.guards._kept import LastValues
+from postfacta_core.guards._last_values import LastValues
 
 
 def values_of(

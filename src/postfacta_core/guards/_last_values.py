@@ -26,11 +26,11 @@ class LastValues(Generic[T]):
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         # When its call began, the value, and its bytes.
-        self._kept: OrderedDict[Hashable, tuple[float, T, int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[float, T, int]] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def keep(  # noqa: PLR0917 - by position, for each call
         self, key: Hashable, value: T, began: float, generation: int, size: int = 0
@@ -38,33 +38,33 @@ class LastValues(Generic[T]):
         """Keep a value whose call began at a moment, and in a generation."""
         if generation != self.generation:
             return
-        kept = self._kept.get(key)
-        if kept is None or kept[0] <= began:
-            self._kept[key] = (began, value, size)
-            self._bytes += size - (0 if kept is None else kept[2])
+        entry = self._entries.get(key)
+        if entry is None or entry[0] <= began:
+            self._entries[key] = (began, value, size)
+            self._bytes += size - (0 if entry is None else entry[2])
             if size > self._max_bytes:
                 self.drop(key)
                 return
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._max_entries or self._bytes > self._max_bytes:
-            self.drop(next(iter(self._kept)))
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
+            self.drop(next(iter(self._entries)))
 
     def find(self, key: Hashable, now: float) -> tuple[T, float] | None:
-        kept = self._kept.get(key)
-        if kept is None:
+        entry = self._entries.get(key)
+        if entry is None:
             return None
-        if now >= kept[0] + self._max_age:
+        if now >= entry[0] + self._max_age:
             self.drop(key)
             return None
-        self._kept.move_to_end(key)
-        return kept[1], now - kept[0]
+        self._entries.move_to_end(key)
+        return entry[1], now - entry[0]
 
     def drop(self, key: Hashable) -> None:
-        kept = self._kept.pop(key, None)
-        self._bytes -= 0 if kept is None else kept[2]
+        entry = self._entries.pop(key, None)
+        self._bytes -= 0 if entry is None else entry[2]
 
     def clear(self) -> None:
         """Remove all values, and keep none of the calls under way."""
-        self._kept.clear()
+        self._entries.clear()
         self._bytes = 0
         self.generation += 1
