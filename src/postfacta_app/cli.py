@@ -37,16 +37,14 @@ _OPERATOR = Principal(actor="operator", name="operator", role=Role.ADMIN)
 _MOST_LISTED = 10_000
 _ROLES = click.Choice([role.value for role in Role])
 _SCOPES = click.Choice([scope.value for scope in model.Scope])
-Told = tuple[
-    Iterable[str], str
-]  # The lines that a command prints, and what it says on standard error.
-Work = Callable[Concatenate[Unit, ...], Awaitable[Told]]
+CommandOutput = tuple[Iterable[str], str]  # Lines of standard output; a notice on standard error.
+Command = Callable[Concatenate[Unit, ...], Awaitable[CommandOutput]]
 
 
 def main(words: Sequence[str]) -> int:
     try:
-        with _all.make_context("postfacta", list(words)) as context:
-            return int(_all.invoke(context) or 0)
+        with _root_group.make_context("postfacta", list(words)) as context:
+            return int(_root_group.invoke(context) or 0)
     except click.exceptions.Exit as done:
         raise SystemExit(done.exit_code) from None
     except click.UsageError as error:
@@ -55,33 +53,34 @@ def main(words: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return 130
     except InvalidFieldsError as error:
-        told = "\n".join(
-            f"{it.pointer.lstrip('/') or 'request'} {it.message}" for it in error.errors
+        message = "\n".join(
+            f"{field.pointer.lstrip('/') or 'request'} {field.message}" for field in error.errors
         )
         code = 2
     except ResilienceError as error:
-        told = f"the database failed: {type(error).__name__}"
+        message = f"the database failed: {type(error).__name__}"
         code = 1
     except (SettingsError, AppError, CommandFailedError, EmbeddedPostgresError) as error:
-        told = str(error)
+        message = str(error)
         code = 2 if isinstance(error, SettingsError) else 1
-    click.echo(f"postfacta: {told}", err=True)
+    click.echo(f"postfacta: {message}", err=True)
     return code
 
 
-_user, _token = (click.Group(name, short_help=COMMANDS[name]) for name in ("user", "token"))
-_all = click.Group("postfacta", commands=[_user, _token])
+_user = click.Group("user", short_help=COMMANDS["user"])
+_token = click.Group("token", short_help=COMMANDS["token"])
+_root_group = click.Group("postfacta", commands=[_user, _token])
 
 
 def _command(
-    name: str, summary: str = "", *, of: click.Group = _all
+    name: str, summary: str = "", *, of: click.Group = _root_group
 ) -> Callable[[Callable[..., object]], click.Command]:
     summary = summary or COMMANDS[name]
     return of.command(name, help=f"{summary[0].upper()}{summary[1:]}.", short_help=summary)
 
 
 def _address(function: Callable[[Callable[[], Settings]], T]) -> Callable[..., T]:
-    """Give a command what reads the settings, in which the address of its options wins."""
+    """Pass a command a reader of the settings, in which the options for the address win."""
 
     @click.option("--host", help="address to listen on (POSTFACTA_HOST, else 127.0.0.1)")
     @click.option(
@@ -93,13 +92,17 @@ def _address(function: Callable[[Callable[[], Settings]], T]) -> Callable[..., T
     return run
 
 
-def _read_line(_: click.Context, __: click.Parameter, is_wanted: bool) -> str | None:  # noqa: FBT001 - click's
-    return sys.stdin.readline().rstrip("\r\n") if is_wanted else None
+def _read_line(
+    _: click.Context,
+    __: click.Parameter,
+    is_set: bool,  # noqa: FBT001 - click passes it so
+) -> str | None:
+    return sys.stdin.readline().rstrip("\r\n") if is_set else None
 
 
 _from_stdin = click.option(
     "--password-stdin",
-    "given",
+    "stdin_password",
     is_flag=True,
     callback=_read_line,
     help="read the password from standard input",
@@ -108,7 +111,7 @@ _person = click.argument("person")
 
 
 def _run(work: Callable[[Database], Awaitable[T]]) -> T:
-    """Do it with a migrated database."""
+    """Run a function with a migrated database."""
 
     async def run() -> T:
         async with reach(load_settings().database_dsn) as database:
@@ -121,25 +124,27 @@ def _run(work: Callable[[Database], Awaitable[T]]) -> T:
     return anyio.run(run)
 
 
-def _of(group: click.Group, name: str, summary: str) -> Callable[[Work], click.Command]:
+def _transaction_command(
+    group: click.Group, name: str, summary: str
+) -> Callable[[Command], click.Command]:
     """Make a command of a function that works in one transaction.
 
-    It speaks once that is committed.
+    The output is printed after the commit.
     """
 
-    def declare(function: Work) -> click.Command:
+    def declare(function: Command) -> click.Command:
         @_command(name, summary, of=group)
         @wraps(function)
-        def run(**given: object) -> None:
-            async def work(database: Database) -> Told:
+        def run(**options: object) -> None:
+            async def work(database: Database) -> CommandOutput:
                 async with database.transaction() as connection:
-                    return await function(Unit(connection, _OPERATOR, None), **given)
+                    return await function(Unit(connection, _OPERATOR, None), **options)
 
-            lines, said = _run(work)
+            lines, notice = _run(work)
             for line in lines:
                 click.echo(line)
-            if said:
-                click.echo(said, err=True)
+            if notice:
+                click.echo(notice, err=True)
 
         return run
 
@@ -148,7 +153,7 @@ def _of(group: click.Group, name: str, summary: str) -> Callable[[Work], click.C
 
 def _line(*parts: object) -> str:
     return "\t".join(
-        f"{it:%Y-%m-%d %H:%M}Z" if isinstance(it, datetime) else str(it) for it in parts
+        f"{part:%Y-%m-%d %H:%M}Z" if isinstance(part, datetime) else str(part) for part in parts
     )
 
 
@@ -186,21 +191,16 @@ def _demo(read: Callable[[], Settings]) -> int:
 @_command("verify")
 def _verify() -> int:
     result = _run(verify)
-    for found in result["kept_fault"]:
-        told = (
-            f"INC-{found['number']}: the kept timeline is not that of the facts; repair it as the"
-            " owner"
-        )
-        click.echo(f"{told}: {REPAIR.format(found['number'])}", err=True)
-    for found in result["fault"]:
-        click.echo(
-            f"INC-{found['number']}, revision {found['rev']}: the timeline has changed", err=True
-        )
-    for found in result["other_rules"]:
-        click.echo(
-            f"INC-{found['number']}, revision {found['rev']}: written under rules {found['rules']},"
-            " not compared"
-        )
+    for incident in result["kept_fault"]:
+        number = incident["number"]
+        message = "the kept timeline is not that of the facts; repair it as the owner"
+        click.echo(f"INC-{number}: {message}: {REPAIR.format(number)}", err=True)
+    for entry in result["fault"]:
+        revision = f"INC-{entry['number']}, revision {entry['rev']}"
+        click.echo(f"{revision}: the timeline has changed", err=True)
+    for entry in result["other_rules"]:
+        revision = f"INC-{entry['number']}, revision {entry['rev']}"
+        click.echo(f"{revision}: written under rules {entry['rules']}, not compared")
     click.echo(f"{len(result['equal'])} revisions are equal, {len(result['fault'])} differ")
     return 1 if result["fault"] or result["kept_fault"] else 0
 
@@ -209,9 +209,8 @@ def _verify() -> int:
 def _routes() -> None:
     load_settings()  # They change no route, but no command takes wrong ones.
     for rule in declared():
-        click.echo(
-            f"{rule.method:6} {rule.path:66} {rule.access:9} {rule.route_class:6} {rule.summary}".rstrip()
-        )
+        route = f"{rule.method:6} {rule.path:66} {rule.access:9} {rule.route_class:6}"
+        click.echo(f"{route} {rule.summary}".rstrip())
 
 
 @_command("doctor")
@@ -243,111 +242,124 @@ _secret_file = partial(click.option, type=click.File(), callback=_content)
     default=None,
     help="whether to record an exercise (not in a production)",
 )
-def _smoke(**given: Any) -> int:
+def _smoke(**options: Any) -> int:
     from .smoke import Smoke  # noqa: PLC0415 - the other commands do not need it
 
-    return anyio.run(Smoke(**given).run, click.echo)
+    return anyio.run(Smoke(**options).run, click.echo)
 
 
-async def _found(unit: Unit, person: str) -> model.Account:
+async def _account(unit: Unit, person: str) -> model.Account:
     account = await accounts.person(unit, person)
     if account is None:
         raise CommandFailedError(f"no account {person}: see `postfacta user list`")
     return account
 
 
-@_of(_user, "list", "list people")
-async def _list_users(unit: Unit) -> Told:
+@_transaction_command(_user, "list", "list people")
+async def _list_users(unit: Unit) -> CommandOutput:
     people = await accounts.users(unit, None, _MOST_LISTED)
-    return [
-        _line(it.id, it.email, it.role, "disabled" if it.disabled_at else "active") for it in people
-    ], ""
+    lines = [
+        _line(user.id, user.email, user.role, "disabled" if user.disabled_at else "active")
+        for user in people
+    ]
+    return lines, ""
 
 
-@_of(_user, "add", "add a person; prints their password")
+@_transaction_command(_user, "add", "add a person; prints their password")
 @click.option("--email", required=True, help="the address to sign in with")
 @click.option("--name", help="display name (default: the part of the address before the @)")
 @click.option("--role", type=_ROLES, default=Role.VIEWER.value, help="their role (viewer)")
 @click.option("--sub", type=UUID, help="in auth mode supabase: the `User UID` of the account there")
 @_from_stdin
 async def _add_user(
-    unit: Unit, *, email: str, name: str | None, role: str, sub: UUID | None, given: str | None
-) -> Told:
+    unit: Unit,
+    *,
+    email: str,
+    name: str | None,
+    role: str,
+    sub: UUID | None,
+    stdin_password: str | None,
+) -> CommandOutput:
     settings = load_settings()
     if (settings.auth_mode is AuthMode.SUPABASE) != (sub is not None):
         raise CommandFailedError(
             "--sub is required with POSTFACTA_AUTH_MODE=supabase, and only allowed there"
         )
-    password = new_password() if given is None else given
+    password = new_password() if stdin_password is None else stdin_password
     new = parse(
         model.NewUser, {"email": email, "display_name": name, "role": role, "password": password}
     )
     if sub is not None:
         external = accounts.external_name(settings.issuer, sub)
         await accounts.meet(unit, external, email=new.email, display_name=new.name, role=new.role)
-        # They may have signed in before.
-        if (user := await accounts.external(unit, external)) and user.role is not new.role:
+        user = await accounts.external(unit, external)
+        if user and user.role is not new.role:  # They may have signed in before.
             await accounts.change_user(unit, user.id, model.UserChange(role=new.role))
     else:
         await accounts.add_user(unit, new, password_hash=await Passwords().hash(new.password))
-    said = f"{new.email} can sign in at /signin, as {role}."
-    return [password] if given is None and sub is None else [], said
+    notice = f"{new.email} can sign in at /signin, as {role}."
+    lines = [password] if stdin_password is None and sub is None else []
+    return lines, notice
 
 
-@_of(_user, "reset-password", "set a new password and end all sessions")
+@_transaction_command(_user, "reset-password", "set a new password and end all sessions")
 @_person
 @_from_stdin
-async def _reset_password(unit: Unit, person: str, *, given: str | None) -> Told:
-    account = await _found(unit, person)
+async def _reset_password(unit: Unit, person: str, *, stdin_password: str | None) -> CommandOutput:
+    account = await _account(unit, person)
     if account.password_hash is None:
         raise CommandFailedError("this account's password is managed elsewhere")
-    password = new_password() if given is None else given
-    sent = parse(model.PasswordChange, {"current_password": "", "password": password})
-    hashed = await Passwords().hash(sent.password)
+    password = new_password() if stdin_password is None else stdin_password
+    change = parse(model.PasswordChange, {"current_password": "", "password": password})
+    hashed = await Passwords().hash(change.password)
     await accounts.change_password(unit, account.id, hashed)
-    said = f"The password of {account.email} was reset. All sessions have ended."
-    return [password] if given is None else [], said
+    notice = f"The password of {account.email} was reset. All sessions have ended."
+    lines = [password] if stdin_password is None else []
+    return lines, notice
 
 
-@_of(_user, "sessions", "list a person's sessions")
+@_transaction_command(_user, "sessions", "list a person's sessions")
 @_person
-async def _list_sessions(unit: Unit, person: str) -> Told:
-    account = await _found(unit, person)
+async def _list_sessions(unit: Unit, person: str) -> CommandOutput:
+    account = await _account(unit, person)
     now = datetime.fromtimestamp(WALL(), UTC)
-    sessions = await accounts.sessions(unit, account.id, this=None, now=now)
-    return [
-        _line(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at)
-        for it in sessions
-    ], ""
+    sessions = await accounts.sessions(unit, account.id, current=None, now=now)
+    lines = [
+        _line(row.id, row.kind, row.created_at, row.last_used_at or "never", row.expires_at)
+        for row in sessions
+    ]
+    return lines, ""
 
 
-@_of(_user, "sign-out", "end a person's sessions, or one of them")
+@_transaction_command(_user, "sign-out", "end a person's sessions, or one of them")
 @_person
 @click.option("--session", type=UUID, help="the session's id (default: all sessions)")
-async def _sign_out(unit: Unit, person: str, *, session: UUID | None) -> Told:
-    user = await _found(unit, person)
+async def _sign_out(unit: Unit, person: str, *, session: UUID | None) -> CommandOutput:
+    user = await _account(unit, person)
     ended = await accounts.end_sessions(unit, user.id, "session.revoke", only=session)
     return [f"sessions ended: {ended}"], ""
 
 
-async def _change(unit: Unit, /, person: str, **wish: object) -> Told:
-    change = model.UserChange.model_validate(wish)
-    changed = await accounts.change_user(unit, (await _found(unit, person)).id, change)
-    return [
-        f"{changed.email} is {'disabled' if changed.disabled_at else f'enabled, as {changed.role}'}"
-    ], ""
+async def _change(unit: Unit, /, person: str, **members: object) -> CommandOutput:
+    change = model.UserChange.model_validate(members)
+    account = await _account(unit, person)
+    changed = await accounts.change_user(unit, account.id, change)
+    state = "disabled" if changed.disabled_at else f"enabled, as {changed.role}"
+    return [f"{changed.email} is {state}"], ""
 
 
-_of(_user, "role", "change a person's role")(
+_transaction_command(_user, "role", "change a person's role")(
     _person(click.argument("role", type=_ROLES)(partial(_change)))
 )
-_of(_user, "disable", "disable an account and end all sessions")(
+_transaction_command(_user, "disable", "disable an account and end all sessions")(
     _person(partial(_change, disabled=True))
 )
-_of(_user, "enable", "enable a disabled account")(_person(partial(_change, disabled=False)))
+_transaction_command(_user, "enable", "enable a disabled account")(
+    _person(partial(_change, disabled=False))
+)
 
 
-@_of(_token, "create", "create an API token for a machine")
+@_transaction_command(_token, "create", "create an API token for a machine")
 @click.option("--name", required=True, help="a name for it")
 @click.option(
     "--scope", "scopes", required=True, multiple=True, type=_SCOPES, help="may be repeated"
@@ -358,30 +370,32 @@ _of(_user, "enable", "enable a disabled account")(_person(partial(_change, disab
 )
 async def _create_token(
     unit: Unit, *, name: str, scopes: Sequence[str], source: str | None, days: int
-) -> Told:
+) -> CommandOutput:
     now = datetime.fromtimestamp(WALL(), UTC)
-    given = {
+    members = {
         "name": name,
         "scopes": scopes,
         "source": source,
         "expires_at": now + timedelta(days=days),
     }
-    issued = await accounts.create_token(unit, parse(model.NewToken, given), now)
+    issued = await accounts.create_token(unit, parse(model.NewToken, members), now)
     return [issued.secret], f"Store it now: it is not shown again. It expires in {days} days."
 
 
-@_of(_token, "list", "list API tokens")
-async def _list_tokens(unit: Unit) -> Told:
-    return [
-        _line(it.id, it.name, ",".join(it.scopes), it.last_used_at or "never", it.expires_at)
-        for it in await accounts.tokens(unit, None, _MOST_LISTED)
-        if it.revoked_at is None
-    ], ""
+@_transaction_command(_token, "list", "list API tokens")
+async def _list_tokens(unit: Unit) -> CommandOutput:
+    tokens = await accounts.tokens(unit, None, _MOST_LISTED)
+    lines = [
+        _line(row.id, row.name, ",".join(row.scopes), row.last_used_at or "never", row.expires_at)
+        for row in tokens
+        if row.revoked_at is None
+    ]
+    return lines, ""
 
 
-@_of(_token, "revoke", "revoke an API token")
+@_transaction_command(_token, "revoke", "revoke an API token")
 @click.argument("token", metavar="ID", type=UUID)
-async def _revoke_token(unit: Unit, token: UUID) -> Told:
+async def _revoke_token(unit: Unit, token: UUID) -> CommandOutput:
     if not await accounts.revoke_token(unit, token):
         raise CommandFailedError("no such token, or it is already revoked")
     return ["the token is revoked"], ""

@@ -53,12 +53,13 @@ def render(fault: AppError, *, path: str, request_id: str, version: str = "") ->
     if not f"{path}/".startswith("/api/v1/"):
         # This format has no list of fields: the message names them.
         fields = "; ".join(
-            f"{it.pointer.lstrip('/') or 'the body'} {it.message}" for it in fault.errors
+            f"{error.pointer.lstrip('/') or 'the body'} {error.message}" for error in fault.errors
         )
-        shown = {"message": fields or message or detail, "requestId": request_id}
-        shown |= {"serviceVersion": version} if version else {}
-        return "application/json; charset=utf-8", encode(shown)
-    members: dict[str, object] = {
+        members = {"message": fields or message or detail, "requestId": request_id}
+        if version:
+            members["serviceVersion"] = version
+        return "application/json; charset=utf-8", encode(members)
+    document: dict[str, object] = {
         "type": f"/problems/{fault.slug}",
         "title": fault.title,
         "status": fault.status,
@@ -67,8 +68,8 @@ def render(fault: AppError, *, path: str, request_id: str, version: str = "") ->
         "request_id": request_id,
     }
     if fault.errors:
-        members["errors"] = [asdict(error) for error in fault.errors]
-    return "application/problem+json", encode({**fault.extra, **members})
+        document["errors"] = [asdict(error) for error in fault.errors]
+    return "application/problem+json", encode({**fault.extra, **document})
 
 
 # The original names what failed, not why. The core reports a crash like any other error.
@@ -101,8 +102,8 @@ class Problems:
             fault.message = _CRASHES.get(scope["path"], problem.title)
         else:
             fault.message = f"{problem.title}. {problem.detail}".removesuffix(". ")
-        shown = self._show(fault, scope)
-        return shown.headers["content-type"], bytes(shown.body)
+        response = self._show(fault, scope)
+        return response.headers["content-type"], bytes(response.body)
 
     def _show(self, fault: AppError, scope: Scope) -> Response:
         context = current_request()
@@ -124,7 +125,8 @@ class Problems:
         return response
 
     async def _schema_missing(self, request: Request, error: Exception) -> Response:
-        if (context := current_request()) is not None and not context.error_type:
+        context = current_request()
+        if context is not None and not context.error_type:
             context.error_type = "schema_missing"
         detail = "The database is not ready: an operator must run `postfacta doctor`"
         fault = errors.SchemaMissingError(detail, headers={"Retry-After": "10"})
@@ -134,15 +136,15 @@ class Problems:
         path: str = request.scope["path"]
         fault = errors.MalformedError("The request cannot be read")
         if isinstance(error, ConditionError):
-            kinds = {
-                it.status: it for it in reversed(AppError.__subclasses__())
-            }  # Of several, the first.
+            # Of several kinds with a status, the first.
+            kinds = {kind.status: kind for kind in reversed(AppError.__subclasses__())}
             fault = kinds[error.status_code](error.detail, headers=error.headers or {})
         elif error.status_code == errors.MethodNotAllowedError.status:
             detail = f"Method '{request.method}' is not allowed for '{path}'"
             fault = errors.MethodNotAllowedError(detail, headers=error.headers or {})
         elif error.status_code == errors.NotFoundError.status:
-            if (target := redirect_target(path, request.app.routes)) is not None:
+            target = redirect_target(path, request.app.routes)
+            if target is not None:
                 status = 301 if request.method in {"GET", "HEAD"} else 307
                 return RedirectResponse(_with_query(target, request.scope), status)
             fault = errors.NotFoundError(f"Endpoint '{path}' does not exist")
@@ -163,8 +165,8 @@ def redirect_target(path: str, routes: Iterable[BaseRoute]) -> str | None:
     if not path.endswith("/") or not target.startswith("/") or target.startswith("//"):
         return None
     scope = {"type": "http", "method": "GET", "path": target}
-    known = any(route.matches(scope)[0] is not Match.NONE for route in routes)
-    return quote(target) if known else None
+    is_route = any(route.matches(scope)[0] is not Match.NONE for route in routes)
+    return quote(target) if is_route else None
 
 
 def _page(pages: Pages, fault: AppError, scope: Scope, *, request_id: str) -> Response:
@@ -175,15 +177,17 @@ def _page(pages: Pages, fault: AppError, scope: Scope, *, request_id: str) -> Re
         sign_in = f"/signin?next={quote(_came_from(scope), safe='/')}"
         if not typed:
             return RedirectResponse(sign_in, 303)
-    shown = {
+    context = {
         "here": "problem",
         "title": fault.title,
         "detail": fault.detail,
         "request_id": request_id,
+        "typed": typed,
+        "path": quote(scope["path"]),
+        "sign_in": sign_in,
+        # There is no principal if it was refused before authentication.
+        "principal": scope.get(PRINCIPAL),
     }
-    context = {**shown, "typed": typed, "path": quote(scope["path"]), "sign_in": sign_in}
-    # There is no principal if it was refused before authentication.
-    context["principal"] = scope.get(PRINCIPAL)
     return pages.page("problem.html", context, status=fault.status)
 
 
@@ -197,11 +201,12 @@ def _came_from(scope: Scope) -> str:
 
 @routes.page("/problems/{slug}", Access.OPEN)
 async def explain(*, slug: str) -> Page:
-    known = (*REFUSALS, *PROBLEMS.values(), problem_of(Exception()))
-    kinds = {it.code: (it.title, it.detail) for it in reversed(known)}  # Of several, the first.
-    kinds |= {cls.slug: (cls.title, "") for cls in AppError.__subclasses__()}
-    if slug not in kinds:
+    problems = (*REFUSALS, *PROBLEMS.values(), problem_of(Exception()))
+    # Of several with a code, the first.
+    texts = {problem.code: (problem.title, problem.detail) for problem in reversed(problems)}
+    texts |= {kind.slug: (kind.title, "") for kind in AppError.__subclasses__()}
+    if slug not in texts:
         raise errors.NotFoundError(f"No such problem: '{slug}'")
-    title, detail = kinds[slug]
+    title, detail = texts[slug]
     context = {"title": title, "detail": detail, "slug": slug, "request_id": "", "typed": None}
     return Page("problem.html", context)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-from collections.abc import Callable, Iterable, Mapping, Set as AbstractSet
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, suppress
 from enum import StrEnum
 from functools import partial
@@ -71,39 +71,37 @@ class AuthMode(StrEnum):
 
 
 def _split(value: object) -> object:
-    return (
-        tuple(it.strip() for it in value.split(",") if it.strip())
-        if isinstance(value, str)
-        else value
-    )
+    if not isinstance(value, str):
+        return value
+    return tuple(entry.strip() for entry in value.split(",") if entry.strip())
 
 
 def _level(value: object) -> object:
-    known = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
-    return value.upper() if isinstance(value, str) and value.upper() in known else "INFO"
+    levels = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
+    level = value.upper() if isinstance(value, str) else ""
+    return level if level in levels else "INFO"
 
 
 def _checked(check: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(lambda value: SecretStr(check(value.get_secret_value())))
 
 
-def _sound(is_sound: Callable[[str], object], otherwise: str) -> Callable[[str], str]:
+def _sound(is_sound: Callable[[str], object], message: str) -> Callable[[str], str]:
     def check(value: str) -> str:
         with suppress(Exception):  # Each client has its own errors, which may contain the value.
             if is_sound(value):
                 return value
-        raise ValueError(otherwise)
+        raise ValueError(message)
 
     return check
 
 
 def _is_project(value: str) -> bool:
     parts = urlsplit(value)
-    is_safe = parts.scheme == "https" or (
-        parts.scheme == "http" and is_loopback(parts.hostname or "")
-    )
+    host = parts.hostname or ""
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
     is_plain = parts.port != 0 and not any(char in value for char in "@?# \t\r\n")
-    return not value or (is_safe and is_plain and bool(parts.hostname))
+    return not value or (is_safe and is_plain and bool(host))
 
 
 def _jwt_secret(value: str) -> str:
@@ -134,12 +132,12 @@ Secret = Annotated[SecretStr, Field(min_length=1)]
 Dsn = Annotated[Secret, _checked(partial(connecting.check_address, "it"))]
 Listed = Annotated[tuple[str, ...], BeforeValidator(_split)]
 _network = _sound(
-    lambda it: it == "unix" or ipaddress.ip_network(it).prefixlen > 0,
+    lambda text: text == "unix" or ipaddress.ip_network(text).prefixlen > 0,
     "is not a valid network: use 10.0.0.0/8, one address, or `unix`; never /0",
 )
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_split)]
 _rate = _sound(
-    lambda it: not it or parse_rates(it),
+    lambda text: not text or parse_rates(text),
     "is not a valid rate: use 600/minute, or 10/second;1000/hour; empty for no limit",
 )
 # Longer texts could hold numbers beyond any clock.
@@ -147,13 +145,14 @@ Rates = Annotated[
     str, StringConstraints(strip_whitespace=True, max_length=100), AfterValidator(_rate)
 ]
 _store = _sound(
-    lambda it: it.startswith("async+valkey") and SharedStore(it),  # This does not connect.
+    # To construct a store does not connect.
+    lambda address: address.startswith("async+valkey") and SharedStore(address),
     "is not a valid store: use async+valkey://host:6379 and the extra `valkey`",
 )
 _project = _sound(
     _is_project, "is not a project URL: use https://<ref>.supabase.co, without a path"
 )
-Project = Annotated[str, AfterValidator(lambda it: _project(it.strip().rstrip("/")))]
+Project = Annotated[str, AfterValidator(lambda url: _project(url.strip().rstrip("/")))]
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
@@ -177,9 +176,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     pool_max_size: int = Field(10, ge=2, le=500)  # connections of each process
     pool_acquire_timeout: float = Field(1.0, gt=0, le=60)
     statement_timeout: float = Field(5.0, gt=0, le=300)
-    drain_delay: float | None = Field(
-        None, ge=0, le=300
-    )  # to keep serving, unready; 5, or 0 in `local`
+    # To keep serving, unready; 5, or 0 in `local`.
+    drain_delay: float | None = Field(None, ge=0, le=300)
     drain_timeout: float = Field(20.0, gt=0, le=600)  # for requests to finish after that
     ready_requires_db: bool = True
     auth_mode: AuthMode = AuthMode.LOCAL
@@ -219,7 +217,10 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def delay(self) -> float:
-        return (0.0 if self.is_local else 5.0) if self.drain_delay is None else self.drain_delay
+        """Return the drain delay in seconds, by default that of the environment."""
+        if self.drain_delay is not None:
+            return self.drain_delay
+        return 0.0 if self.is_local else 5.0
 
     @property
     def issuer(self) -> str:
@@ -233,12 +234,15 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         In a rotation the new and the former one, one per line.
         """
         value: SecretStr | None = getattr(self, secret)
-        return tuple(filter(None, value.get_secret_value().splitlines())) if value else ()
+        lines = value.get_secret_value().splitlines() if value else []
+        return tuple(filter(None, lines))
 
-    def rate(self, of: RateOf) -> str:
+    def rate(self, kind: RateOf) -> str:
         """Return the limit of this kind; empty for no limit."""
-        given: str | None = getattr(self, f"rate_{of}")
-        return given if given is not None else "" if self.is_local else _RATES[of]
+        limit: str | None = getattr(self, f"rate_{kind}")
+        if limit is not None:
+            return limit
+        return "" if self.is_local else _RATES[kind]
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
@@ -265,7 +269,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
 Read = Callable[[], Settings]  # reads them anew
 _SECRETS: Final = [
-    it for it, about in Settings.model_fields.items() if "SecretStr" in str(about.annotation)
+    name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)
 ]
 
 
@@ -281,26 +285,32 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
     """
     environ = os.environ if environ is None else environ
     names = {variable(field) for field in Settings.model_fields}
-    known = names | {f"{name}_FILE" for name in names} | {"POSTFACTA_SECRETS_DIR"}
+    known_names = names | {f"{name}_FILE" for name in names} | {"POSTFACTA_SECRETS_DIR"}
     lines: list[str] = []
-    for name in sorted(it for it in environ if it.startswith(_PREFIX) and it not in known):
-        near = [f"; did you mean {it}?" for it in difflib.get_close_matches(name, known, n=1)]
-        lines.append("".join((name, ": unknown setting", *near)))
+    for name in sorted(environ):
+        if name.startswith(_PREFIX) and name not in known_names:
+            close = difflib.get_close_matches(name, known_names, n=1)
+            suggestion = f"; did you mean {close[0]}?" if close else ""
+            lines.append(f"{name}: unknown setting{suggestion}")
     if lines:
         raise SettingsError("\n".join(lines))
-    given: dict[str, object] = {field: _look_up(field, environ) for field in Settings.model_fields}
-    given |= {name: it for name, it in overrides.items() if it is not None}
+    values: dict[str, object] = {field: _look_up(field, environ) for field in Settings.model_fields}
+    values |= {field: value for field, value in overrides.items() if value is not None}
+    present = {field: value for field, value in values.items() if value is not None}
     try:
-        return Settings.model_validate({name: it for name, it in given.items() if it is not None})
+        return Settings.model_validate(present)
     except ValidationError as invalid:
-        # Without the input, which may be a secret.
-        for error in invalid.errors(include_url=False, include_input=False, include_context=False):
-            where = [
-                f"entry {it + 1}" if isinstance(it, int) else f"{variable(it)}:"
-                for it in error["loc"]
-            ]
-            lines.append(" ".join((*where, error["msg"].removeprefix("Value error, "))))
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError("\n".join(_messages(invalid))) from None
+
+
+def _messages(invalid: ValidationError) -> Iterator[str]:
+    """Return a line for each error, without the input, which may be a secret."""
+    for error in invalid.errors(include_url=False, include_input=False, include_context=False):
+        place = [
+            f"entry {part + 1}" if isinstance(part, int) else f"{variable(part)}:"
+            for part in error["loc"]
+        ]
+        yield " ".join((*place, error["msg"].removeprefix("Value error, ")))
 
 
 def secret_files() -> dict[str, Path]:
@@ -309,7 +319,8 @@ def secret_files() -> dict[str, Path]:
 
 def exposed_secrets() -> list[Path]:
     """List the secret files that every user of this machine can read or change."""
-    return [it for it in secret_files().values() if it.exists() and it.stat().st_mode & 0o006]
+    files = secret_files().values()
+    return [file for file in files if file.exists() and file.stat().st_mode & 0o006]
 
 
 def _look_up(field: str, environ: Mapping[str, str]) -> str | None:
@@ -320,8 +331,8 @@ def _look_up(field: str, environ: Mapping[str, str]) -> str | None:
         return file.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         source = f"{name}_FILE" if f"{name}_FILE" in environ else "POSTFACTA_SECRETS_DIR"
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise SettingsError(f"{source}: cannot read {file}: {why}") from None
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SettingsError(f"{source}: cannot read {file}: {reason}") from None
 
 
 def _file_of(field: str, environ: Mapping[str, str]) -> Path | None:
@@ -342,7 +353,7 @@ def _file_of(field: str, environ: Mapping[str, str]) -> Path | None:
 # Secrets are reloaded from their files without a restart: which those are, and what a change may
 # be.
 
-_RELOADED: Final = [it for it in _SECRETS if it != "database_owner_dsn"]
+_RELOADED: Final = [name for name in _SECRETS if name != "database_owner_dsn"]
 # Files that addresses name: they are read for each new connection, to a store once they have
 # changed.
 _TLS: Final = {"database_tls": "database_dsn", "rate_store_tls": "rate_store"}
@@ -390,11 +401,14 @@ class Rotation(Reloaded[Settings]):
 
 def _files(settings: Settings) -> Mapping[str, Iterable[Path]]:
     files: dict[str, Iterable[Path]] = {name: [file] for name, file in secret_files().items()}
-    for name, of in _TLS.items():
-        address: SecretStr | None = getattr(settings, of)
-        named = parse_qs(urlsplit(address.get_secret_value()).query) if address else {}
+    for name, field in _TLS.items():
+        address: SecretStr | None = getattr(settings, field)
+        query = urlsplit(address.get_secret_value()).query if address else ""
         files[name] = [
-            Path(it) for key, values in named.items() if key.startswith("ssl") for it in values
+            Path(file)
+            for parameter, values in parse_qs(query).items()
+            if parameter.startswith("ssl")
+            for file in values
         ]
     return files
 
@@ -402,11 +416,10 @@ def _files(settings: Settings) -> Mapping[str, Iterable[Path]]:
 def password_of(settings: Settings) -> str | None:
     parts = urlsplit(settings.database_dsn.get_secret_value())
     _, separator, secret = parts.netloc.rpartition("@")[0].partition(":")
-    return (
-        unquote(secret)
-        if separator
-        else next(iter(parse_qs(parts.query).get("password", [])), None)
-    )
+    if separator:
+        return unquote(secret)
+    passwords = parse_qs(parts.query).get("password", [])
+    return passwords[0] if passwords else None
 
 
 def _is_elsewhere(name: str, former: SecretStr, new: SecretStr) -> str:
@@ -416,5 +429,7 @@ def _is_elsewhere(name: str, former: SecretStr, new: SecretStr) -> str:
 
 def _place(address: SecretStr) -> tuple[object, ...]:
     parts = urlsplit(address.get_secret_value())
-    query = [word for word in parts.query.split("&") if not word.startswith("password=")]
+    query = [
+        parameter for parameter in parts.query.split("&") if not parameter.startswith("password=")
+    ]
     return parts.scheme, parts.username, parts.netloc.rpartition("@")[2], parts.path, query

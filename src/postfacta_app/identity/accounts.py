@@ -51,15 +51,18 @@ _LOCAL = _PERSON + "email = lower($1) and external_sub is null and disabled_at i
 _EXTERNAL = _PERSON + "external_sub = $1"
 _ANY = _PERSON + "id::text = $1 or email = lower($1) order by external_sub is not null, id limit 1"
 _CREDENTIAL = """
-select t.id, t.kind, t.secret_sha256, t.created_at, t.last_used_at, t.expires_at, t.revoked_at, u.disabled_at,
-       coalesce('user:' || u.id, 'token:' || t.id) as actor, coalesce(u.display_name, t.name) as name,
-       t.user_id, u.role, t.scopes, t.source
-  from tokens t left join users u on u.id = t.user_id where """
+select t.id, t.kind, t.secret_sha256, t.created_at, t.last_used_at, t.expires_at, t.revoked_at,
+       u.disabled_at, coalesce('user:' || u.id, 'token:' || t.id) as actor,
+       coalesce(u.display_name, t.name) as name, t.user_id, u.role, t.scopes, t.source
+  from tokens t
+  left join users u on u.id = t.user_id
+ where """
 _STORED = TypeAdapter(model.Credential)
-_TOUCH = (
-    "update tokens set last_used_at = $2 where id = $1 and (last_used_at is null or last_used_at"
-    " < $2)"
-)
+_TOUCH = """
+update tokens
+   set last_used_at = $2
+ where id = $1
+   and (last_used_at is null or last_used_at < $2)"""
 _PAGE = (
     "($1::timestamptz is null or (created_at, id) > ($1, $2::uuid)) order by created_at, id"
     " limit $3"
@@ -68,40 +71,79 @@ _USERS = f"select {_USER} from users where {_PAGE}"  # noqa: S608 - only constan
 _MACHINES = f"select {_MACHINE} from tokens where kind = 'api' and {_PAGE}"  # noqa: S608 - only constants of our modules
 # Lowered by the database, since its check compares with its own `lower`.
 _ADD_USER = f"""
-insert into users (id, email, display_name, role, password_hash, external_sub) values ($1, lower($2), $3, $4, $5, $6)
-on conflict do nothing returning {_USER}"""  # noqa: S608 - only constants of our modules
+insert into users (id, email, display_name, role, password_hash, external_sub)
+values ($1, lower($2), $3, $4, $5, $6)
+on conflict do nothing
+returning {_USER}"""  # noqa: S608 - only constants of our modules
 _SESSIONS = """
-select id, kind, created_at, last_used_at, expires_at, id is not distinct from $2::uuid as is_this from tokens
- where user_id = $1 and revoked_at is null and expires_at > $3
-   and (kind = 'bearer' or coalesce(last_used_at, created_at) > $3::timestamptz - interval '12 hours')
+select id, kind, created_at, last_used_at, expires_at,
+       id is not distinct from $2::uuid as is_this
+  from tokens
+ where user_id = $1
+   and revoked_at is null
+   and expires_at > $3
+   and (kind = 'bearer'
+        or coalesce(last_used_at, created_at) > $3::timestamptz - interval '12 hours')
  order by created_at desc, id"""
 _SET_HASH = """
-update users set password_hash = $2 where id = $1 and ($3::text is null or password_hash = $3) returning id"""
+update users
+   set password_hash = $2
+ where id = $1
+   and ($3::text is null or password_hash = $3)
+returning id"""
 # Sorted, so that two of these cannot deadlock.
 _LOCK = f"""
-select {_USER} from users where id = $1 or (role = 'admin' and disabled_at is null) order by id for update"""  # noqa: S608 - only constants of our modules
+select {_USER}
+  from users
+ where id = $1
+    or (role = 'admin' and disabled_at is null)
+ order by id
+   for update"""  # noqa: S608 - only constants of our modules
 _CHANGE_USER = f"""
-update users set role = coalesce($2, role), version = version + 1,
-       disabled_at = case when $3::boolean is null then disabled_at when $3 then coalesce(disabled_at, now()) end
- where id = $1 returning {_USER}"""  # noqa: S608 - only constants of our modules
+update users
+   set role = coalesce($2, role),
+       version = version + 1,
+       disabled_at = case when $3::boolean is null then disabled_at
+                          when $3 then coalesce(disabled_at, now()) end
+ where id = $1
+returning {_USER}"""  # noqa: S608 - only constants of our modules
 _END_SESSIONS = """
-update tokens set revoked_at = now()
- where user_id = $1 and revoked_at is null and ($2::uuid is null or id = $2) and id is distinct from $3::uuid
+update tokens
+   set revoked_at = now()
+ where user_id = $1
+   and revoked_at is null
+   and ($2::uuid is null or id = $2)
+   and id is distinct from $3::uuid
 returning id"""
 _ADD_SESSION = """
 with expired as (delete from tokens where user_id = $4 and expires_at <= $5)
-insert into tokens (id, kind, secret_sha256, user_id, created_at, expires_at) values ($1, $2, $3, $4, $5, $6)"""
+insert into tokens (id, kind, secret_sha256, user_id, created_at, expires_at)
+values ($1, $2, $3, $4, $5, $6)"""
 _ADD_MACHINE = f"""
-insert into tokens (id, kind, secret_sha256, created_by, created_at, expires_at, name, prefix, scopes, source)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning {_MACHINE}"""  # noqa: S608 - only constants of our modules
+insert into tokens (id, kind, secret_sha256, created_by, created_at, expires_at,
+                    name, prefix, scopes, source)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+returning {_MACHINE}"""  # noqa: S608 - only constants of our modules
 _REVOKE = """
-update tokens set revoked_at = now() where id = $1 and kind = 'api' and revoked_at is null returning id"""
+update tokens
+   set revoked_at = now()
+ where id = $1
+   and kind = 'api'
+   and revoked_at is null
+returning id"""
 # Read from the end: there is no index by time.
 _LOSSES = """
-select seq, action = 'incident.change' as hides from audit_log
- where seq > coalesce((select seq from audit_log where at < now() - make_interval(secs => $1) order by seq desc limit 1), 0)
-   and (action = any ($2::text[]) or (action = 'incident.change' and detail ? 'visibility'))"""
-_LESS = [
+select seq, action = 'incident.change' as hides
+  from audit_log
+ where seq > coalesce((
+         select seq
+           from audit_log
+          where at < now() - make_interval(secs => $1)
+          order by seq desc
+          limit 1), 0)
+   and (action = any ($2::text[])
+        or (action = 'incident.change' and detail ? 'visibility'))"""
+_LOSING_ACTIONS = [
     "session.end",
     "session.revoke",
     "token.revoke",
@@ -112,18 +154,21 @@ _LESS = [
 _AUDIT = """
 select seq, at, actor, action, object, incident_id, detail::text, request_id, host(client) as client
   from audit_log
- where ($1::uuid is null or incident_id = $1) and ($2::text is null or actor = $2)
-   and ($3::timestamptz is null or at >= $3) and ($4::timestamptz is null or at < $4)
+ where ($1::uuid is null or incident_id = $1)
+   and ($2::text is null or actor = $2)
+   and ($3::timestamptz is null or at >= $3)
+   and ($4::timestamptz is null or at < $4)
    and ($5::bigint is null or seq < $5)
- order by seq desc limit $6"""
+ order by seq desc
+ limit $6"""
 
 
-async def person(q: Query, who: UUID | str) -> model.Account | None:
+async def person(q: Query, key: UUID | str) -> model.Account | None:
     """Find a person by id or e-mail address, disabled or not.
 
     Of several with one address, the local account.
     """
-    return await row(q, model.Account, _ANY, str(who), operation="user_get")
+    return await row(q, model.Account, _ANY, str(key), operation="user_get")
 
 
 async def external(q: Query, name: str) -> model.Account | None:
@@ -152,8 +197,8 @@ async def meet(unit: Unit, name: str, *, email: str, display_name: str, role: Ro
     await _add(unit, email, display_name, role, None, name)
 
 
-async def _add(unit: Unit, *given: str | None) -> model.User | None:
-    user = await row(unit, model.User, _ADD_USER, uuid4(), *given, operation="user_create")
+async def _add(unit: Unit, *values: str | None) -> model.User | None:
+    user = await row(unit, model.User, _ADD_USER, uuid4(), *values, operation="user_create")
     if user is not None:
         await unit.audit("user.create", user.actor, detail={"role": user.role})
     return user
@@ -175,17 +220,16 @@ async def change_user(
     if old is None:
         raise NotFoundError("No such id")
     matches(old.etag)
-    sent = wish.model_dump(exclude_unset=True)
-    admins = [it.id for it in locked if it.role is Role.ADMIN and it.disabled_at is None]
-    if admins == [user_id] and (
-        sent.get("disabled") or sent.get("role", Role.ADMIN) is not Role.ADMIN
-    ):
+    members = wish.model_dump(exclude_unset=True)
+    admins = [user.id for user in locked if user.role is Role.ADMIN and user.disabled_at is None]
+    is_loss = members.get("disabled") or members.get("role", Role.ADMIN) is not Role.ADMIN
+    if admins == [user_id] and is_loss:
         raise ConflictError("This is the last enabled administrator; make another person one first")
-    args = (user_id, sent.get("role"), sent.get("disabled"))
+    args = (user_id, members.get("role"), members.get("disabled"))
     (changed,) = await rows(unit, model.User, _CHANGE_USER, *args, operation="user_change")
-    if sent.get("disabled"):
+    if members.get("disabled"):
         await unit.execute(_END_SESSIONS, user_id, None, None, operation="session_end")
-    await unit.audit("user.change", old.actor, detail=sent)
+    await unit.audit("user.change", old.actor, detail=members)
     return changed
 
 
@@ -207,11 +251,20 @@ async def change_password(
 
 
 async def credential(q: Query, sha256: bytes, prefix: str | None) -> model.Credential | None:
-    where, key = ("t.secret_sha256 = $1", sha256) if prefix is None else ("t.prefix = $1", prefix)
-    found = [
-        dict(each) for each in await q.fetch(_CREDENTIAL + where, key, operation="credential_get")
-    ]
-    return _STORED.validate_python({**found[0], "principal": found[0]}) if found else None
+    """Return the token or session of a secret, found by the hash or, for an API token, its prefix.
+
+    The hash is compared later, in constant time.
+    """
+    if prefix is None:
+        query = _CREDENTIAL + "t.secret_sha256 = $1"
+        records = await q.fetch(query, sha256, operation="credential_get")
+    else:
+        query = _CREDENTIAL + "t.prefix = $1"
+        records = await q.fetch(query, prefix, operation="credential_get")
+    if not records:
+        return None
+    record = dict(records[0])
+    return _STORED.validate_python({**record, "principal": record})
 
 
 async def touch(q: Query, token_id: UUID, now: datetime) -> None:
@@ -219,16 +272,16 @@ async def touch(q: Query, token_id: UUID, now: datetime) -> None:
 
 
 async def sessions(
-    q: Query, user_id: UUID, *, this: UUID | None, now: datetime
+    q: Query, user_id: UUID, *, current: UUID | None, now: datetime
 ) -> Sequence[model.Session]:
-    return await rows(q, model.Session, _SESSIONS, user_id, this, now, operation="session_list")
+    return await rows(q, model.Session, _SESSIONS, user_id, current, now, operation="session_list")
 
 
 async def add_secret(unit: Unit, token: model.Credential) -> None:
     """Store the hash of a session or bearer token, and drop this person's expired ones."""
-    who = (token.id, token.kind, token.secret_sha256, token.principal.user_id)
+    identity = (token.id, token.kind, token.secret_sha256, token.principal.user_id)
     await unit.execute(
-        _ADD_SESSION, *who, token.created_at, token.expires_at, operation="session_create"
+        _ADD_SESSION, *identity, token.created_at, token.expires_at, operation="session_create"
     )
 
 
@@ -256,8 +309,10 @@ async def create_token(unit: Unit, new: model.NewToken, now: datetime) -> model.
     scopes = sorted(new.scopes)
     token = minted.token
     stored = (token.id, token.kind, token.secret_sha256, token.principal.user_id, token.created_at)
-    said = (token.expires_at, new.name, minted.prefix, scopes, new.source)
-    (added,) = await rows(unit, model.Token, _ADD_MACHINE, *stored, *said, operation="token_create")
+    details = (token.expires_at, new.name, minted.prefix, scopes, new.source)
+    (added,) = await rows(
+        unit, model.Token, _ADD_MACHINE, *stored, *details, operation="token_create"
+    )
     await unit.audit("token.create", f"token:{token.id}", detail={"scopes": scopes})
     return model.IssuedToken(**added.model_dump(), secret=minted.secret)
 
@@ -272,8 +327,8 @@ async def revoke_token(unit: Unit, token_id: UUID) -> bool:
 
 async def losses(q: Query, seconds: float) -> Mapping[int, bool]:
     """Read which entries of the last seconds reduce access, and whether they hide an incident."""
-    found = await q.fetch(_LOSSES, seconds, _LESS, operation="audit_losses")
-    return {each["seq"]: each["hides"] for each in found}
+    entries = await q.fetch(_LOSSES, seconds, _LOSING_ACTIONS, operation="audit_losses")
+    return {entry["seq"]: entry["hides"] for entry in entries}
 
 
 async def audit(
@@ -296,8 +351,8 @@ class Passwords:
         # others. The wait leaves two of a request's 5 seconds for the hash; a hash that ends later
         # has no use.
         bounds: dict[str, Any] = {"max_wait": 3.0, "lends": True, "observer": None}
-        self._known = Bulkhead("passwords-known", 1, max_waiting=19, **bounds)
-        self._unknown = Bulkhead("passwords", 2, max_waiting=18, **bounds)
+        self._known_devices = Bulkhead("passwords-known", 1, max_waiting=19, **bounds)
+        self._other_devices = Bulkhead("passwords", 2, max_waiting=18, **bounds)
         # Unknown accounts are verified against this hash, so that timing reveals nothing.
         self._nobody = self._hasher.hash(secrets.token_urlsafe())
 
@@ -320,13 +375,12 @@ class Passwords:
 
     async def _work(self, work: Callable[[], T], *, is_known: bool = False) -> T:
         try:
-            bulkhead = self._known if is_known else self._unknown
+            bulkhead = self._known_devices if is_known else self._other_devices
             return await bulkhead.call(anyio.to_thread.run_sync, work)
         except BulkheadFullError:
             raise slow_down(1.0) from None
-        except (
-            Argon2Error
-        ) as error:  # There is no memory for it: the password is neither right nor wrong.
+        except Argon2Error as error:
+            # There is no memory for it: the password is neither right nor wrong.
             raise LoadShedError("passwords", 1.0) from error
 
 
@@ -412,10 +466,10 @@ class Accounts:
 
     @asynccontextmanager
     async def limited(
-        self, *who: str, device: str = "", attempted: Callable[[str], object] = lambda _: None
+        self, *clients: str, device: str = "", attempted: Callable[[str], object] = lambda _: None
     ) -> AsyncGenerator[Callable[[], None]]:
         try:
-            async with self._throttle.attempt(*who, device=device) as accept:
+            async with self._throttle.attempt(*clients, device=device) as accept:
                 yield accept
         except RateLimitExceededError as error:
             attempted("limited")
@@ -428,16 +482,16 @@ class Accounts:
         self,
         request: Request,
         minted: model.Minted,
-        keep: Callable[[Unit], Awaitable[object]] | None = None,
+        store: Callable[[Unit], Awaitable[object]] | None = None,
     ) -> model.Minted:
-        who = minted.token.principal
+        principal = minted.token.principal
 
         async def work(unit: Unit) -> None:
-            if keep is not None:
-                await keep(unit)
-            await unit.audit("session.begin", who.actor, detail={"kind": minted.token.kind})
+            if store is not None:
+                await store(unit)
+            await unit.audit("session.begin", principal.actor, detail={"kind": minted.token.kind})
 
-        await self._transactions.write(request, who, work)
+        await self._transactions.write(request, principal, work)
         self._attempted("ok")
         return minted
 
@@ -451,9 +505,9 @@ class LocalAccounts(Accounts):
         *,
         passwords: Passwords | None = None,
         is_local: bool = True,
-        **others: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(transactions, **others)
+        super().__init__(transactions, **options)
         self.passwords = passwords or Passwords()
         self._is_local = is_local
 
@@ -462,25 +516,25 @@ class LocalAccounts(Accounts):
             self._reader, model.Account, _LOCAL, sent.email, operation="account_get"
         )
         stored = account.password_hash if account else None
-        given = call.request.cookies.get(cookie_name(is_local=self._is_local) + _DEVICE, "")
-        device = given.partition(".")[0]
+        cookie = call.request.cookies.get(cookie_name(is_local=self._is_local) + _DEVICE, "")
+        device = cookie.partition(".")[0]
         expected = _device(account.id, stored, device) if account and stored else ""
-        if not hmac.compare_digest(given.encode(), expected.encode()):
+        if not hmac.compare_digest(cookie.encode(), expected.encode()):
             device = ""
-        who = (client_of(call.request.scope), sent.email)
-        async with self.limited(*who, device=device, attempted=self._attempted) as accept:
+        clients = (client_of(call.request.scope), sent.email)
+        async with self.limited(*clients, device=device, attempted=self._attempted) as accept:
             is_right = await self.passwords.verify(stored, sent.password, is_known=bool(device))
             if not is_right or account is None or stored is None:
                 raise wrong_password()
             new = await self.passwords.renew(stored, sent.password) or stored
             minted = mint(kind, account.principal, call.now)
 
-            async def keep(unit: Unit) -> None:
+            async def store(unit: Unit) -> None:
                 if not await set_password(unit, account.id, new, old=stored):
                     raise wrong_password()  # It changed during verification.
                 await add_secret(unit, minted.token)
 
-            await self._begin(call.request, minted, keep)
+            await self._begin(call.request, minted, store)
             accept()
         value = _device(account.id, new, secrets.token_urlsafe(16))
         life = timedelta(days=180)

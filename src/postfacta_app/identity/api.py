@@ -42,7 +42,7 @@ _NO_STORE: Final = {"Cache-Control": "no-store"}
 class _Desk:
     """Accounts and the guard, at the service of one request.
 
-    `this` is the id of the token that it presents.
+    `token_id` is of the token that the request presents, if any.
     """
 
     def __init__(self, call: Call, _: str) -> None:
@@ -53,16 +53,16 @@ class _Desk:
         self._guard = call.tools.part(Guard)
         self.settings = self._guard.settings
         self.q = call.tools.transactions.reader(call.principal)
-        self.this: UUID | None = call.request.scope.get(PRESENTED)
-        # What a page says once: a secret, or what was done before it.
-        self.told: dict[str, object] = {"done": call.request.query_params.get("done")}
+        self.token_id: UUID | None = call.request.scope.get(PRESENTED)
+        # What a page shows once: a secret, or the change before it.
+        self.notices: dict[str, object] = {"done": call.request.query_params.get("done")}
 
-    def lose(self, lost: str | UUID) -> None:
+    def lose(self, revoked: str | UUID) -> None:
         """Stop trusting these tokens once the transaction is over.
 
         Even a failed one may be committed.
         """
-        self.call.afterwards.append(partial(self._guard.forget, lost))
+        self.call.afterwards.append(partial(self._guard.forget, revoked))
 
     def local(self) -> LocalAccounts:
         if isinstance(self.accounts, LocalAccounts):
@@ -71,7 +71,7 @@ class _Desk:
             "Add people in the Supabase project; they appear here when they first sign in"
         )
 
-    def kept_here(self, account: model.Account) -> tuple[LocalAccounts, str]:
+    def local_password(self, account: model.Account) -> tuple[LocalAccounts, str]:
         """Return who checks an account's password, and its hash.
 
         Raise if it is managed elsewhere.
@@ -81,12 +81,12 @@ class _Desk:
         return self.accounts, account.password_hash
 
 
-def _given(call: Call, name: str) -> UUID | None:
+def _id_in_path(call: Call, name: str) -> UUID | None:
     return from_path(UUID, call, name) if name in call.request.path_params else None
 
 
 async def _owner(call: Call, _: str) -> model.Account:
-    user_id = _given(call, "id") or call.principal.user_id
+    user_id = _id_in_path(call, "id") or call.principal.user_id
     if user_id is None:
         raise ForbiddenError("Only a person with an account has a password and sessions")
     account = await accounts.person(call.tools.transactions.reader(call.principal), user_id)
@@ -98,7 +98,7 @@ async def _owner(call: Call, _: str) -> model.Account:
 Desk = Annotated[_Desk, Fill(_Desk)]
 Owner = Annotated[model.Account, Fill(_owner)]
 """The person a request is about: the one in its path, else the caller."""
-Only = Annotated[UUID | None, Fill(_given)]
+Only = Annotated[UUID | None, Fill(_id_in_path)]
 """The session in the path; without it, all."""
 
 
@@ -134,21 +134,25 @@ async def register(sent: model.Registration, desk: Desk) -> Annotated[Response, 
 
 @routes.api("POST /logout", SIGNED_IN, "End the current session or bearer token", kind=AUTH)
 async def logout(unit: Unit, desk: Desk) -> Response:
-    who = unit.principal
-    if who.scopes:
+    caller = unit.principal
+    if caller.scopes:
         raise ForbiddenError("An administrator must revoke API tokens: DELETE /api/v1/tokens/{id}")
-    if who.user_id is not None and desk.this is not None:
-        desk.lose(desk.this)
-        await accounts.end_sessions(unit, who.user_id, "session.end", only=desk.this)
+    if caller.user_id is not None and desk.token_id is not None:
+        desk.lose(desk.token_id)
+        await accounts.end_sessions(unit, caller.user_id, "session.end", only=desk.token_id)
     cookie = session_cookie("", timedelta(0), is_local=desk.settings.is_local)
     return Response(status_code=204, headers={"Set-Cookie": cookie})
 
 
 @routes.api("GET /api/v1/me", SIGNED_IN, "Read the current user or token")
 async def me(q: Reader) -> model.Me:
-    it = q.principal
+    principal = q.principal
     return model.Me(
-        actor=it.actor, name=it.name, role=it.role, scopes=sorted(it.scopes), source=it.source
+        actor=principal.actor,
+        name=principal.name,
+        role=principal.role,
+        scopes=sorted(principal.scopes),
+        source=principal.source,
     )
 
 
@@ -159,7 +163,7 @@ async def me(q: Reader) -> model.Me:
     problems=("conflict",),
 )
 async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) -> Response:
-    local, stored = desk.kept_here(owner)
+    local, stored = desk.local_password(owner)
     if sent.password.strip().lower() == owner.email:
         raise invalid("/password", "invalid", "must not be the e-mail address")
     # Only the holder of this session can use up its attempts.
@@ -170,7 +174,7 @@ async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) 
     hashed = await local.passwords.hash(sent.password)
     desk.lose(owner.actor)
     change = partial(
-        accounts.change_password, user_id=owner.id, hashed=hashed, old=stored, keep=desk.this
+        accounts.change_password, user_id=owner.id, hashed=hashed, old=stored, keep=desk.token_id
     )
     return await desk.call.write(change)
 
@@ -183,7 +187,7 @@ async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) 
     problems=("conflict",),
 )
 async def reset(owner: Owner, desk: Desk) -> Reply[model.IssuedPassword]:
-    local, _ = desk.kept_here(owner)
+    local, _ = desk.local_password(owner)
     password = new_password()
     hashed = await local.passwords.hash(password)
     desk.lose(owner.actor)
@@ -199,7 +203,7 @@ def new_password() -> str:
 @routes.api("GET /api/v1/users/{id}/sessions", ADMIN, "List a person's sessions", kind=SEARCH)
 async def sessions(owner: Owner, desk: Desk) -> model.SessionList:
     return model.SessionList(
-        items=await accounts.sessions(desk.q, owner.id, this=desk.this, now=desk.now)
+        items=await accounts.sessions(desk.q, owner.id, current=desk.token_id, now=desk.now)
     )
 
 
@@ -223,8 +227,8 @@ async def _end_sessions(
 
 @routes.api("GET /api/v1/users", ADMIN, "List people")
 async def users(q: Reader, query: Paged) -> model.UserPage:
-    rows = await accounts.users(q, query.after("users"), query.limit + 1)
-    return query.page(model.UserPage, rows, "users", key=lambda it: (it.created_at, it.id))
+    people = await accounts.users(q, query.after("users"), query.limit + 1)
+    return query.page(model.UserPage, people, "users", key=lambda user: (user.created_at, user.id))
 
 
 @routes.api(
@@ -237,12 +241,12 @@ async def add_user(new: model.NewUser, desk: Desk) -> Annotated[Response, model.
     return await _add(desk, new, model.User)
 
 
-async def _add(desk: _Desk, new: model.NewUser, shown: type[BaseModel]) -> Response:
+async def _add(desk: _Desk, new: model.NewUser, answer: type[BaseModel]) -> Response:
     hashed = await desk.local().passwords.hash(new.password)
 
     async def work(unit: Unit) -> Response:
         user = await accounts.add_user(unit, new, password_hash=hashed)
-        return as_json(201, shown.model_validate(user, from_attributes=True), {"ETag": user.etag})
+        return as_json(201, answer.model_validate(user, from_attributes=True), {"ETag": user.etag})
 
     return await desk.call.write(work)
 
@@ -262,15 +266,16 @@ async def change_user(
 
 @routes.api("GET /api/v1/tokens", ADMIN, "List API tokens")
 async def tokens(q: Reader, query: Paged) -> model.TokenPage:
-    rows = await accounts.tokens(q, query.after("tokens"), query.limit + 1)
-    return query.page(model.TokenPage, rows, "tokens", key=lambda it: (it.created_at, it.id))
+    machines = await accounts.tokens(q, query.after("tokens"), query.limit + 1)
+    return query.page(
+        model.TokenPage, machines, "tokens", key=lambda token: (token.created_at, token.id)
+    )
 
 
 @routes.api("POST /api/v1/tokens", ADMIN, "Create an API token; its secret is returned once")
 async def create_token(unit: Unit, new: model.NewToken, desk: Desk) -> Reply[model.IssuedToken]:
-    if new.expires_at is not None and not desk.now < new.expires_at <= desk.now + timedelta(
-        days=3650
-    ):
+    latest = desk.now + timedelta(days=3650)
+    if new.expires_at is not None and not desk.now < new.expires_at <= latest:
         raise invalid("/expires_at", "out_of_range", "must be within the next ten years")
     issued = await accounts.create_token(unit, new, desk.now)
     return Reply(issued, 201, {"Location": f"/api/v1/tokens/{issued.id}", **_NO_STORE})
@@ -286,8 +291,8 @@ async def revoke_token(unit: Unit, id: UUID, desk: Desk) -> None:
 @routes.api("GET /api/v1/audit", ADMIN, "Read the audit log")
 async def audit(q: Reader, query: model.AuditQuery) -> model.AuditPage:
     (before,) = query.after("audit", int) or (None,)
-    rows = await accounts.audit(q, query, before)
-    return query.page(model.AuditPage, rows, "audit", key=lambda it: [it.seq])
+    entries = await accounts.audit(q, query, before)
+    return query.page(model.AuditPage, entries, "audit", key=lambda entry: [entry.seq])
 
 
 # Pages
@@ -306,15 +311,14 @@ async def submit(*, request: Request, desk: Desk) -> Page | Response:
     target = _local_path(fields.get("next", ""))
 
     async def begin() -> Response:
-        sent = parse(
-            model.Credentials, {name: fields.get(name, "") for name in ("email", "password")}
-        )
+        members = {name: fields.get(name, "") for name in ("email", "password")}
+        sent = parse(model.Credentials, members)
         minted = await desk.accounts.sign_in(desk.call, sent, model.Kind.SESSION)
         life = minted.token.expires_at - desk.now
-        cookie = session_cookie(minted.secret, life, is_local=desk.settings.is_local)
+        session = session_cookie(minted.secret, life, is_local=desk.settings.is_local)
         done = Response(status_code=303, headers={"Location": target, **_NO_STORE})
-        for each in filter(None, (cookie, minted.device)):
-            done.headers.append("Set-Cookie", each)
+        for cookie in filter(None, (session, minted.device)):
+            done.headers.append("Set-Cookie", cookie)
         return done
 
     done = await attempt(begin())
@@ -326,12 +330,12 @@ async def submit(*, request: Request, desk: Desk) -> Page | Response:
 
 @routes.page("POST /signout", OPEN, kind=AUTH)
 async def leave(*, request: Request, desk: Desk) -> Response:
-    who = desk.call.principal
-    if not who.is_signed_in:
+    caller = desk.call.principal
+    if not caller.is_signed_in:
         return RedirectResponse("/signin", 303)
-    if who.session_csrf is None:
+    if caller.session_csrf is None:
         raise ForbiddenError("Only browser sessions end here; send POST /logout instead")
-    await read_form(request, who)
+    await read_form(request, caller)
     done = await desk.call.write(partial(logout, desk=desk))
     return RedirectResponse("/signin", 303, {"Set-Cookie": done.headers["set-cookie"]})
 
@@ -352,29 +356,28 @@ async def people(desk: Desk) -> Page:
         "tokens": await accounts.tokens(desk.q, None, _MOST),
         "most": _MOST,
         "now": desk.now,
-        **desk.told,
+        **desk.notices,
     }
     return Page("people.html", context)
 
 
 @routes.form("/people", ADMIN, again=people, kind=AUTH)
 async def add_person(*, fields: Fields, desk: Desk) -> Page:
-    new = formed(model.NewUser, {**fields, "password": (password := new_password())})
+    password = new_password()
+    new = formed(model.NewUser, {**fields, "password": password})
     await add_user(new, desk)
-    desk.told |= {"added": new.email, "password": password}
+    desk.notices |= {"added": new.email, "password": password}
     return await people(desk)
 
 
 @routes.form("/people/tokens", ADMIN, again=people, kind=AUTH)
 async def add_machine(*, fields: Fields, desk: Desk) -> Page:
-    scopes = [it for it in model.Scope if f"scope-{it}" in fields]
+    scopes = [scope for scope in model.Scope if f"scope-{scope}" in fields]
     new = formed(model.NewToken, {**fields, "scopes": scopes}, desk.now)
 
     async def work(unit: Unit) -> None:
-        desk.told |= {
-            "added": new.name,
-            "token": (await create_token(unit, new, desk)).value.secret,
-        }
+        issued = await create_token(unit, new, desk)
+        desk.notices |= {"added": new.name, "token": issued.value.secret}
 
     await desk.call.write(work)
     return await people(desk)
@@ -389,15 +392,15 @@ async def revoke(unit: Unit, id: UUID, desk: Desk) -> str:
 @routes.page("/account", SIGNED_IN)
 @routes.page("/people/{id}", ADMIN)
 async def account(owner: Owner, desk: Desk) -> Page:
+    open_sessions = await sessions(owner, desk)
+    has_password = isinstance(desk.accounts, LocalAccounts) and owner.password_hash is not None
     context = {
         "user": owner,
         "is_own": "id" not in desk.request.path_params,
         "changed": fields_of(model.UserChange),
-        "has_password": (
-            isinstance(desk.accounts, LocalAccounts) and owner.password_hash is not None
-        ),
-        "sessions": (await sessions(owner, desk)).items,
-        **desk.told,
+        "has_password": has_password,
+        "sessions": open_sessions.items,
+        **desk.notices,
     }
     return Page("account.html", context)
 
@@ -420,7 +423,8 @@ async def change_access(
 
 @routes.form("/people/{id}/password", ADMIN, again=account, kind=AUTH)
 async def reset_shown(owner: Owner, desk: Desk) -> Page:
-    desk.told["password"] = (await reset(owner, desk)).value.password
+    issued = await reset(owner, desk)
+    desk.notices["password"] = issued.value.password
     return await account(owner, desk)
 
 
@@ -430,5 +434,7 @@ async def reset_shown(owner: Owner, desk: Desk) -> Page:
 @routes.form("/people/{id}/sessions", ADMIN, again=account)
 async def end_shown(unit: Unit, owner: Owner, *, session: Only, desk: Desk) -> str:
     """End a session, or all but this one, and go back to the page that the form is on."""
-    await _end_sessions(unit, owner, desk, only=session, keep=None if session else desk.this)
-    return f"{desk.request.scope['path'].partition('/sessions')[0]}?done=sessions"
+    keep = None if session else desk.token_id
+    await _end_sessions(unit, owner, desk, only=session, keep=keep)
+    page = desk.request.scope["path"].partition("/sessions")[0]
+    return f"{page}?done=sessions"

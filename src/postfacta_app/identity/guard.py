@@ -48,9 +48,9 @@ _UNASKED: Final = {
 _IN_HEADER = frozenset({Kind.BEARER, Kind.API})
 _IN_COOKIE = frozenset({Kind.SESSION})
 _TRUSTED_FOR = 10.0  # Seconds until a revocation in another process takes effect here.
-_MOST_TRUSTED = 1024
-_TOUCH_AFTER = 60.0
-# An entry has the time at which its transaction began: none lives for half as long.
+_MOST_TRUSTED = 1024  # tokens; then the oldest is dropped
+_TOUCH_AFTER = 60.0  # seconds; lists show `last_used_at` to the minute
+# Seconds. An entry has the time at which its transaction began: none lives for half as long.
 _SETTLED: Final = 60.0
 
 
@@ -81,17 +81,17 @@ class Guard:
         self._clock = clock
         self._monotonic = monotonic
         self._trusted: dict[bytes, tuple[Credential, float]] = {}
-        self._era = 0
+        self._generation = 0
 
-    def forget(self, lost: str | UUID | None = None) -> None:
+    def forget(self, revoked: str | UUID | None = None) -> None:
         """Stop trusting a caller's tokens, or the one of this id, or all.
 
         So a revocation takes effect at once.
         """
         for key, (token, _) in list(self._trusted.items()):
-            if lost in {None, token.id, token.principal.actor}:
+            if revoked in {None, token.id, token.principal.actor}:
                 del self._trusted[key]
-        self._era += 1
+        self._generation += 1
 
     async def authenticate(self, request: Request) -> Principal:
         """Return the sender of a request.
@@ -99,7 +99,8 @@ class Guard:
         Raise if `Authorization` is not valid, while a stale cookie is ignored.
         """
         principal = self._anyone(request) if self._is_open else await self._someone(request)
-        if (context := current_request()) is not None:
+        context = current_request()
+        if context is not None:
             context.principal = principal.actor
         return principal
 
@@ -165,11 +166,12 @@ class Guard:
     async def _fetch(
         self, request: Request, secret: str, kinds: frozenset[Kind], *, sha256: bytes
     ) -> Credential | None:
-        era = self._era
+        generation = self._generation
         began = self._monotonic()
         token = None
-        if (found := SECRET.fullmatch(secret)) is not None:
-            token = await accounts.credential(self._reader, sha256, found["prefix"])
+        match = SECRET.fullmatch(secret)
+        if match is not None:
+            token = await accounts.credential(self._reader, sha256, match["prefix"])
         elif self._foreign and Kind.BEARER in kinds:
             token = await self._foreign(request, secret)
         now = datetime.fromtimestamp(self._clock(), UTC)
@@ -182,7 +184,7 @@ class Guard:
             with suppress(RejectedError):  # Reads continue while the database is read-only.
                 await accounts.touch(self._reader, token.id, now)
         # It may have been revoked here during the lookup.
-        if era == self._era:
+        if generation == self._generation:
             self._trusted.pop(sha256, None)
             if len(self._trusted) >= _MOST_TRUSTED:
                 del self._trusted[next(iter(self._trusted))]
@@ -197,10 +199,10 @@ def presented(authorization: Sequence[str], cookie: str | None) -> str | None:
     """Return the secret that a request presents, if any; raise if it is no Bearer token."""
     if not authorization:
         return cookie or None
-    found = _SCHEME.fullmatch(authorization[0])
-    if found is None or len(authorization) > 1:
+    match = _SCHEME.fullmatch(authorization[0])
+    if match is None or len(authorization) > 1:
         raise _invalid("Authorization must be a single Bearer token")
-    return found[1]
+    return match[1]
 
 
 def _invalid(detail: str) -> AppError:
@@ -216,25 +218,25 @@ def revocations(
     hide: Callable[[], object],
     clock: Clock = MONOTONIC,
 ) -> Callable[[], Awaitable[None]]:
-    """Return what processes new `losses` in the audit log.
+    """Return a job that processes new `losses` in the audit log.
 
-    Its first call only records what is there.
-
-    It calls `distrust` once a right was lost, `hide` once an incident is seen by fewer.
+    Its first call only records those that are there. Later ones call `distrust` if a right was
+    lost, and `hide` if fewer people may see an incident.
     """
-    known: Mapping[int, bool] | None = None
-    looked_at = clock()
+    recorded: Mapping[int, bool] | None = None
+    read_at = clock()
 
     async def look() -> None:
-        nonlocal known, looked_at
+        nonlocal recorded, read_at
         now = clock()
-        found = await losses(now - looked_at + _SETTLED)
-        kinds = {hides for seq, hides in found.items() if known is not None and seq not in known}
-        if True in kinds:
-            hide()
-        if False in kinds:
-            distrust()
-        known = found
-        looked_at = now
+        entries = await losses(now - read_at + _SETTLED)
+        if recorded is not None:
+            effects = {hides for seq, hides in entries.items() if seq not in recorded}
+            if True in effects:
+                hide()
+            if False in effects:
+                distrust()
+        recorded = entries
+        read_at = now
 
     return look

@@ -53,10 +53,9 @@ _OK = 200
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
 _OBJECT: Final = TypeAdapter(dict[str, JsonValue])
-Said = Mapping[str, JsonValue]
-Reply = tuple[
-    int, Said
-]  # The status, and the JSON object; empty if it is anything else, such as HTML.
+JsonObject = Mapping[str, JsonValue]
+# The status, and the JSON object; empty if it is anything else, such as HTML.
+Reply = tuple[int, JsonObject]
 
 
 class Client(httpx2.AsyncClient):
@@ -79,7 +78,7 @@ class Client(httpx2.AsyncClient):
             trust_env=False,
         )
 
-    async def ask(self, method: str, path: str, body: Said | None = None) -> Reply:
+    async def ask(self, method: str, path: str, body: JsonObject | None = None) -> Reply:
         """Send a request and read the whole response, of at most 64 KiB and a status below 500.
 
         Raise `RateLimitedError` for a 429, else `ResilienceError`, `httpx2.HTTPError` or
@@ -87,21 +86,21 @@ class Client(httpx2.AsyncClient):
         """
         return await self._pipeline.call(self._ask, method, path, body)
 
-    async def key_set(self) -> Said:
+    async def key_set(self) -> JsonObject:
         """Return the project's public keys, for a `Jwks`; raise as `ask`."""
-        status, said = await self.ask("GET", ".well-known/jwks.json")
+        status, keys = await self.ask("GET", ".well-known/jwks.json")
         if status != _OK:
             raise ValueError(f"status {status}")
-        return said
+        return keys
 
-    async def _ask(self, method: str, path: str, body: Said | None) -> Reply:
+    async def _ask(self, method: str, path: str, body: JsonObject | None) -> Reply:
         key = self._rotation.current.db_key
         headers = {"apikey": key.get_secret_value() if key else ""}
         async with self.stream(method, path, json=body, headers=headers) as response:
-            read = bytearray()
-            async for part in response.aiter_raw():
-                read += part
-                if len(read) > _MOST_BYTES:
+            content = bytearray()
+            async for chunk in response.aiter_raw():
+                content += chunk
+                if len(content) > _MOST_BYTES:
                     raise ValueError(f"longer than {_MOST_BYTES} bytes")
         if refusal := refusal_in(response, self.name):
             is_limited = response.status_code == _TOO_MANY_REQUESTS
@@ -109,7 +108,7 @@ class Client(httpx2.AsyncClient):
         if response.status_code >= _SERVER_ERROR:
             response.raise_for_status()
         try:
-            return response.status_code, _OBJECT.validate_json(bytes(read))
+            return response.status_code, _OBJECT.validate_json(bytes(content))
         except ValidationError:
             return response.status_code, {}
 
@@ -126,9 +125,8 @@ _BY_SECRET: Final = PyJWT(
     }
 )
 
-Seconds = Annotated[
-    float, Field(ge=0, le=253_402_300_000, allow_inf_nan=False)
-]  # In datetime's year 9999.
+# The highest is in the year 9999, the last of datetime.
+Seconds = Annotated[float, Field(ge=0, le=253_402_300_000, allow_inf_nan=False)]
 
 
 class _Claims(BaseModel, strict=True, frozen=True):
@@ -146,9 +144,8 @@ class _Claims(BaseModel, strict=True, frozen=True):
     app_metadata: Mapping[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
 
 
-_SESSION: Final = timedelta(
-    hours=12
-)  # A ban in the project takes effect here when this session ends.
+# A ban in the project takes effect here when this session ends.
+_SESSION: Final = timedelta(hours=12)
 _SOON: Final = 5.0  # Default Retry-After, in seconds.
 # Answered alike, so that a failed sign-in reveals nothing else.
 _WRONG: Final = {
@@ -163,7 +160,7 @@ _WRONG: Final = {
 
 
 class SupabaseAccounts(Accounts):
-    """Signs people in with the project's passwords, and verifies the tokens signed with its `keys`."""
+    """Signs people in with the project's passwords, and verifies tokens signed with its `keys`."""
 
     def __init__(
         self,
@@ -172,9 +169,9 @@ class SupabaseAccounts(Accounts):
         keys: Jwks,
         *common: Any,
         clock: Clock = WALL,
-        **others: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(*common, **others)
+        super().__init__(*common, **options)
         self.keys: Jwks = keys
         self._rotation = rotation
         self._issuer = rotation.current.issuer
@@ -189,20 +186,20 @@ class SupabaseAccounts(Accounts):
         ) as accept:
             token = await self._token(sent)
             accept()
-        found = await self.credential(request, token)
-        if found is None or found.expires_at <= now:
+        verified = await self.credential(request, token)
+        if verified is None or verified.expires_at <= now:
             raise self._unusable("token_refused")
-        if found.outcome(digest(token), now) != "ok":
+        if verified.outcome(digest(token), now) != "ok":
             self._attempted("revoked")
             raise wrong_password()
         if kind is not model.Kind.SESSION:
-            return await self._begin(request, model.Minted(token, found))
-        minted = mint(kind, found.principal, now, until=now + _SESSION)
+            return await self._begin(request, model.Minted(token, verified))
+        minted = mint(kind, verified.principal, now, until=now + _SESSION)
         return await self._begin(request, minted, partial(add_secret, token=minted.token))
 
     async def _token(self, credentials: model.Credentials) -> str:
         try:
-            status, said = await self._client.ask(
+            status, answer = await self._client.ask(
                 "POST", "token?grant_type=password", credentials.model_dump()
             )
         except (ResilienceError, httpx2.HTTPError, ValueError) as error:
@@ -210,12 +207,11 @@ class SupabaseAccounts(Accounts):
             raise RejectedError(self._client.name, wait or _SOON) from error
         if status != _OK:
             # Older versions have an `error` alone.
-            codes = [
-                it for it in map(said.get, ("error_code", "code", "error")) if isinstance(it, str)
-            ]
+            values = [answer.get(name) for name in ("error_code", "code", "error")]
+            codes = [value for value in values if isinstance(value, str)]
             code = codes[0][:100] if codes else f"status {status}"
             raise wrong_password() if code in _WRONG else self._unusable(code)
-        token = said.get("access_token")
+        token = answer.get("access_token")
         if not isinstance(token, str):
             raise self._unusable("answer_unreadable")
         return token
@@ -230,9 +226,9 @@ class SupabaseAccounts(Accounts):
 
         None if it is not valid; raise if that cannot be known now.
         """
-        signed = self._signed_by_secret(token) or await self.keys.signed(token)
+        payload = self._signed_by_secret(token) or await self.keys.signed(token)
         try:
-            claims = _Claims.model_validate(signed)
+            claims = _Claims.model_validate(payload)
         except ValidationError:
             return None
         now = self._clock()
@@ -242,29 +238,29 @@ class SupabaseAccounts(Accounts):
         user = await self._account(request, claims) if now < end else None
         if user is None and now < end:
             return None
-        began, used_at, expires_at = (
-            datetime.fromtimestamp(it, UTC) for it in (claims.iat, now, end)
-        )
         return model.Credential(
             id=claims.sub,
             kind=model.Kind.BEARER,
             secret_sha256=digest(token),
             principal=user.principal if user else NOBODY,
-            created_at=began,
-            last_used_at=used_at,
-            expires_at=expires_at,
+            created_at=datetime.fromtimestamp(claims.iat, UTC),
+            last_used_at=datetime.fromtimestamp(now, UTC),
+            expires_at=datetime.fromtimestamp(end, UTC),
             disabled_at=user.disabled_at if user else None,
         )
 
     def _signed_by_secret(self, token: str) -> Mapping[str, object] | None:
-        for secret in self._rotation.current.valid("jwt_secret") if len(token) <= _LONGEST else ():
+        if len(token) > _LONGEST:
+            return None
+        for secret in self._rotation.current.valid("jwt_secret"):
             with suppress(PyJWTError, ValueError):
                 return _BY_SECRET.decode(token, secret, ["HS256"], audience="authenticated")
         return None
 
     async def _account(self, request: Request, claims: _Claims) -> model.User | None:
         name = external_name(self._issuer, claims.sub)
-        if (user := await external(self._reader, name)) is not None:
+        user = await external(self._reader, name)
+        if user is not None:
             return user
         # A token cannot make anyone an administrator. Not a set: the value may be unhashable.
         is_writer = claims.app_metadata.get("postfacta_role") in (Role.RESPONDER, Role.ADMIN)
@@ -279,7 +275,7 @@ class SupabaseAccounts(Accounts):
 
 
 def of_project(
-    rotation: Rotation, *common: Any, observer: Observer, **others: Any
+    rotation: Rotation, *common: Any, observer: Observer, **options: Any
 ) -> tuple[SupabaseAccounts, Sequence[Resource]]:
     """Return the accounts of the project that the settings name, and what to keep open for them."""
     # Separate pipelines: failing sign-ins must not stop the fetching of keys, nor the reverse.
@@ -299,5 +295,5 @@ def of_project(
         observer=observer,
     )
     keys = Jwks(publisher.key_set)
-    accounts = SupabaseAccounts(rotation, gotrue, keys, *common, **others)
+    accounts = SupabaseAccounts(rotation, gotrue, keys, *common, **options)
     return accounts, (publisher, gotrue, keys.running())
