@@ -174,17 +174,25 @@ def change(old: Action, wish: ActionChange, now: datetime) -> Action:
 
 
 _SELECT: Final = f"""
-select {", ".join(f"a.{name}" for name in Action.model_fields if name != "incident")}, 'INC-' || i.number as incident
-  from action_items a join incidents i on i.id = a.incident_id
+select {", ".join(f"a.{name}" for name in Action.model_fields if name != "incident")},
+       'INC-' || i.number as incident
+  from action_items a
+  join incidents i on i.id = a.incident_id
  where {VISIBLE}"""  # noqa: S608 - only constants of our modules
 _ONE: Final = f"{_SELECT} and a.id = $3"
 _OF: Final = f"{_SELECT} and a.incident_id = $3 order by a.created_at, a.id"
 # The driver maps `date.max` to infinity, so it sorts with the items without a due date.
-_PAGE: Final = f"""{_SELECT} and i.archived_at is null
-   and ($3::text[] = '{{}}' or a.status = any ($3)) and ($4::text[] = '{{}}' or a.owner = any ($4))
-   and ($5::boolean is null or $5 = coalesce(a.closed_at is null and a.due_on < (now() at time zone 'UTC')::date, false))
+_PAGE: Final = f"""{_SELECT}
+   and i.archived_at is null
+   and ($3::text[] = '{{}}' or a.status = any ($3))
+   and ($4::text[] = '{{}}' or a.owner = any ($4))
+   and ($5::boolean is null
+     or $5 = coalesce(
+       a.closed_at is null and a.due_on < (now() at time zone 'UTC')::date,
+       false))
    and ($6::date is null or (coalesce(a.due_on, 'infinity'), a.id) > ($6, $7::uuid))
- order by coalesce(a.due_on, 'infinity'), a.id limit $8"""
+ order by coalesce(a.due_on, 'infinity'), a.id
+ limit $8"""
 
 
 async def of(q: Query, incident_id: UUID) -> list[Action]:

@@ -180,49 +180,108 @@ def measure(start: Mark | None, end: Mark | None, *, is_open: bool) -> Duration:
 
 
 _ONE: Final = f"""
-select {COLUMNS}, m.marks::text, m.is_open from incidents i join incident_measures m on m.incident_id = i.id
- where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of our modules
+select {COLUMNS},
+       m.marks::text,
+       m.is_open
+  from incidents i
+  join incident_measures m on m.incident_id = i.id
+ where {VISIBLE}
+   and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of our modules
 _COUNTED: Final = f"""
-    'n_ok', count(*) filter (where status = 'ok'), 'n_imprecise', count(*) filter (where status = 'imprecise'),
-    'n_invalid', count(*) filter (where status = 'invalid_order'), 'n_pending', count(*) filter (where status = 'pending'),
-    'n_missing', count(*) filter (where status = 'missing'), 'min', min(seconds),
-    'p50', case when count(seconds) >= {LEAST[50]} then percentile_disc(0.5) within group (order by seconds) end,
-    'p90', case when count(seconds) >= {LEAST[90]} then percentile_disc(0.9) within group (order by seconds) end, 'max', max(seconds),
-    'insufficient_data', array_remove(array[case when count(seconds) < {LEAST[50]} then 'p50' end,
-      case when count(seconds) < {LEAST[90]} then 'p90' end], null)"""
+           'n_ok', count(*) filter (where status = 'ok'),
+      'n_imprecise', count(*) filter (where status = 'imprecise'),
+      'n_invalid', count(*) filter (where status = 'invalid_order'),
+      'n_pending', count(*) filter (where status = 'pending'),
+      'n_missing', count(*) filter (where status = 'missing'),
+      'min', min(seconds),
+      'p50', case
+        when count(seconds) >= {LEAST[50]}
+        then percentile_disc(0.5) within group (order by seconds)
+      end,
+      'p90', case
+        when count(seconds) >= {LEAST[90]}
+        then percentile_disc(0.9) within group (order by seconds)
+      end,
+      'max', max(seconds),
+      'insufficient_data', array_remove(
+        array[
+          case when count(seconds) < {LEAST[50]} then 'p50' end,
+          case when count(seconds) < {LEAST[90]} then 'p90' end],
+        null)"""
 _ALL: Final = f"""
 with fit as materialized (
-  select i.id, i.number, i.declared_at, i.visibility, coalesce(m.status, array_fill('missing'::text, array[5])) as status,
-    coalesce(m.seconds, array_fill(null::float8, array[5])) as seconds
-    from incidents i left join incident_measures m on m.incident_id = i.id where {{where}}),
+  select i.id,
+         i.number,
+         i.declared_at,
+         i.visibility,
+         coalesce(m.status, array_fill('missing'::text, array[5])) as status,
+         coalesce(m.seconds, array_fill(null::float8, array[5])) as seconds
+    from incidents i
+    left join incident_measures m on m.incident_id = i.id
+   where {{where}}),
 phases as (
-  select p.phase, p.status, p.seconds, fit.number, fit.declared_at, fit.id
-    from fit cross join lateral unnest({{every}}::text[], fit.status, fit.seconds) p(phase, status, seconds)),
+  select p.phase,
+         p.status,
+         p.seconds,
+         fit.number,
+         fit.declared_at,
+         fit.id
+    from fit
+   cross join lateral
+         unnest({{every}}::text[], fit.status, fit.seconds) p(phase, status, seconds)),
 counted as (
-  select phase, nth, json_build_object({_COUNTED}, 'points', coalesce(json_agg(json_build_object('incident', 'INC-' || number,
-      'x', to_char(declared_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'y', seconds)
-      order by declared_at desc, id desc) filter (where status = 'ok'), '[]')) as aggregate
-    from unnest({{phases}}::text[]) with ordinality p(phase, nth) left join phases using (phase) group by phase, nth)
-select json_build_object('n', (select count(*) from fit), 'durations', (select json_object_agg(phase, aggregate order by nth) from counted))::text as answer,
-  array(select distinct visibility from fit) as shown"""  # noqa: S608 - only constants of this module
+  select phase,
+         nth,
+         json_build_object({_COUNTED},
+           'points', coalesce(
+             json_agg(
+               json_build_object(
+                 'incident', 'INC-' || number,
+                 'x', to_char(declared_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                 'y', seconds)
+               order by declared_at desc, id desc) filter (where status = 'ok'),
+             '[]')) as aggregate
+    from unnest({{phases}}::text[]) with ordinality p(phase, nth)
+    left join phases using (phase)
+   group by phase, nth)
+select json_build_object(
+         'n', (select count(*) from fit),
+         'durations', (select json_object_agg(phase, aggregate order by nth) from counted)
+       )::text as answer,
+       array(select distinct visibility from fit) as shown"""  # noqa: S608 - only constants
 # The counts of Mondays, by severity: at most 53 weeks, at least four, up to the last with an
 # incident; `earlier` are not shown.
 _WEEKS: Final = """
 with counted as materialized (
-  select date_trunc('week', i.declared_at at time zone 'UTC')::date as monday, i.severity, count(*)::int as n from incidents i
-   where {where} group by 1, 2),
-ends as (select greatest(least(min(monday), max(monday) - 7 * 3), max(monday) - 7 * 52) as first, max(monday) as last from counted)
+  select date_trunc('week', i.declared_at at time zone 'UTC')::date as monday,
+         i.severity,
+         count(*)::int as n
+    from incidents i
+   where {where}
+   group by 1, 2),
+ends as (
+  select greatest(least(min(monday), max(monday) - 7 * 3), max(monday) - 7 * 52) as first,
+         max(monday) as last
+    from counted)
 select first + 7 * week as monday,
-  array(select coalesce(n, 0) from unnest({severities}::text[]) with ordinality s(name, nth)
-    left join counted on severity = name and monday = first + 7 * week order by nth) as counts,
-  (select max(n) from counted where monday >= first) as most, (select coalesce(sum(n), 0) from counted where monday < first) as earlier
-  from ends, generate_series(0, (last - first) / 7) week order by week"""
+       array(
+         select coalesce(n, 0)
+           from unnest({severities}::text[]) with ordinality s(name, nth)
+           left join counted on severity = name and monday = first + 7 * week
+          order by nth) as counts,
+       (select max(n) from counted where monday >= first) as most,
+       (select coalesce(sum(n), 0) from counted where monday < first) as earlier
+  from ends, generate_series(0, (last - first) / 7) week
+ order by week"""
 
 
 async def every(
     q: Reader, filters: IncidentFilters, *phases: Phase
 ) -> tuple[str, Sequence[Visibility]]:
-    """Return the aggregates of matching incidents as JSON, of these phases, and their visibilities."""
+    """Aggregate these phases, by default all, of the incidents that match.
+
+    Return the aggregates as JSON, and which visibilities the incidents have.
+    """
     where = where_of(q.principal, filters, [Kind.INCIDENT])
     given = {"every": where.bind(list(Phase)), "phases": where.bind(phases or list(Phase))}
     row = (

@@ -35,11 +35,18 @@ class Labels(BaseModel, extra="forbid", frozen=True):
 
 
 _OF: Final = f"""
-select array(select l.label from incident_labels l where l.incident_id = i.id) as labels from incidents i
- where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of db.py
+select array(select l.label from incident_labels l where l.incident_id = i.id) as labels
+  from incidents i
+ where {VISIBLE}
+   and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of db.py
 _REPLACE: Final = """
-with gone as (delete from incident_labels where incident_id = $1 and label <> all ($2::text[]))
-insert into incident_labels (incident_id, label, created_by) select $1, it, $3 from unnest($2::text[]) it
+with gone as (
+  delete from incident_labels
+   where incident_id = $1
+     and label <> all ($2::text[]))
+insert into incident_labels (incident_id, label, created_by)
+select $1, it, $3
+  from unnest($2::text[]) it
 on conflict (incident_id, label) do nothing"""
 
 

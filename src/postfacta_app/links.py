@@ -77,17 +77,33 @@ class LinkList(BaseModel):
 
 # `i` is the other end; callers have already checked that this end is visible.
 _OF: Final = f"""
-select i.id, i.number, i.title, i.severity, i.status, i.visibility, l.type, l.note, l.created_by, l.created_at,
-  case when l.type = 'related' then 'both' when l.a = $3 then 'out' else 'in' end as direction
-  from incident_links l join incidents i on i.id = case when l.a = $3 then l.b else l.a end
- where {VISIBLE} and (l.a = $3 or l.b = $3) order by l.created_at, i.id, l.type, l.a = $3"""  # noqa: S608 - only constants of db.py
+select i.id,
+       i.number,
+       i.title,
+       i.severity,
+       i.status,
+       i.visibility,
+       l.type,
+       l.note,
+       l.created_by,
+       l.created_at,
+       case when l.type = 'related' then 'both' when l.a = $3 then 'out' else 'in' end as direction
+  from incident_links l
+  join incidents i on i.id = case when l.a = $3 then l.b else l.a end
+ where {VISIBLE}
+   and (l.a = $3 or l.b = $3)
+ order by l.created_at, i.id, l.type, l.a = $3"""  # noqa: S608 - only constants of db.py
 _COUNT: Final = "select count(*) from incident_links where a = $1 or b = $1"
 _ENDS: Final = f"""
-select i.id from incidents i
- where {VISIBLE} and (i.id = any ($3::uuid[]) or i.number = any ($4::bigint[]))"""  # noqa: S608 - only constants of db.py
+select i.id
+  from incidents i
+ where {VISIBLE}
+   and (i.id = any ($3::uuid[]) or i.number = any ($4::bigint[]))"""  # noqa: S608 - only a constant
 _INSERT: Final = """
-insert into incident_links (a, b, type, note, created_by, created_at) values ($1, $2, $3, $4, $5, clock_timestamp())
-on conflict (a, b, type) do nothing returning a"""
+insert into incident_links (a, b, type, note, created_by, created_at)
+values ($1, $2, $3, $4, $5, clock_timestamp())
+on conflict (a, b, type) do nothing
+returning a"""
 _DELETE: Final = "delete from incident_links where a = $1 and b = $2 and type = $3 returning a"
 
 

@@ -35,8 +35,10 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE |
 COLUMNS = ", ".join(f"i.{name}" for name in Incident.model_fields)
 """The columns of the incident `i` that are read as an `Incident`."""
 _FIND = f"""
-select {COLUMNS} from incidents i
- where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of this module and db.py
+select {COLUMNS}
+  from incidents i
+ where {VISIBLE}
+   and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of our modules
 
 
 def read_ref(text: str) -> UUID | int | None:
@@ -117,10 +119,20 @@ def check_active(incident: Incident) -> None:
 
 # Only writers see drafts and waivers.
 _FOLLOW_UPS = f"""
-select i.id, (select r.status from postmortem_revisions r where r.incident_id = i.id
-    and ($3::boolean or r.status in ('in_review', 'published')) order by r.rev desc limit 1) as postmortem,
-  (select count(*) from action_items a where a.incident_id = i.id and a.closed_at is null) as open_actions
-  from incidents i where {VISIBLE} and i.id = any ($4::uuid[])"""  # noqa: S608 - only constants of this module and db.py
+select i.id,
+       (select r.status
+          from postmortem_revisions r
+         where r.incident_id = i.id
+           and ($3::boolean or r.status in ('in_review', 'published'))
+         order by r.rev desc
+         limit 1) as postmortem,
+       (select count(*)
+          from action_items a
+         where a.incident_id = i.id
+           and a.closed_at is null) as open_actions
+  from incidents i
+ where {VISIBLE}
+   and i.id = any ($4::uuid[])"""  # noqa: S608 - only constants of this module and db.py
 
 _CHANGED = "greatest(i.updated_at, i.timeline_at)"
 _ORDERS = {
@@ -131,14 +143,22 @@ _ORDERS = {
 # The lateral join returns a row even when the list is empty: `as_of` and the rows come from one
 # snapshot. No write transaction lives for 15 seconds.
 _PAGE = """
-select s.as_of, p.* from (select now() - interval '15 seconds' as as_of) s left join lateral (
-  select {columns}, {key} as sort_key from incidents i where {where} order by {key} {order}, i.id {order}
-   limit {limit}) p on true
+select s.as_of, p.*
+  from (select now() - interval '15 seconds' as as_of) s
+  left join lateral (
+    select {columns}, {key} as sort_key
+      from incidents i
+     where {where}
+     order by {key} {order}, i.id {order}
+     limit {limit}) p on true
  order by p.sort_key {order}, p.id {order}"""
 
 
 async def page(q: Query, query: IncidentQuery) -> IncidentPage:
-    """Read a page of what the caller may see, and the instant from which a later pull misses none."""
+    """Read a page of the incidents that the caller may see.
+
+    Its `as_of` is the instant from which a later pull misses none.
+    """
     key, order, beyond = _ORDERS[query.sort]
     where = where_of(q.principal, query)
     where.add(
@@ -172,7 +192,7 @@ def where_of(
     query: IncidentFilters,
     kinds: Sequence[Kind] = (Kind.INCIDENT, Kind.NEAR_MISS),
 ) -> Where:
-    """Select the matching incidents that the caller may see, of these kinds, never archived ones."""
+    """Select the matching incidents of these kinds that the caller may see; no archived ones."""
     where = Where(*sees(principal))
     where.add(f"{VISIBLE} and i.archived_at is null")
     where.add("i.kind = any ({}::text[])", query.kind or kinds)

@@ -44,14 +44,22 @@ Hide = Annotated[
 """Forgets the responses kept for outages, since an incident's visibility may have been reduced."""
 
 _INSERT: Final = f"""
-with i as (insert into incidents ({{names}}, timeline_at) values ({{places}}, clock_timestamp())
-  on conflict (id) do nothing returning *),
-moved as (insert into status_changes (id, incident_id, to_status, occurred_at, at, actor)
-  select gen_random_uuid(), i.id, i.status, i.declared_at, i.timeline_at, i.created_by from i)
-select {COLUMNS} from i"""  # noqa: S608 - only constants of this package
+with i as (
+  insert into incidents ({{names}}, timeline_at)
+  values ({{places}}, clock_timestamp())
+  on conflict (id) do nothing
+  returning *),
+moved as (
+  insert into status_changes (id, incident_id, to_status, occurred_at, at, actor)
+  select gen_random_uuid(), i.id, i.status, i.declared_at, i.timeline_at, i.created_by
+    from i)
+select {COLUMNS}
+  from i"""  # noqa: S608 - only constants of this package
 _STRANGERS: Final = """
-select m.nth from unnest($1::uuid[]) with ordinality m(id, nth)
- where not exists (select from users u where u.id = m.id) order by m.nth"""
+select m.nth
+  from unnest($1::uuid[]) with ordinality m(id, nth)
+ where not exists (select from users u where u.id = m.id)
+ order by m.nth"""
 
 
 @routes.api("GET /api/v1/incidents", READ, "List incidents", stale=True)

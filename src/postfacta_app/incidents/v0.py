@@ -113,33 +113,79 @@ class V0Query(BaseModel):
 # v0 shows no private, archived or exercise incidents, to any caller. Initial notes are as sent. An
 # additional one has its last version at the position of its first.
 _SHOWN = """
-select i.id, i.title, i.description, i.severity, i.status, i.reporter, coalesce(i.owner, '') as owner,
-  i.declared_at as start_time, coalesce(i.ended_at, '0001-01-01 00:00Z') as end_time,
-  json_build_object('initial_notes', case when not i.v0_notes_null then coalesce(n.initial, '[]') end,
-    'additional_notes', n.additional)::text as notes
-  from (select * from incidents
-   where visibility = 'internal' and archived_at is null and kind <> 'exercise' and {which}) i cross join lateral (
-  select json_agg(s.note order by a.v0_position) filter (where a.v0_position is not null) as initial,
-    json_agg(s.note order by first.at, first.id) filter (where a.v0_position is null) as additional
-    from annotations a join annotations first on first.id = a.root cross join lateral (
-    select json_build_object('timestamp', coalesce(a.v0_time, rtrim(rtrim(to_char(
-      coalesce(a.occurred_at, a.at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '0'), '.') || 'Z'),
-      'message', a.body) as note) s
-   where a.incident_id = i.id and (a.v0_position is not null or (
-     a.kind = 'note' and a.entry_id is null and not a.retracted and first.v0_position is null
-     and not exists (select from annotations later where later.supersedes = a.id)))) n
+select i.id,
+       i.title,
+       i.description,
+       i.severity,
+       i.status,
+       i.reporter,
+       coalesce(i.owner, '') as owner,
+       i.declared_at as start_time,
+       coalesce(i.ended_at, '0001-01-01 00:00Z') as end_time,
+       json_build_object(
+         'initial_notes', case when not i.v0_notes_null then coalesce(n.initial, '[]') end,
+         'additional_notes', n.additional)::text as notes
+  from (
+    select *
+      from incidents
+     where visibility = 'internal'
+       and archived_at is null
+       and kind <> 'exercise'
+       and {which}) i
+ cross join lateral (
+    select json_agg(s.note order by a.v0_position)
+             filter (where a.v0_position is not null) as initial,
+           json_agg(s.note order by first.at, first.id)
+             filter (where a.v0_position is null) as additional
+      from annotations a
+      join annotations first on first.id = a.root
+     cross join lateral (
+       select json_build_object(
+                'timestamp', coalesce(
+                  a.v0_time,
+                  rtrim(
+                    rtrim(
+                      to_char(
+                        coalesce(a.occurred_at, a.at) at time zone 'UTC',
+                        'YYYY-MM-DD"T"HH24:MI:SS.US'),
+                      '0'),
+                    '.') || 'Z'),
+                'message', a.body) as note) s
+     where a.incident_id = i.id
+       and (a.v0_position is not null
+         or (a.kind = 'note'
+           and a.entry_id is null
+           and not a.retracted
+           and first.v0_position is null
+           and not exists (select from annotations later where later.supersedes = a.id)))) n
  order by i.declared_at, i.id"""
 _LIST = _SHOWN.format(
-    which="""(declared_at, id) <
-    (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
-    order by declared_at desc, id desc limit $3"""
+    which="""(declared_at, id) < (
+         coalesce($1::timestamptz, 'infinity'),
+         coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+     order by declared_at desc, id desc
+     limit $3"""
 )
 _GET = _SHOWN.format(which="id = $1")
 _INSERT_NOTES = """
-insert into annotations (id, root, incident_id, kind, body, occurred_at, v0_position, v0_time, author, at)
-select n.id, n.id, i.id, 'note', n.body, n.occurred_at, n.position - 1, n.time, i.created_by, i.timeline_at
-  from incidents i cross join (select gen_random_uuid() as id, * from unnest($2::text[], $3::timestamptz[], $4::text[])
-    with ordinality as n (body, occurred_at, time, position)) n where i.id = $1"""
+insert into annotations (
+  id, root, incident_id, kind, body, occurred_at, v0_position, v0_time, author, at)
+select n.id,
+       n.id,
+       i.id,
+       'note',
+       n.body,
+       n.occurred_at,
+       n.position - 1,
+       n.time,
+       i.created_by,
+       i.timeline_at
+  from incidents i
+ cross join (
+   select gen_random_uuid() as id, *
+     from unnest($2::text[], $3::timestamptz[], $4::text[])
+          with ordinality as n (body, occurred_at, time, position)) n
+ where i.id = $1"""
 
 
 class PostgresV0:

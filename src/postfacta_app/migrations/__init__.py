@@ -43,8 +43,11 @@ _CONCURRENT: Final = re.compile(r"create index concurrently if not exists (\w+)"
 # What a build that was killed leaves: `if not exists` would take it for the index.
 _INVALID: Final = "select from pg_index where indexrelid = to_regclass($1) and not indisvalid"
 _NEXT: Final = """
-select i.id from incidents i where not exists (select from incident_measures m where m.incident_id = i.id)
- order by i.id limit 500"""
+select i.id
+  from incidents i
+ where not exists (select from incident_measures m where m.incident_id = i.id)
+ order by i.id
+ limit 500"""
 
 _HAS_ROLE: Final = "select exists (select from pg_roles where rolname = 'postfacta_app')"
 # A role belongs to the whole cluster: another database's migration may create it at the same
@@ -61,24 +64,47 @@ _ADVICE: Final = (
 # Of a role; of the current one for null. Fact tables have a trigger that rejects changes. The
 # version is read for readiness; what is derived is kept by triggers.
 _LACKS: Final = """
-select verb, object from (
-  select v.verb, format('%I', c.relname) as object,
-         has_table_privilege(coalesce($1::name, current_user), c.oid, v.verb) as has_it
-    from pg_class c left join pg_trigger t on t.tgrelid = c.oid and t.tgname = 'append_only',
-         unnest(array['select', 'insert', 'update', 'delete']) as v (verb)
-   where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and case
-     when t.tgname is not null then v.verb in ('select', 'insert')
-     when c.relname in ('alembic_version', 'incident_measures', 'timeline_entries') then v.verb = 'select'
-     when c.relname in ('idempotency_keys', 'tokens') then true
-     when c.relname in ('incident_labels', 'incident_links') then v.verb <> 'update'
-     else c.relname in ('action_items', 'incidents', 'users') and v.verb <> 'delete' end
-  union all select 'usage', 'schema public', has_schema_privilege(coalesce($1, current_user), 'public', 'usage')
-) needed where not has_it"""
+select verb, object
+  from (
+    select v.verb,
+           format('%I', c.relname) as object,
+           has_table_privilege(coalesce($1::name, current_user), c.oid, v.verb) as has_it
+      from pg_class c
+      left join pg_trigger t on t.tgrelid = c.oid and t.tgname = 'append_only',
+           unnest(array['select', 'insert', 'update', 'delete']) as v (verb)
+     where c.relnamespace = 'public'::regnamespace
+       and c.relkind = 'r'
+       and case
+         when t.tgname is not null
+         then v.verb in ('select', 'insert')
+         when c.relname in ('alembic_version', 'incident_measures', 'timeline_entries')
+         then v.verb = 'select'
+         when c.relname in ('idempotency_keys', 'tokens')
+         then true
+         when c.relname in ('incident_labels', 'incident_links')
+         then v.verb <> 'update'
+         else c.relname in ('action_items', 'incidents', 'users') and v.verb <> 'delete'
+       end
+    union all
+    select 'usage',
+           'schema public',
+           has_schema_privilege(coalesce($1, current_user), 'public', 'usage')
+  ) needed
+ where not has_it"""
 _RIGHTS: Final = f"""
 select current_user::text,
-       (select coalesce(array_agg(verb || ' on ' || object order by object, verb), '{{}}') from ({_LACKS}) lacking),
-       (select coalesce(bool_or(pg_has_role(c.relowner, 'member') or has_table_privilege(c.oid, 'update, delete, truncate')), false)
-          from pg_class c join pg_trigger t on t.tgrelid = c.oid where t.tgname = 'append_only')"""  # noqa: S608 - ours
+       (select coalesce(
+                 array_agg(verb || ' on ' || object order by object, verb),
+                 '{{}}')
+          from ({_LACKS}) lacking),
+       (select coalesce(
+                 bool_or(
+                   pg_has_role(c.relowner, 'member')
+                   or has_table_privilege(c.oid, 'update, delete, truncate')),
+                 false)
+          from pg_class c
+          join pg_trigger t on t.tgrelid = c.oid
+         where t.tgname = 'append_only')"""  # noqa: S608 - ours
 
 
 def upgrade(dsn: str, *, progress: Progress, luck: Luck = LUCK) -> None:
@@ -188,7 +214,8 @@ async def apply(connection: RawConnection, number: str) -> None:
         for statement in parts:
             await connection.execute(statement)
         await connection.execute("delete from alembic_version")
-        await connection.execute(f"insert into alembic_version values ('{number}')")  # noqa: S608 - our own
+        version = f"insert into alembic_version values ('{number}')"  # noqa: S608 - our own
+        await connection.execute(version)
 
 
 async def _backfill(connection: RawConnection, progress: Progress) -> None:

@@ -42,76 +42,190 @@ Stored = Mapping[Key, tuple[UUID, bytes, bool]]
 
 # The incidents of the signal `s` that the caller may see; the last edit in each decides.
 _INCIDENTS: Final = f"""
-(select distinct on (e.incident_id) e.incident_id, e.op from edits e where e.signal_id = s.id
+(select distinct on (e.incident_id)
+        e.incident_id,
+        e.op
+   from edits e
+  where e.signal_id = s.id
   order by e.incident_id, e.at desc, e.id desc) a
-  join incidents i on i.id = a.incident_id and a.op = 'attach' and {VISIBLE}"""  # noqa: S608 - only constants of db.py
+  join incidents i
+    on i.id = a.incident_id
+   and a.op = 'attach'
+   and {VISIBLE}"""  # noqa: S608 - only constants of db.py
 _ATTACHED_TO: Final = f"exists (select from {_INCIDENTS})"
 # A signal is visible to all, unless it was sent with an incident: then to those who see that one,
 # or one that it is attached to, and to its sender. Signals that were visible before they were
 # attached are marked, and stay visible.
 _SEEN: Final = f"""
-(s.received_by = $3 or {_ATTACHED_TO} or coalesce((select bool_or({VISIBLE}) from edits e
-  join incidents i on i.id = e.incident_id where e.signal_id = s.id and e.op = 'attach' and e.value is null), true))"""  # noqa: S608 - only constants of this module and db.py
-_COLUMNS: Final = """s.id, s.source, s.external_id, s.kind, s.occurred_at, s.precision, s.time_basis, s.known_at, s.sequence,
-  s.title, s.services, s.environment, s.links::text, s.received_at, s.received_by"""
+(s.received_by = $3
+  or {_ATTACHED_TO}
+  or coalesce((
+    select bool_or({VISIBLE})
+      from edits e
+      join incidents i on i.id = e.incident_id
+     where e.signal_id = s.id
+       and e.op = 'attach'
+       and e.value is null), true))"""  # noqa: S608 - only constants of this module and db.py
+_COLUMNS: Final = """
+s.id, s.source, s.external_id, s.kind, s.occurred_at, s.precision, s.time_basis, s.known_at,
+s.sequence, s.title, s.services, s.environment, s.links::text, s.received_at, s.received_by"""
 _PAGE: Final = f"""
-select {_COLUMNS} from signals s
- where {_SEEN} and {{where}} order by s.occurred_at desc, s.id desc limit {{limit}}"""  # noqa: S608 - only constants of this module
+select {_COLUMNS}
+  from signals s
+ where {_SEEN}
+   and {{where}}
+ order by s.occurred_at desc, s.id desc
+ limit {{limit}}"""  # noqa: S608 - only constants of this module
 _FIND: Final = f"""
-select {_COLUMNS}, s.body, s.payload::text, encode(s.content_sha256, 'hex') as content_sha256,
-  (select coalesce(json_agg(json_build_object('content', content, 'content_sha256', encode(content_sha256, 'hex'),
-     'received_at', received_at, 'received_by', received_by) order by received_at, content_sha256), '[]')::text
-     from signal_conflicts where signal_id = s.id) as conflicts,
-  (select coalesce(json_agg(json_build_object('id', i.id, 'ref', 'INC-' || i.number, 'title', i.title) order by i.number), '[]')::text
-     from {_INCIDENTS}) as incidents
-  from signals s where s.id = $4 and {_SEEN}"""  # noqa: S608 - only constants of this module
+select {_COLUMNS},
+       s.body,
+       s.payload::text,
+       encode(s.content_sha256, 'hex') as content_sha256,
+       (select coalesce(
+                 json_agg(
+                   json_build_object(
+                     'content', content,
+                     'content_sha256', encode(content_sha256, 'hex'),
+                     'received_at', received_at,
+                     'received_by', received_by)
+                   order by received_at, content_sha256),
+                 '[]')::text
+          from signal_conflicts
+         where signal_id = s.id) as conflicts,
+       (select coalesce(
+                 json_agg(
+                   json_build_object('id', i.id, 'ref', 'INC-' || i.number, 'title', i.title)
+                   order by i.number),
+                 '[]')::text
+          from {_INCIDENTS}) as incidents
+  from signals s
+ where s.id = $4
+   and {_SEEN}"""  # noqa: S608 - only constants of this module
 
 # Sorted by code point, so that two batches with the same keys cannot deadlock.
 _INSERT: Final = """
-insert into signals (id, source, external_id, kind, occurred_at, time_basis, known_at, sequence, precision, title,
+insert into signals (
+  id, source, external_id, kind, occurred_at, time_basis, known_at, sequence, precision, title,
   body, services, environment, links, payload, content_sha256, received_by)
-select r.id, r.source, r.external_id, r.kind, coalesce(r.occurred_at, now()),
-       case when r.occurred_at is null then 'received' else 'event' end, r.known_at, r.sequence, r.precision,
-       r.title, r.body, r.services, r.environment, r.links, r.payload, decode(r.sha256, 'hex'), $2
-  from jsonb_to_recordset($1::text::jsonb) as r(id uuid, source text, external_id text, kind text,
-       occurred_at timestamptz, known_at timestamptz, sequence text, precision text, title text, body text,
-       services text[], environment text, links jsonb, payload jsonb, sha256 text)
+select r.id,
+       r.source,
+       r.external_id,
+       r.kind,
+       coalesce(r.occurred_at, now()),
+       case when r.occurred_at is null then 'received' else 'event' end,
+       r.known_at,
+       r.sequence,
+       r.precision,
+       r.title,
+       r.body,
+       r.services,
+       r.environment,
+       r.links,
+       r.payload,
+       decode(r.sha256, 'hex'),
+       $2
+  from jsonb_to_recordset($1::text::jsonb) as r(
+         id uuid,
+         source text,
+         external_id text,
+         kind text,
+         occurred_at timestamptz,
+         known_at timestamptz,
+         sequence text,
+         precision text,
+         title text,
+         body text,
+         services text[],
+         environment text,
+         links jsonb,
+         payload jsonb,
+         sha256 text)
  order by r.source collate "C", r.external_id collate "C"
-on conflict (source, external_id) do nothing returning id, source, external_id"""
+on conflict (source, external_id) do nothing
+returning id, source, external_id"""
 _STORED: Final = f"""
 select s.id, s.source, s.external_id, s.content_sha256, {_SEEN} as is_seen
-  from signals s join unnest($4::text[], $5::text[]) k(source, external_id) using (source, external_id)"""  # noqa: S608 - only constants of this module
+  from signals s
+  join unnest($4::text[], $5::text[]) k(source, external_id)
+ using (source, external_id)"""  # noqa: S608 - only constants of this module
 # Facts cannot be locked, since they cannot be updated; so writers of conflicts lock the source.
 _ONE_BY_ONE: Final = """
 select pg_advisory_xact_lock(hashtextextended(k.source, 0))
   from (select source from unnest($1::text[]) source order by source collate "C") k"""
 _KEEP: Final = """
 insert into signal_conflicts (signal_id, content_sha256, content, received_by)
-select n.signal_id, decode(n.sha256, 'hex'), n.content, $2 from (
-  select r.*, row_number() over (partition by r.signal_id order by r.place) as nth
-    from jsonb_to_recordset($1::text::jsonb) as r(place int, signal_id uuid, sha256 text, content jsonb)
-   where not exists (select from signal_conflicts c where c.signal_id = r.signal_id
-                       and c.content_sha256 = decode(r.sha256, 'hex'))) n
- where n.nth + (select count(*) from signal_conflicts c where c.signal_id = n.signal_id) <= 20
+select n.signal_id, decode(n.sha256, 'hex'), n.content, $2
+  from (
+    select r.*,
+           row_number() over (partition by r.signal_id order by r.place) as nth
+      from jsonb_to_recordset($1::text::jsonb) as r(
+             place int,
+             signal_id uuid,
+             sha256 text,
+             content jsonb)
+     where not exists (
+       select
+         from signal_conflicts c
+        where c.signal_id = r.signal_id
+          and c.content_sha256 = decode(r.sha256, 'hex'))) n
+ where n.nth
+       + (select count(*) from signal_conflicts c where c.signal_id = n.signal_id)
+       <= 20
 returning true"""
 # What becomes of signals that the caller may see, in their order: those that the incident had once
 # have their place in it. Nothing, if its timeline is not kept yet.
 _BECOMING: Final = f"""
-select id, case when op = 'attach' then 'already' when op is not null or fits then 'attached' when not fits then 'full' end as result
-  from (select s.id, k.place, e.op, m.signals + count(*) filter (where e.op is null) over w <= $6
-           and m.bytes + sum(octet_length(s.title) + octet_length(s.links::text)
-             + octet_length(array_to_string(s.services, ' '))) filter (where e.op is null) over w <= $7 as fits
-    from unnest($4::uuid[]) with ordinality k(id, place) join signals s on s.id = k.id
-    left join (select distinct on (signal_id) signal_id, op from edits where incident_id = $5 and signal_id = any ($4::uuid[])
-      order by signal_id, at desc, id desc) e on e.signal_id = s.id
-    left join incident_measures m on m.incident_id = $5
-   where {_SEEN} window w as (order by k.place)) s order by place"""  # noqa: S608 - only constants of this module
+select id,
+       case
+         when op = 'attach' then 'already'
+         when op is not null or fits then 'attached'
+         when not fits then 'full'
+       end as result
+  from (
+    select s.id,
+           k.place,
+           e.op,
+           m.signals + count(*) filter (where e.op is null) over w <= $6
+             and m.bytes
+               + sum(
+                   octet_length(s.title)
+                   + octet_length(s.links::text)
+                   + octet_length(array_to_string(s.services, ' ')))
+                 filter (where e.op is null) over w
+               <= $7 as fits
+      from unnest($4::uuid[]) with ordinality k(id, place)
+      join signals s on s.id = k.id
+      left join (
+        select distinct on (signal_id)
+               signal_id,
+               op
+          from edits
+         where incident_id = $5
+           and signal_id = any ($4::uuid[])
+         order by signal_id, at desc, id desc) e on e.signal_id = s.id
+      left join incident_measures m on m.incident_id = $5
+     where {_SEEN}
+    window w as (order by k.place)) s
+ order by place"""  # noqa: S608 - only constants of this module
 _IS_ATTACHED: Final = """
-select from (select op from edits where incident_id = $1 and signal_id = $2 order by at desc, id desc limit 1) e
+select
+  from (
+    select op
+      from edits
+     where incident_id = $1
+       and signal_id = $2
+     order by at desc, id desc
+     limit 1) e
  where op = 'attach'"""
 _EDIT: Final = """
 insert into edits (id, incident_id, at, op, signal_id, value, actor)
-select s.edit, $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]) then '{"lay_open": true}'::jsonb end, $6
+select s.edit,
+       $1,
+       $2,
+       $3,
+       s.id,
+       case when not s.id = any ($5::uuid[]) then '{"lay_open": true}'::jsonb end,
+       $6
   from unnest($4::uuid[], $7::uuid[]) s(id, edit)"""
 
 

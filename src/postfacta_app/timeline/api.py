@@ -66,23 +66,42 @@ async def timeline(
 # Edits
 
 # The value of an attachment records visibility, for the signals slice only.
-_EDIT: Final = """json_build_object('id', e.id, 'at', e.at, 'op', e.op, 'signal_id', e.signal_id, 'reason', e.reason, 'actor', e.actor,
-  'entry', case when e.external_id is not null then json_build_object('source', e.source, 'id', e.external_id) end,
-  'source', case when e.external_id is null then e.source end, 'value', case when e.signal_id is null then e.value end)::text"""
+_EDIT: Final = """
+json_build_object(
+  'id', e.id,
+  'at', e.at,
+  'op', e.op,
+  'signal_id', e.signal_id,
+  'reason', e.reason,
+  'actor', e.actor,
+  'entry', case
+    when e.external_id is not null
+    then json_build_object('source', e.source, 'id', e.external_id)
+  end,
+  'source', case when e.external_id is null then e.source end,
+  'value', case when e.signal_id is null then e.value end)::text"""
 _EDITS: Final = f"""
-select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is null or (e.at, e.id) > ($2, $3::uuid))
- order by e.at, e.id limit $4"""  # noqa: S608 - only constants of this module
+select {_EDIT}
+  from edits e
+ where e.incident_id = $1
+   and ($2::timestamptz is null or (e.at, e.id) > ($2, $3::uuid))
+ order by e.at, e.id
+ limit $4"""  # noqa: S608 - only constants of this module
 # The last edit of each kind and entry, or clock.
 _DECIDED: Final = f"""
 select distinct on (s.sort, e.source, e.external_id) {_EDIT}
-  from edits e cross join lateral (select case e.op when 'unhide' then 'hide' else e.op end as sort) s
- where e.incident_id = $1 and (e.op = 'clock_offset' and e.source = any ($2::text[])
-    or e.op in ('set_time', 'set_title', 'hide', 'unhide')
+  from edits e
+ cross join lateral (
+   select case e.op when 'unhide' then 'hide' else e.op end as sort) s
+ where e.incident_id = $1
+   and (e.op = 'clock_offset' and e.source = any ($2::text[])
+     or e.op in ('set_time', 'set_title', 'hide', 'unhide')
        and (e.source, e.external_id) in (select * from unnest($2::text[], $3::text[])))
- order by s.sort, e.source, e.external_id, e.at desc, e.id desc"""  # noqa: S608 - only constants of this module
+ order by s.sort, e.source, e.external_id, e.at desc, e.id desc"""  # noqa: S608 - only constants
 _ADD_EDIT: Final = f"""
 insert into edits as e (id, incident_id, at, op, source, external_id, value, reason, actor)
-values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9) returning {_EDIT}"""  # noqa: S608 - only constants of this module
+values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9)
+returning {_EDIT}"""  # noqa: S608 - only constants of this module
 
 
 async def _sent_edit(call: Call, _: str) -> model.NewEdit:
@@ -140,28 +159,61 @@ def _keys(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
 
 # The last version of an annotation with the author and time of the first; `version` counts them.
 _REMARKS: Final = """
-select json_build_object('id', first.id, 'kind', a.kind, 'state', a.state, 'body', a.body, 'author', first.author, 'at', first.at,
-  'entry', case when a.entry_id is not null then json_build_object('source', a.entry_source, 'id', a.entry_id) end,
-  'occurred_at', a.occurred_at, 'precision', case when a.occurred_at is not null then coalesce(first.precision, 'exact') end,
-  'changed_at', case when a.id <> first.id then a.at end,
-  'version', (select count(*) from annotations v where v.root = first.id and v.incident_id = first.incident_id))::text, first.incident_id
-  from annotations first join annotations a on a.root = first.id and a.incident_id = first.incident_id
- where not a.retracted and not exists (select from annotations later where later.supersedes = a.id)"""
-_ANNOTATIONS: Final = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
+select json_build_object(
+         'id', first.id,
+         'kind', a.kind,
+         'state', a.state,
+         'body', a.body,
+         'author', first.author,
+         'at', first.at,
+         'entry', case
+           when a.entry_id is not null
+           then json_build_object('source', a.entry_source, 'id', a.entry_id)
+         end,
+         'occurred_at', a.occurred_at,
+         'precision', case
+           when a.occurred_at is not null
+           then coalesce(first.precision, 'exact')
+         end,
+         'changed_at', case when a.id <> first.id then a.at end,
+         'version', (
+           select count(*)
+             from annotations v
+            where v.root = first.id
+              and v.incident_id = first.incident_id))::text,
+       first.incident_id
+  from annotations first
+  join annotations a on a.root = first.id and a.incident_id = first.incident_id
+ where not a.retracted
+   and not exists (select from annotations later where later.supersedes = a.id)"""
+_ANNOTATIONS: Final = f"""{_REMARKS}
+   and first.root = first.id
+   and first.incident_id = $1
    and ($2::timestamptz is null or (first.at, first.id) > ($2, $3::uuid))
- order by first.at, first.id limit $4"""
+ order by first.at, first.id
+ limit $4"""
 # Annotations that are entries come first, since the list may be truncated.
-_SAID: Final = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
-   and (first.id = any ($2::uuid[]) or (a.entry_source, a.entry_id) in (select * from unnest($3::text[], $4::text[]))
-        or a.entry_source is null and a.occurred_at is null)
- order by first.id = any ($2::uuid[]) desc, first.at, first.id limit $5"""  # noqa: S608 - only constants of this module
-_ANNOTATION: Final = f"""{_REMARKS} and first.id = $3 and first.root = $3
+_SAID: Final = f"""{_REMARKS}
+   and first.root = first.id
+   and first.incident_id = $1
+   and (first.id = any ($2::uuid[])
+     or (a.entry_source, a.entry_id) in (select * from unnest($3::text[], $4::text[]))
+     or a.entry_source is null and a.occurred_at is null)
+ order by first.id = any ($2::uuid[]) desc, first.at, first.id
+ limit $5"""  # noqa: S608 - only constants of this module
+_ANNOTATION: Final = f"""{_REMARKS}
+   and first.id = $3
+   and first.root = $3
    and exists (select from incidents i where i.id = first.incident_id and {VISIBLE})"""
 _SUPERSEDE: Final = """
-insert into annotations (id, root, supersedes, incident_id, kind, entry_source, entry_id, occurred_at, at, author,
+insert into annotations (
+  id, root, supersedes, incident_id, kind, entry_source, entry_id, occurred_at, at, author,
   state, body, retracted)
-select $1, a.root, a.id, a.incident_id, a.kind, a.entry_source, a.entry_id, a.occurred_at, $3, $4, $5, $6, $7
-  from annotations a where a.root = $2 and not exists (select from annotations l where l.supersedes = a.id)"""
+select $1, a.root, a.id, a.incident_id, a.kind, a.entry_source, a.entry_id, a.occurred_at, $3, $4,
+       $5, $6, $7
+  from annotations a
+ where a.root = $2
+   and not exists (select from annotations l where l.supersedes = a.id)"""
 
 
 @routes.api(
@@ -305,12 +357,23 @@ def _check_state(kind: AnnotationKind, state: model.AnnotationState | None) -> N
 # What pages show besides
 
 _CONTENTS: Final = """
-select s.id, left(s.body, $2) as body,
-  case when s.payload <> '{}'::jsonb then left(jsonb_pretty(s.payload), $2) end as payload
-  from signals s where s.id = any ($1::uuid[])"""
+select s.id,
+       left(s.body, $2) as body,
+       case
+         when s.payload <> '{}'::jsonb
+         then left(jsonb_pretty(s.payload), $2)
+       end as payload
+  from signals s
+ where s.id = any ($1::uuid[])"""
 _NAMES: Final = """
-select id, display_name as name from users where id = any ($1::uuid[])
- union all select id, name from tokens where id = any ($1::uuid[]) and name is not null"""
+select id, display_name as name
+  from users
+ where id = any ($1::uuid[])
+union all
+select id, name
+  from tokens
+ where id = any ($1::uuid[])
+   and name is not null"""
 
 
 async def contents(

@@ -107,7 +107,7 @@ class TimelinePage(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A page of a timeline, with its incident from the same snapshot, and the instant it goes to."""
+    """A page of a timeline, with its incident from the same snapshot; it goes up to `at`."""
 
     incident: Incident
     page: TimelinePage
@@ -161,92 +161,262 @@ _MOST_DIGESTS: Final = 10_000
 _KEY: Final = (
     'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
 )
-_COLUMNS: Final = """e.source, e.id, e.signal_id, e.kind, e.t, e.p, e.k, e.unnumbered, e.sequence, e.occurred, e.known_at,
-  e.title, e.original, e.sha, e.pinned, e.hidden, e.first_at, e.alike"""
+_COLUMNS: Final = """
+e.source, e.id, e.signal_id, e.kind, e.t, e.p, e.k, e.unnumbered, e.sequence, e.occurred,
+e.known_at, e.title, e.original, e.sha, e.pinned, e.hidden, e.first_at, e.alike"""
 ENTRIES: Final = TypeAdapter(Sequence[Entry])
-_ENTRY: Final = f"""json_build_object('source', e.source, 'id', e.id, 'kind', e.kind, 't', e.t, 'p', (array{[it.value for it in Precision]})[e.p + 1],
-  'title', e.title, 'sha', e.sha, 'pinned', e.pinned, 'hidden', e.hidden, 'occurred_at', e.occurred,
-  'original_precision', coalesce(s.precision, (select a.precision from annotations a
-    where a.id = case when e.source = 'human' then split_part(e.id, ':', 2)::uuid end), 'exact'),
-  'original_title', coalesce(e.original, e.title), 'sequence', case when not e.unnumbered then e.sequence end, 'known_at', e.known_at,
-  'received_at', timeline_us(coalesce(s.received_at, e.first_at)), 'time_basis', coalesce(s.time_basis, 'event'), 'signal_id', e.signal_id,
-  'clock_suspect', coalesce(e.occurred > timeline_us(s.received_at) + {AHEAD}, false), 'services', coalesce(s.services, '{{{{}}}}'),
-  'environment', s.environment, 'links', coalesce(s.links, '[]'),
-  'conflicts', (select count(*) from signal_conflicts c where c.signal_id = e.signal_id), 'tie', {{tie}})"""  # noqa: S608 - only constants of our modules
+_ENTRY: Final = f"""
+json_build_object(
+  'source', e.source,
+  'id', e.id,
+  'kind', e.kind,
+  't', e.t,
+  'p', (array{[it.value for it in Precision]})[e.p + 1],
+  'title', e.title,
+  'sha', e.sha,
+  'pinned', e.pinned,
+  'hidden', e.hidden,
+  'occurred_at', e.occurred,
+  'original_precision', coalesce(
+    s.precision,
+    (select a.precision
+       from annotations a
+      where a.id = case when e.source = 'human' then split_part(e.id, ':', 2)::uuid end),
+    'exact'),
+  'original_title', coalesce(e.original, e.title),
+  'sequence', case when not e.unnumbered then e.sequence end,
+  'known_at', e.known_at,
+  'received_at', timeline_us(coalesce(s.received_at, e.first_at)),
+  'time_basis', coalesce(s.time_basis, 'event'),
+  'signal_id', e.signal_id,
+  'clock_suspect', coalesce(e.occurred > timeline_us(s.received_at) + {AHEAD}, false),
+  'services', coalesce(s.services, '{{{{}}}}'),
+  'environment', s.environment,
+  'links', coalesce(s.links, '[]'),
+  'conflicts', (select count(*) from signal_conflicts c where c.signal_id = e.signal_id),
+  'tie', {{tie}})"""  # noqa: S608 - only constants of our modules
 # What has an annotation is never folded.
-_SAID: Final = """said as (select a.entry_source collate "C", a.entry_id collate "C" from i join annotations a on a.incident_id = i.id
+_SAID: Final = """
+said as (
+  select a.entry_source collate "C", a.entry_id collate "C"
+    from i
+    join annotations a on a.incident_id = i.id
    where a.entry_source is not null)"""
 # The first entry of each group of repeats, and entries that stand alone.
-_FOLDED: Final = f"""select * from (
-  select e.*, count(*) over w as repeats, max(e.t) over w as until, row_number() over (w order by {_KEY}) as nth from (
-    select e.*, e.t - (e.t % f.width + f.width) % f.width as start, f.width,
-           case when f.width > 0 and (e.source, e.id) not in (select * from said) then e.alike end as same
-      from ({{of}}) e, ({{width}}) f(width)) e
-  window w as (partition by e.same, e.start, case when e.same is null then e.source end, case when e.same is null then e.id end)) e
+_FOLDED: Final = f"""
+select *
+  from (
+    select e.*,
+           count(*) over w as repeats,
+           max(e.t) over w as until,
+           row_number() over (w order by {_KEY}) as nth
+      from (
+        select e.*,
+               e.t - (e.t % f.width + f.width) % f.width as start,
+               f.width,
+               case
+                 when f.width > 0 and (e.source, e.id) not in (select * from said) then e.alike
+               end as same
+          from ({{of}}) e, ({{width}}) f(width)) e
+    window w as (
+      partition by
+        e.same,
+        e.start,
+        case when e.same is null then e.source end,
+        case when e.same is null then e.id end)) e
  where e.nth = 1"""  # noqa: S608 - only constants of this module
-_REPEATS: Final = f"""(select json_agg(json_build_array(e.item, e.repeats, e.until, e.same || '.' || e.start || '.' || e.width) order by e.item)
-  from (select e.*, row_number() over (order by {_KEY}) - 1 as item from page e) e where e.repeats > 1)"""  # noqa: S608 - only constants of this module
-_OF_GROUP: Final = """e.alike::text = split_part({0}::text, '.', 1) and e.t >= split_part({0}, '.', 2)::bigint
+_REPEATS: Final = f"""
+(select json_agg(
+          json_build_array(
+            e.item,
+            e.repeats,
+            e.until,
+            e.same || '.' || e.start || '.' || e.width)
+          order by e.item)
+   from (select e.*, row_number() over (order by {_KEY}) - 1 as item from page e) e
+  where e.repeats > 1)"""  # noqa: S608 - only constants of this module
+_OF_GROUP: Final = """
+e.alike::text = split_part({0}::text, '.', 1)
+  and e.t >= split_part({0}, '.', 2)::bigint
   and e.t < split_part({0}, '.', 2)::bigint + split_part({0}, '.', 3)::bigint
   and (e.source, e.id) not in (select * from said)"""
 # Of what is kept and of what was changed no more than the page, which the index gives in its order.
 _SLICE: Final = """
 with i as materialized (
-  select {incident}, i.timeline_at, least($5::timestamptz, i.timeline_at) as until, m.entries
-    from incidents i join incident_measures m on m.incident_id = i.id and m.rules = $6
-   where {visible} and (i.id = $3::uuid or i.number = $4::bigint)),
-changed as materialized (select e.* from i, timeline_seen(i.id, case when i.until < i.timeline_at then i.until else 'infinity' end) e),
-page as materialized (select * from (
-  (select {columns} from timeline_entries e where {kept} and {own} order by {key} limit {limit})
-    union all (select {columns} from changed e where {own} order by {key} limit {limit})) e order by {key} limit {limit})
+  select {incident},
+         i.timeline_at,
+         least($5::timestamptz, i.timeline_at) as until,
+         m.entries
+    from incidents i
+    join incident_measures m on m.incident_id = i.id and m.rules = $6
+   where {visible}
+     and (i.id = $3::uuid or i.number = $4::bigint)),
+changed as materialized (
+  select e.*
+    from i,
+         timeline_seen(
+           i.id, case when i.until < i.timeline_at then i.until else 'infinity' end) e),
+page as materialized (
+  select *
+    from (
+      (select {columns} from timeline_entries e where {kept} and {own} order by {key} limit {limit})
+      union all
+      (select {columns} from changed e where {own} order by {key} limit {limit})) e
+   order by {key}
+   limit {limit})
 select i.*,
-  array(select json_agg(f.entry)::text from (
-    select {entry} as entry, row_number() over (order by {key}) / 250 as part
-      from page e left join signals s on s.id = e.signal_id order by {key}) f group by f.part order by f.part) as page,
-  (select count(*) from signal_conflicts c join (select e.* from timeline_entries e where {kept}) e on e.signal_id = c.signal_id
-    where {whole}) + (select count(*) from signal_conflicts c join changed e on e.signal_id = c.signal_id where {whole}) as conflicts,
-  timeline_milestones(i.id, i.until) as milestones
+       array(
+         select json_agg(f.entry)::text
+           from (
+             select {entry} as entry,
+                    row_number() over (order by {key}) / 250 as part
+               from page e
+               left join signals s on s.id = e.signal_id
+              order by {key}) f
+          group by f.part
+          order by f.part) as page,
+       (select count(*)
+          from signal_conflicts c
+          join (select e.* from timeline_entries e where {kept}) e on e.signal_id = c.signal_id
+         where {whole})
+         + (select count(*)
+              from signal_conflicts c
+              join changed e on e.signal_id = c.signal_id
+             where {whole}) as conflicts,
+       timeline_milestones(i.id, i.until) as milestones
   from i"""
 # The second condition lets the range of the index begin there in any plan.
-_BEYOND: Final = f"""({_KEY}) > ({{0}}::bigint, {{1}}::smallint, {{2}}::smallint, {{3}}::text collate "C", {{4}}::boolean,
-  {{5}}::text collate "C", {{6}}::text collate "C") and e.t >= {{0}}::bigint"""
+_BEYOND: Final = f"""
+({_KEY}) > (
+    {{0}}::bigint,
+    {{1}}::smallint,
+    {{2}}::smallint,
+    {{3}}::text collate "C",
+    {{4}}::boolean,
+    {{5}}::text collate "C",
+    {{6}}::text collate "C")
+  and e.t >= {{0}}::bigint"""
 # As it was at the end: what was changed since, and whose clock was, is in `changed` instead.
-_TIE_NOW: Final = """exists (select from timeline_entries x where x.incident_id = (select id from i) and x.present and x.t = e.t
-  and {whole} and (x.source, x.id) <> (e.source, e.id))"""
+_TIE_NOW: Final = """
+exists (
+  select
+    from timeline_entries x
+   where x.incident_id = (select id from i)
+     and x.present
+     and x.t = e.t
+     and {whole}
+     and (x.source, x.id) <> (e.source, e.id))"""
 # As `is_narrative` of the page.
-_NARRATIVE: Final = """(e.pinned or e.kind = 'action' or e.source in ('human', 'postfacta')
+_NARRATIVE: Final = """
+(e.pinned
+  or e.kind = 'action'
+  or e.source in ('human', 'postfacta')
   or e.source >= 'manual/' and e.source < 'manual0')"""
-_NAMED: Final = """(e.source, e.id) in (
-  select n.source collate "C", n.id collate "C" from unnest({}::text[], {}::text[]) n(source, id))"""
-_KEPT: Final = """{e}.incident_id = (select id from i) and {e}.present and {e}.since <= (select until from i)
-  and ({e}.shift is null or {e}.source <> all ((select array(
-    select m.source from i, timeline_moved(i.id, i.until) m where i.until < i.timeline_at))::text[]))"""
-_TIE: Final = """(exists (select from timeline_entries x where {kept} and x.t = e.t and {whole} and (x.source, x.id) <> (e.source, e.id))
-   or exists (select from changed x where x.t = e.t and {whole} and (x.source, x.id) <> (e.source, e.id)))"""
+_NAMED: Final = """
+(e.source, e.id) in (
+  select n.source collate "C", n.id collate "C"
+    from unnest({}::text[], {}::text[]) n(source, id))"""
+_KEPT: Final = """
+{e}.incident_id = (select id from i)
+  and {e}.present
+  and {e}.since <= (select until from i)
+  and ({e}.shift is null
+    or {e}.source <> all ((
+      select array(
+        select m.source
+          from i, timeline_moved(i.id, i.until) m
+         where i.until < i.timeline_at))::text[]))"""
+_TIE: Final = """
+(exists (
+   select
+     from timeline_entries x
+    where {kept}
+      and x.t = e.t
+      and {whole}
+      and (x.source, x.id) <> (e.source, e.id))
+ or exists (
+   select
+     from changed x
+    where x.t = e.t
+      and {whole}
+      and (x.source, x.id) <> (e.source, e.id)))"""
 # Above a page, the least width of which thirty cover the view; so there are at most thirty lines of
 # a kind.
-_WIDTH: Final = f"""select min(w) from unnest(array{[*WIDTHS]}::bigint[]) w, (
-  select count(*) as entries, max(t) - min(t) as length from own) o where o.entries > {{size}} and (o.length <= 30 * w or w = {max(WIDTHS)})"""  # noqa: S608 - only constants of our modules
+_WIDTH: Final = f"""
+select min(w)
+  from unnest(array{[*WIDTHS]}::bigint[]) w,
+       (select count(*) as entries, max(t) - min(t) as length from own) o
+ where o.entries > {{size}}
+   and (o.length <= 30 * w or w = {max(WIDTHS)})"""  # noqa: S608 - only constants of our modules
 # A page by its number, of the present.
 _PAGE: Final = """
 with i as materialized (
-  select {incident}, i.timeline_at, m.marks::text as marks, m.is_open from incidents i join incident_measures m on m.incident_id = i.id and m.rules = $5
-   where {visible} and (i.id = $3::uuid or i.number = $4::bigint)),
-{said}, own as (select e.* from timeline_entries e where e.incident_id = (select id from i) and e.present and {own}),
-lines as ({of}), counted as materialized (select count(*) as count from lines),
-place as materialized (select least({at}, greatest(0, count - 1) / {size}) as at from counted),
-page as materialized (select * from lines e order by {key} limit {limit} offset (select at * {size} from place))
-select i.*, place.at, counted.count, (select count(*) from own) as entries,
-  (select count(*) from timeline_entries e where e.incident_id = (select id from i) and e.present and e.hidden and {whole}) as hidden,
-  array(select json_agg(f.entry)::text from (
-    select {entry} as entry, row_number() over (order by {key}) / 250 as part
-      from page e left join signals s on s.id = e.signal_id order by {key}) f group by f.part order by f.part) as page,
-  {repeats}::text as repeats,
-  (select json_object_agg(c.id, c.reason) from status_changes c where c.incident_id = i.id)::text as reasons
+  select {incident},
+         i.timeline_at,
+         m.marks::text as marks,
+         m.is_open
+    from incidents i
+    join incident_measures m on m.incident_id = i.id and m.rules = $5
+   where {visible}
+     and (i.id = $3::uuid or i.number = $4::bigint)),
+{said},
+own as (
+  select e.*
+    from timeline_entries e
+   where e.incident_id = (select id from i)
+     and e.present
+     and {own}),
+lines as ({of}),
+counted as materialized (
+  select count(*) as count from lines),
+place as materialized (
+  select least({at}, greatest(0, count - 1) / {size}) as at from counted),
+page as materialized (
+  select *
+    from lines e
+   order by {key}
+   limit {limit}
+  offset (select at * {size} from place))
+select i.*,
+       place.at,
+       counted.count,
+       (select count(*) from own) as entries,
+       (select count(*)
+          from timeline_entries e
+         where e.incident_id = (select id from i)
+           and e.present
+           and e.hidden
+           and {whole}) as hidden,
+       array(
+         select json_agg(f.entry)::text
+           from (
+             select {entry} as entry,
+                    row_number() over (order by {key}) / 250 as part
+               from page e
+               left join signals s on s.id = e.signal_id
+              order by {key}) f
+          group by f.part
+          order by f.part) as page,
+       {repeats}::text as repeats,
+       (select json_object_agg(c.id, c.reason)
+          from status_changes c
+         where c.incident_id = i.id)::text as reasons
   from i, place, counted"""
 # As `anchor` in view.py.
-_PLACE: Final = """coalesce((select n / {size} from (select row_number() over (order by {key}) - 1 as n, e.source, e.id from lines e) e
-  where 'e-' || left(encode(sha256(convert_to(length(e.source) || ' ' || e.source || ' ' || e.id, 'UTF8')), 'hex'), 12) = {anchor}), {at})"""
+_PLACE: Final = """
+coalesce((
+  select n / {size}
+    from (
+      select row_number() over (order by {key}) - 1 as n,
+             e.source,
+             e.id
+        from lines e) e
+   where 'e-' || left(
+           encode(
+             sha256(convert_to(length(e.source) || ' ' || e.source || ' ' || e.id, 'UTF8')),
+             'hex'),
+           12) = {anchor}),
+  {at})"""
 _DIGEST: Final = (
     "select timeline_digest($1, coalesce($2::timestamptz, 'infinity'), $3, coalesce($4, false))"
 )
@@ -429,27 +599,81 @@ def _entries(texts: Sequence[str]) -> list[Entry]:
 
 _FACTS: Final = TypeAdapter(Facts)
 _ALL_FACTS: Final = """
-select json_build_object('signals', (select coalesce(json_agg(f), '[]') from (
-    select s.id as signal_id, s.source, s.external_id, s.kind, timeline_us(s.occurred_at) as occurred_at, s.precision,
-           s.title, encode(s.content_sha256, 'hex') as content_sha256, s.sequence, timeline_us(s.known_at) as known_at,
-           timeline_us(s.received_at) as received_at, s.time_basis, s.services, s.environment, s.links,
-           (select count(*) from signal_conflicts c where c.signal_id = s.id) as conflicts
-      from signals s where s.id in (select signal_id from edits where incident_id = $1 and op = 'attach')) f),
-  'changes', (select coalesce(json_agg(f), '[]') from (
-    select id, timeline_us(at) as at, from_status, to_status, outcome, reason, timeline_us(occurred_at) as occurred_at
-      from status_changes where incident_id = $1) f),
-  'annotations', (select coalesce(json_agg(f), '[]') from (
-    select a.id, a.root, timeline_us(a.at) as at, a.kind, a.state, a.body, timeline_us(a.occurred_at) as occurred_at,
-           a.retracted, coalesce(first.precision, 'exact') as precision
-      from annotations a join annotations first on first.id = a.root
-     where a.incident_id = $1 and a.occurred_at is not null) f),
-  'edits', (select coalesce(json_agg(f), '[]') from (
-    select id, timeline_us(at) as at, op, signal_id, source, external_id, value from edits where incident_id = $1) f))::text"""
+select json_build_object(
+  'signals', (
+    select coalesce(json_agg(f), '[]')
+      from (
+        select s.id as signal_id,
+               s.source,
+               s.external_id,
+               s.kind,
+               timeline_us(s.occurred_at) as occurred_at,
+               s.precision,
+               s.title,
+               encode(s.content_sha256, 'hex') as content_sha256,
+               s.sequence,
+               timeline_us(s.known_at) as known_at,
+               timeline_us(s.received_at) as received_at,
+               s.time_basis,
+               s.services,
+               s.environment,
+               s.links,
+               (select count(*) from signal_conflicts c where c.signal_id = s.id) as conflicts
+          from signals s
+         where s.id in (
+           select signal_id from edits where incident_id = $1 and op = 'attach')) f),
+  'changes', (
+    select coalesce(json_agg(f), '[]')
+      from (
+        select id,
+               timeline_us(at) as at,
+               from_status,
+               to_status,
+               outcome,
+               reason,
+               timeline_us(occurred_at) as occurred_at
+          from status_changes
+         where incident_id = $1) f),
+  'annotations', (
+    select coalesce(json_agg(f), '[]')
+      from (
+        select a.id,
+               a.root,
+               timeline_us(a.at) as at,
+               a.kind,
+               a.state,
+               a.body,
+               timeline_us(a.occurred_at) as occurred_at,
+               a.retracted,
+               coalesce(first.precision, 'exact') as precision
+          from annotations a
+          join annotations first on first.id = a.root
+         where a.incident_id = $1
+           and a.occurred_at is not null) f),
+  'edits', (
+    select coalesce(json_agg(f), '[]')
+      from (
+        select id,
+               timeline_us(at) as at,
+               op,
+               signal_id,
+               source,
+               external_id,
+               value
+          from edits
+         where incident_id = $1) f))::text"""
 
 
 _REVISIONS: Final = """
-select i.id, i.number, r.rev, r.timeline_digest as digest, timeline_us(r.timeline_at) as at, r.rules
-  from incidents i left join postmortem_revisions r on r.incident_id = i.id order by i.id, r.rev"""
+select i.id,
+       i.number,
+       r.rev,
+       r.timeline_digest as digest,
+       timeline_us(r.timeline_at) as at,
+       r.rules
+  from incidents i
+  left join postmortem_revisions r on r.incident_id = i.id
+ order by i.id, r.rev"""
 REPAIR: Final = (
     "select timeline_rebuild(id) from (select id from incidents where number = {} for no key"
     " update) i"
