@@ -22,7 +22,6 @@ MOST: Final[Mapping[str, int]] = {
     "postfacta_app": 218,
     "postfacta_core": 2,
     "postfacta_embedded": 11,
-    "postfacta_lab": 110,
     "postfacta_postgres": 4,
 }
 

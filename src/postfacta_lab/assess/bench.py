@@ -72,10 +72,10 @@ class Written:
     id: str
 
 
-async def together(*done: Coroutine[Any, Any, _Value]) -> list[_Value]:
+async def together(*coroutines: Coroutine[Any, Any, _Value]) -> list[_Value]:
     """Do all at once; return what each of them returned."""
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one) for one in done]
+        tasks = [group.create_task(coroutine) for coroutine in coroutines]
     return [task.result() for task in tasks]
 
 
@@ -88,14 +88,15 @@ class Service(Child):
         self.port = free_port()
         port = str(self.port)
         words = [word.replace("{port}", port) for word in argv]
-        environment = {name: text.replace("{port}", port) for name, text in env.items()} | {
-            "PORT": port
-        }
+        environment = {name: text.replace("{port}", port) for name, text in env.items()}
+        environment["PORT"] = port
         super().__init__("service", words, log=log, environment=environment, folder=cwd)
 
     def memory(self) -> int:
         """Return the resident memory of all of its processes, in bytes."""
-        return sum(int(stat[21]) * _PAGE for pid in self.leaves() if (stat := fields_of(pid)))
+        stats = [fields_of(pid) for pid in self.leaves()]
+        # Field 24 of proc(5), resident pages; the first two are not among these.
+        return sum(int(stat[21]) * _PAGE for stat in stats if stat)
 
     @asynccontextmanager
     async def rationed(self, share: float) -> AsyncGenerator[None]:
@@ -128,7 +129,9 @@ class Link(Proxy):
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__("dependency", "127.0.0.1:0", f"{host}:{port}")
-        self.opened = self.most = self._at_once = 0
+        self.opened = 0
+        self.most = 0
+        self._at_once = 0
 
     @property
     def port(self) -> int:
@@ -151,8 +154,8 @@ class Link(Proxy):
         self._slow_down(round(1000 * seconds), "downstream")
 
     def _slow_down(self, milliseconds: int, *streams: str) -> None:
-        held = {"latency": milliseconds, "jitter": 0}
-        self.arrange([Toxic(stream, "latency", stream, 1.0, held) for stream in streams])
+        attributes = {"latency": milliseconds, "jitter": 0}
+        self.arrange([Toxic(stream, "latency", stream, 1.0, attributes) for stream in streams])
 
     async def heal(self) -> None:
         await self.start()
@@ -174,7 +177,8 @@ class Bench:
         self.anchor: Written | None = None
         self.shared: dict[str, Any] = {}
         self.collector = Collector()
-        self.dirty = self.deployed = False
+        self.dirty = False
+        self.deployed = False
         self.source = ""  # the address that requests come from, if not the usual one
         self._environment = environment
         self._rows = 0
@@ -204,6 +208,7 @@ class Bench:
                 await self.link.stop()
 
     def _instance(self) -> Service:
+        database = self.spec.database
         env = {
             **self._environment,
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.collector.port}",
@@ -212,7 +217,7 @@ class Bench:
             "OTEL_BSP_SCHEDULE_DELAY": "200",
             **self.spec.env,
             **({} if self.deployed else self.spec.off),
-            **({it.env: it.at(self.link.port)} if (it := self.spec.database) else {}),
+            **({database.env: database.at(self.link.port)} if database else {}),
         }
         cwd = self.spec.project or Path.cwd()
         return Service(self.spec.start, env=env, cwd=cwd, log=self.folder / "service.log")
@@ -240,8 +245,8 @@ class Bench:
         service = self.service
         while monotonic() - began < PATIENCE:
             if not service.is_running:
-                said = service.words[-600:]
-                raise NotServingError(f"it ended with {service.code} before it served: {said}")
+                output = service.words[-600:]
+                raise NotServingError(f"it ended with {service.code} before it served: {output}")
             answer = await self._serves()
             if answer.good or (self.spec.read is None and answer.status):
                 return
@@ -261,8 +266,10 @@ class Bench:
         self.anchor = written
         answer = await self.read(patience=5)
         if answer.status == 404:
-            said = f"{self.read_path()} was answered 404 after a write; is `id` of [write] right?"
-            raise NotServingError(f"{said} {answer.text[:200]}")
+            problem = (
+                f"{self.read_path()} was answered 404 after a write; is `id` of [write] right?"
+            )
+            raise NotServingError(f"{problem} {answer.text[:200]}")
         return answer
 
     def check_bounds(self) -> None:
@@ -272,11 +279,13 @@ class Bench:
     async def guess(self) -> None:
         """Find probes and metrics that the file does not name, by asking for the usual paths."""
         for name, paths in _USUAL.items():
-            for path in paths if not getattr(self.spec, name) else ():
-                status = (await self.call(path, patience=5)).status
-                if status in {200, 204} or (status == 503 and "ready" in path):
-                    found: dict[str, Any] = {name: path}
-                    self.spec = replace(self.spec, **found)
+            if getattr(self.spec, name):
+                continue
+            for path in paths:
+                answer = await self.call(path, patience=5)
+                if answer.status in {200, 204} or (answer.status == 503 and "ready" in path):
+                    fields: dict[str, Any] = {name: path}
+                    self.spec = replace(self.spec, **fields)
                     break
 
     # Requests
@@ -339,12 +348,10 @@ class Bench:
     def writing(self, mark: str) -> tuple[Ask, bytes]:
         """Return the write of the file with its body for a mark."""
         write = self.spec.write or Ask(path="/", method="POST")
-        body = (
-            json.dumps(write.json if write.json is not None else {})
-            .replace("{unique}", mark)
-            .encode()
-        )
-        return replace(write, path=write.path.replace("{unique}", mark)), body
+        document: Any = {} if write.json is None else write.json
+        body = json.dumps(document).replace("{unique}", mark)
+        path = write.path.replace("{unique}", mark)
+        return replace(write, path=path), body.encode()
 
     def mark(self) -> str:
         """Return a mark that nothing else has; raise after 10,000 rows."""
@@ -389,14 +396,21 @@ class Bench:
             read = self.reading
             request = encode(read.method, self.read_path(), self.headers(read.headers))
             return await PartialRequest.begin(self.service.port, request, method=read.method)
-        ask_, body = self.writing(self.mark())
-        request = encode(ask_.method, ask_.path, self.headers({**_JSON, **ask_.headers}), body=body)
+        operation, body = self.writing(self.mark())
+        headers = self.headers({**_JSON, **operation.headers})
+        request = encode(operation.method, operation.path, headers, body=body)
         return await PartialRequest.begin(
-            self.service.port, request, method=ask_.method, remainder=len(body) // 2
+            self.service.port, request, method=operation.method, remainder=len(body) // 2
         )
 
     async def recovers(
-        self, row: int, *, within: float, patience: float, writes: bool = False, pause: float = 0.05
+        self,
+        streak: int,
+        *,
+        within: float,
+        patience: float,
+        writes: bool = False,
+        pause: float = 0.05,
     ) -> float | None:
         """Return after how long `row` reads in a row, each with a write or none, were good.
 
@@ -409,7 +423,7 @@ class Bench:
             if well and writes:
                 well = (await self.write(patience=patience)).answer.good
             good = good + 1 if well else 0
-            if good == row:
+            if good == streak:
                 return monotonic() - began
             await asyncio.sleep(pause)
         return None

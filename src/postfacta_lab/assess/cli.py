@@ -22,7 +22,7 @@ from .spec import LOOPBACK, Spec, SpecError
 from .starter import guess, toml_of
 
 _FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "json": lambda found: json.dumps(found, indent=1) + "\n",
+    "json": lambda document: json.dumps(document, indent=1) + "\n",
     "html": report.html,
     "junit": report.junit,
     "sarif": report.sarif,
@@ -46,22 +46,22 @@ does not start; 3 a check of ours crashed, or the grade could not be determined.
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    given = sys.argv[1:] if words is None else list(words)
-    end = given.index("--") if "--" in given else len(given)
-    own = _parser().parse_intermixed_args(given[:end])
-    command = given[end + 1 :]
+    arguments = sys.argv[1:] if words is None else list(words)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = _parser().parse_intermixed_args(arguments[:end])
+    command = arguments[end + 1 :]
     try:
-        match own.words:
+        match options.words:
             case ["diff", old, new]:
                 code = _diff(_read(Path(old)), _read(Path(new)))
             case ["render", old]:
-                code = _show(own, _read(Path(old)))
+                code = _show(options, _read(Path(old)))
             case ["init"]:
-                code = _init(own.file or Path("assess.toml"), command)
-            case [] if own.list or own.explain:
-                code = _explain(own.explain)
+                code = _init(options.file or Path("assess.toml"), command)
+            case [] if options.list or options.explain:
+                code = _explain(options.explain)
             case []:
-                code = _assess(own, command)
+                code = _assess(options, command)
             case _:
                 _parser().error("init, diff OLD NEW or render OLD, or none of them")
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -117,10 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _assess(given: argparse.Namespace, command: list[str]) -> int:
-    spec = _spec(given.file, command)
+def _assess(arguments: argparse.Namespace, command: list[str]) -> int:
+    spec = _spec(arguments.file, command)
     host = spec.database.address[0] if spec.database else "localhost"
-    if host not in {*LOOPBACK, given.allow_database}:
+    if host not in {*LOOPBACK, arguments.allow_database}:
         raise SpecError(
             f"[database] url: {host} is not on this machine; its connections are broken and rows "
             f"are written: --allow-database {host} allows it"
@@ -130,11 +130,13 @@ def _assess(given: argparse.Namespace, command: list[str]) -> int:
         if path.suffix != ".py" or not path.is_file():
             raise SpecError(f"checks: {name} is no file of Python")
         runpy.run_path(str(path))
-    only = tuple(word for word in given.only.split(",") if word)
-    options = Options(quick=given.quick, only=only, within=given.within, keep=given.keep)
-    found = report.document(asyncio.run(_run(spec, options, bare=bool(command))))
-    _show(given, found)
-    return _code(given, found)
+    only = tuple(word for word in arguments.only.split(",") if word)
+    options = Options(
+        quick=arguments.quick, only=only, within=arguments.within, keep=arguments.keep
+    )
+    document = report.document_of(asyncio.run(_run(spec, options, bare=bool(command))))
+    _show(arguments, document)
+    return _code(arguments, document)
 
 
 async def _run(spec: Spec, options: Options, *, bare: bool) -> Run:
@@ -190,29 +192,29 @@ def _read(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
-def _show(given: argparse.Namespace, found: Mapping[str, Any]) -> int:
+def _show(arguments: argparse.Namespace, document: Mapping[str, Any]) -> int:
     """Print the summary, and write the other formats that were asked for."""
-    _say("\n".join(report.summary(found)))
+    _say("\n".join(report.summary(document)))
     for name, form in _FORMATS.items():
-        if path := getattr(given, name):
+        if path := getattr(arguments, name):
             with path.open("a" if name == "markdown" else "w", encoding="utf-8") as file:
-                file.write(form(found))
+                file.write(form(document))
     return DONE
 
 
-def _code(given: argparse.Namespace, found: Mapping[str, Any]) -> int:
-    if any(check["outcome"] == Outcome.ERROR for check in (*found["checks"], *found["own"])):
+def _code(arguments: argparse.Namespace, document: Mapping[str, Any]) -> int:
+    if any(check["outcome"] == Outcome.ERROR for check in (*document["checks"], *document["own"])):
         return UNTOLD
-    if given.baseline and (names := report.worse(_read(given.baseline), found)):
-        sys.stderr.write(f"assess: worse than in {given.baseline}: {', '.join(names)}\n")
+    if arguments.baseline and (names := report.worse(_read(arguments.baseline), document)):
+        sys.stderr.write(f"assess: worse than in {arguments.baseline}: {', '.join(names)}\n")
         return BELOW
-    least = given.fail_below
-    grade = found["grade"]
+    least = arguments.fail_below
+    grade = document["grade"]
     if least and is_below(grade["highest"], least):
         return BELOW
     if least and is_below(grade["lowest"], least):
-        said = f"{report.grade_text(found)} may be below {least}: too much did not run"
-        sys.stderr.write(f"assess: {said}\n")
+        problem = f"{report.grade_text(document)} may be below {least}: too much did not run"
+        sys.stderr.write(f"assess: {problem}\n")
         return UNTOLD
     return DONE
 

@@ -47,7 +47,8 @@ class Verdict:
     @classmethod
     def scored(cls, score: float, evidence: str, **facts: Any) -> Verdict:
         """Return what was measured, its score rounded down to quarters, from 0 to 1."""
-        return cls(Outcome.MEASURED, max(0, min(4, int(score * 4 + 1e-9))) / 4, evidence, facts)
+        quarters = max(0, min(4, int(score * 4 + 1e-9)))
+        return cls(Outcome.MEASURED, quarters / 4, evidence, facts)
 
     @classmethod
     def share(cls, good: int, of: int, evidence: str, **facts: Any) -> Verdict:
@@ -57,9 +58,9 @@ class Verdict:
     @classmethod
     def parts(cls, parts: Mapping[str, bool]) -> Verdict:
         """Return the share of the parts that are there, and name those that are not."""
-        missing = [name for name, there in parts.items() if not there]
-        said = f"missing: {', '.join(missing)}" if missing else f"found: {', '.join(parts)}"
-        return cls.share(len(parts) - len(missing), len(parts), said)
+        missing = [name for name, is_there in parts.items() if not is_there]
+        evidence = f"missing: {', '.join(missing)}" if missing else f"found: {', '.join(parts)}"
+        return cls.share(len(parts) - len(missing), len(parts), evidence)
 
     @classmethod
     def holds(cls, holds: bool, evidence: str, **facts: Any) -> Verdict:  # noqa: FBT001 - it is the verdict
@@ -79,7 +80,9 @@ class Verdict:
         cls, value: float, evidence: str, *, full: float, half: float, sure: bool = False
     ) -> Verdict:
         """Return a pass up to `full`, half the points up to `half`, else a failure."""
-        score = 1.0 if value <= full else 0.5 if value <= half else 0.0
+        score = 0.5 if value <= half else 0.0
+        if value <= full:
+            score = 1.0
         return cls.scored(score, evidence, value=round(value, 3), sure=sure)
 
     @classmethod
@@ -102,7 +105,9 @@ class Verdict:
         """`pass`, `partial` or `fail` if it was measured; else why it was not."""
         if self.outcome is not Outcome.MEASURED:
             return str(self.outcome)
-        return "pass" if self.score == 1 else "partial" if self.score >= 0.5 else "fail"
+        if self.score == 1:
+            return "pass"
+        return "partial" if self.score >= 0.5 else "fail"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +194,11 @@ def letter_of(points: float) -> str:
 
     A+ is not for points alone.
     """
-    return "F" if points < 20 else LETTERS[min(1 + int((points - 20) * 3 / 20), LETTERS.index("A"))]
+    if points < 20:
+        return "F"
+    # Above it each letter has 20 points, a third of them with a minus and a third with a plus.
+    place = 1 + int((points - 20) * 3 / 20)
+    return LETTERS[min(place, LETTERS.index("A"))]
 
 
 def is_below(letter: str, least: str) -> bool:
@@ -206,17 +215,17 @@ def grade(catalogue: Rubric, verdicts: Mapping[str, Verdict]) -> Grade:
         if verdict.outcome not in {Outcome.NOT_APPLICABLE, Outcome.DECLARED}:
             scores[name] = entry, verdict.score if verdict.outcome is Outcome.MEASURED else None
     total = sum(entry.weight for entry, _ in scores.values()) or 1.0
-    known = sum(entry.weight for entry, score in scores.values() if score is not None)
+    measured = sum(entry.weight for entry, score in scores.values() if score is not None)
     earned = sum(entry.weight * score for entry, score in scores.values() if score is not None)
     declared = sum(verdict.outcome is Outcome.DECLARED for verdict in verdicts.values())
     low = 100 * earned / total
-    high = 100 * (earned + total - known) / total
-    lowest = _letter(scores, low, unknown=0.0, best=known == total and not declared)
+    high = 100 * (earned + total - measured) / total
+    lowest = _letter(scores, low, unknown=0.0, best=measured == total and not declared)
     return Grade(
         lowest=lowest,
         highest=_letter(scores, high, unknown=1.0, best=not declared),
-        points=100 * earned / known if known else 0.0,
-        measured=known / total,
+        points=100 * earned / measured if measured else 0.0,
+        measured=measured / total,
         declared=declared,
         steps=_steps(scores, lowest, total),
     )
@@ -236,9 +245,12 @@ def _steps(scores: _Scores, letter: str, total: float) -> tuple[Step, ...]:
     """The gates that hold the letter down, then the rest by points gained."""
     steps: list[Step] = []
     for name, (entry, score) in scores.items():
-        if score != 1:
-            cap = CAPS[entry.gate] if entry.gate is not None and (score or 0) < _HALF else ""
-            steps.append(Step(name, 100 * entry.weight * (1 - (score or 0)) / total, cap))
+        if score == 1:
+            continue
+        earned = score or 0.0
+        cap = CAPS[entry.gate] if entry.gate is not None and earned < _HALF else ""
+        gain = 100 * entry.weight * (1 - earned) / total
+        steps.append(Step(name, gain, cap))
     holding = [cap for cap in CAPS if LETTERS.index(cap) <= LETTERS.index(letter)]
     ranks = {cap: rank for rank, cap in enumerate(holding)}
     return tuple(sorted(steps, key=lambda step: (ranks.get(step.cap, len(ranks)), -step.gain)))
@@ -261,7 +273,7 @@ class Group:
     fresh: bool = False
     quick: bool = True
     deployed: bool = False
-    own: Entry | None = None
+    own_entry: Entry | None = None
 
 
 GROUPS: list[Group] = []
@@ -282,5 +294,6 @@ def check(
 ) -> Callable[[_Check], _Check]:
     """Add a check of your own. It stands beside the grade, and never moves it."""
     return group(
-        name, own=Entry(id=name, title=title, item=item, harden=remedy, without=remedy, page=page)
+        name,
+        own_entry=Entry(id=name, title=title, item=item, harden=remedy, without=remedy, page=page),
     )

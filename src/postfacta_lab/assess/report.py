@@ -13,7 +13,7 @@ from ..engine.page import Case, badge as word, chart, page, section, suite, tabl
 from .model import CAPS, Entry, Outcome, Verdict, grade, rubric
 from .runner import Run
 
-Found = Mapping[str, Any]  # a document, or a check of it
+Document = Mapping[str, Any]  # a document, or a check of it
 _SCHEMA = 1
 _SIGNS = {"pass": "+", "partial": "~", "fail": "-", "error": "!"}
 _COLOURS = {"A": "#2e7d32", "B": "#558b2f", "C": "#b26a00", "D": "#c62828", "F": "#8e0000"}
@@ -27,11 +27,12 @@ _PLOTS = {
 # The document
 
 
-def document(run: Run) -> dict[str, Any]:
+def document_of(run: Run) -> dict[str, Any]:
     """Return all that was found, with the grade and what would raise it."""
     catalogue = rubric()
     graded = grade(
-        catalogue, {name: it for name, it in run.verdicts.items() if name in catalogue.entries}
+        catalogue,
+        {name: verdict for name, verdict in run.verdicts.items() if name in catalogue.entries},
     )
     shown = {**asdict(graded), "text": str(graded)}
     shown.update(points=round(graded.points, 1), measured=round(graded.measured, 3))
@@ -45,7 +46,7 @@ def document(run: Run) -> dict[str, Any]:
         "seconds": round(run.seconds, 1),
         "machine": dict(run.machine),
         "checks": [_check(run, entry) for entry in catalogue.entries.values()],
-        "own": [_check(run, entry) for entry in run.own.values()],
+        "own": [_check(run, entry) for entry in run.own_entries.values()],
     }
 
 
@@ -59,43 +60,43 @@ def _check(run: Run, entry: Entry) -> dict[str, Any]:
     }
 
 
-def grade_text(found: Found) -> str:
+def grade_text(document: Document) -> str:
     """Return the letter or the range, and what was declared away, as every format shows it."""
-    declared = found["grade"]["declared"]
-    return str(found["grade"]["text"]) + (f" (declared: {declared})" if declared else "")
+    declared = document["grade"]["declared"]
+    return str(document["grade"]["text"]) + (f" (declared: {declared})" if declared else "")
 
 
-def _figures(found: Found) -> str:
-    grade = found["grade"]
+def _figures(document: Document) -> str:
+    grade = document["grade"]
     return (
         f"{grade['points']:.0f} points, {100 * grade['measured']:.0f} % measured,"
-        f" {found['seconds']:.0f} s"
+        f" {document['seconds']:.0f} s"
     )
 
 
-def _all(found: Found) -> list[Found]:
-    return [*found["checks"], *found["own"]]
+def _all_checks(document: Document) -> list[Document]:
+    return [*document["checks"], *document["own"]]
 
 
-def _categories(found: Found) -> Iterator[tuple[str, str, float, list[Found]]]:
+def _categories(document: Document) -> Iterator[tuple[str, str, float, list[Document]]]:
     """Yield each heading with its mean score, in words and as a share, and its checks."""
-    for name in dict.fromkeys(check["category"] for check in found["checks"]):
-        checks = [check for check in found["checks"] if check["category"] == name]
+    for name in dict.fromkeys(check["category"] for check in document["checks"]):
+        checks = [check for check in document["checks"] if check["category"] == name]
         scores = [check["score"] for check in checks if check["outcome"] == Outcome.MEASURED]
         mean = sum(scores) / len(scores) if scores else 0.0
         yield name, f"{100 * mean:.0f} %" if scores else "not measured", mean, checks
 
 
-def changes(old: Found, new: Found) -> Iterator[tuple[str, Found, Found]]:
+def changes(old: Document, new: Document) -> Iterator[tuple[str, Document, Document]]:
     """Yield each check whose word or score is another one."""
-    before = {check["id"]: check for check in _all(old)}
-    for check in _all(new):
+    before = {check["id"]: check for check in _all_checks(old)}
+    for check in _all_checks(new):
         was = before.get(check["id"])
         if was is not None and (was["word"], was["score"]) != (check["word"], check["score"]):
             yield check["id"], was, check
 
 
-def worse(old: Found, new: Found) -> list[str]:
+def worse(old: Document, new: Document) -> list[str]:
     """Return the checks that were measured both times and got worse."""
     return [
         name
@@ -111,57 +112,61 @@ def line(name: str, verdict: Verdict) -> str:
     return f"{_SIGNS.get(verdict.word, ' ')} {name:<8}{verdict.word:<16}{verdict.evidence}"
 
 
-def summary(found: Found) -> Iterator[str]:
+def summary(document: Document) -> Iterator[str]:
     """Yield the lines that follow those of the checks."""
     yield ""
-    for name, mean, share, checks in _categories(found):
+    for name, mean, share, checks in _categories(document):
         measured = sum(check["outcome"] == Outcome.MEASURED for check in checks)
         yield (
             f"  {name:<17}{'#' * round(10 * share):<12}{mean:<14}{measured} of {len(checks)} checks"
         )
-    yield f"\n{found['service']}: {grade_text(found)}   {_figures(found)}"
-    if declared := [check for check in found["checks"] if check["outcome"] == Outcome.DECLARED]:
+    yield f"\n{document['service']}: {grade_text(document)}   {_figures(document)}"
+    if declared := [check for check in document["checks"] if check["outcome"] == Outcome.DECLARED]:
         yield "declared as not applicable:"
         yield from (f"  {check['id']}  {check['evidence']}" for check in declared)
-    if found["steps"]:
+    if document["steps"]:
         yield "\nThe way up:"
-    for step, check in _steps(found, 8):
+    for step, check in _steps(document, 8):
         holds = f", holds the grade at {step['cap']}" if step["cap"] else ""
         yield f"  {check['id']}  {check['title']} (+{step['gain']:.1f}{holds})"
         yield f"      {check['word']}: {check['evidence']}"
         yield f"      with harden: {check['harden']}"
         if check["without"] != check["harden"]:
             yield f"      without: {check['without']}"
-    if found["grade"]["lowest"] != found["grade"]["highest"]:
+    if document["grade"]["lowest"] != document["grade"]["highest"]:
         yield (
             "\nA range: some checks did not run. Name what they need in assess.toml (`postfacta"
             " assess init`)."
         )
 
 
-def _steps(found: Found, most: int) -> Iterator[tuple[Found, Found]]:
-    checks = {check["id"]: check for check in found["checks"]}
-    yield from ((step, checks[step["check"]]) for step in found["steps"][:most])
+def _steps(document: Document, most: int) -> Iterator[tuple[Document, Document]]:
+    checks = {check["id"]: check for check in document["checks"]}
+    yield from ((step, checks[step["check"]]) for step in document["steps"][:most])
 
 
 # For other programs
 
 
-def junit(found: Found) -> str:
+def junit(document: Document) -> str:
     """Return a suite with a case for each check; what was not measured is skipped."""
     return suite(
-        f"{found['service']}: {grade_text(found)}", [_case(check) for check in _all(found)]
+        f"{document['service']}: {grade_text(document)}",
+        [_case(check) for check in _all_checks(document)],
     )
 
 
-def _case(check: Found) -> Case:
+def _case(check: Document) -> Case:
     failed = check["word"] in {"fail", "error"}
-    kind = "failure" if failed else "" if check["outcome"] == Outcome.MEASURED else "skipped"
-    said = check["evidence"] if failed else f"{check['word']}: {check['evidence']}"
-    return Case(check["category"], f"{check['id']} {check['title']}", check["seconds"], kind, said)
+    kind = "" if check["outcome"] == Outcome.MEASURED else "skipped"
+    text = f"{check['word']}: {check['evidence']}"
+    if failed:
+        kind = "failure"
+        text = check["evidence"]
+    return Case(check["category"], f"{check['id']} {check['title']}", check["seconds"], kind, text)
 
 
-def sarif(found: Found) -> str:
+def sarif(document: Document) -> str:
     """Return what did not pass as results of code scanning, located at the service file.
 
     Gates are errors.
@@ -174,7 +179,7 @@ def sarif(found: Found) -> str:
             "help": {"text": f"With harden: {check['harden']}. Without: {check['without']}."},
             "properties": {"category": check["category"], "item": check["item"]},
         }
-        for check in found["checks"]
+        for check in document["checks"]
     ]
     results = [
         {
@@ -185,24 +190,24 @@ def sarif(found: Found) -> str:
             "message": {"text": f"{check['title']}: {check['evidence']}"},
             "locations": [{"physicalLocation": place}],
         }
-        for check in found["checks"]
+        for check in document["checks"]
         if check["word"] in {"fail", "partial"}
     ]
-    driver = {"name": "postfacta assess", "version": str(found["rubric"]), "rules": rules}
+    driver = {"name": "postfacta assess", "version": str(document["rubric"]), "rules": rules}
     run = {
         "tool": {"driver": driver},
         "results": results,
-        "properties": {"grade": grade_text(found)},
+        "properties": {"grade": grade_text(document)},
     }
     schema = "https://json.schemastore.org/sarif-2.1.0.json"
     return json.dumps({"$schema": schema, "version": "2.1.0", "runs": [run]}, indent=1)
 
 
-def badge(found: Found) -> str:
+def badge(document: Document) -> str:
     """Return an SVG; grey if the letter is a range."""
-    is_range = found["grade"]["lowest"] != found["grade"]["highest"]
-    text = ("range " if is_range else "") + grade_text(found)
-    colour = _GREY if is_range else _COLOURS[found["grade"]["lowest"][0]]
+    is_range = document["grade"]["lowest"] != document["grade"]["highest"]
+    text = f"range {grade_text(document)}" if is_range else grade_text(document)
+    colour = _GREY if is_range else _COLOURS[document["grade"]["lowest"][0]]
     left = 72
     right = 14 + 7 * len(text)
     return (
@@ -223,25 +228,29 @@ def _inert(text: str) -> str:
     return " ".join(text.splitlines()).replace("<", "&lt;")
 
 
-def markdown(found: Found) -> str:
+def markdown(document: Document) -> str:
     """Return a table for a pull request or the summary of a job."""
-    name = re.sub(r"[\\`*_\[\]]", r"\\\g<0>", _inert(found["service"]))
-    lines = [f"## {name}: {grade_text(found)}", "", f"{_figures(found)}.", ""]
+    name = re.sub(r"[\\`*_\[\]]", r"\\\g<0>", _inert(document["service"]))
+    lines = [f"## {name}: {grade_text(document)}", "", f"{_figures(document)}.", ""]
     lines += ["| check | | evidence |", "|---|---|---|"]
-    for check in _all(found):
+    for check in _all_checks(document):
         if check["word"] != "pass":
             evidence = _inert(check["evidence"]).replace("|", "\\|")
             lines.append(f"| {check['id']} {check['title']} | {check['word']} | {evidence} |")
-    passed = [check["id"] for check in found["checks"] if check["word"] == "pass"]
+    passed = [check["id"] for check in document["checks"] if check["word"] == "pass"]
     return "\n".join([*lines, "", f"Passed: {', '.join(passed) or 'none'}.", ""])
 
 
-def html(found: Found) -> str:
+def html(document: Document) -> str:
     """Return one page, as all reports of the lab, with plots in SVG and no script."""
     gates = [
         (
             f"P{level}, at most {cap}",
-            " ".join(word(it["word"], it["id"]) for it in found["checks"] if it["gate"] == level),
+            " ".join(
+                word(check["word"], check["id"])
+                for check in document["checks"]
+                if check["gate"] == level
+            ),
         )
         for level, cap in enumerate(CAPS)
     ]
@@ -254,7 +263,7 @@ def html(found: Found) -> str:
             check["harden"],
             check["without"],
         )
-        for step, check in _steps(found, 10)
+        for step, check in _steps(document, 10)
     ]
     heads = ("check", "points", "lifts the cap", "evidence", "with harden", "without")
     sections = [
@@ -262,20 +271,22 @@ def html(found: Found) -> str:
         section("The way up", table(heads, way_up)) if way_up else "",
         *(
             section(f"{name}: {mean}", *map(_details, checks))
-            for name, mean, _, checks in _categories(found)
+            for name, mean, _, checks in _categories(document)
         ),
-        section("Your own checks", *map(_details, found["own"])) if found["own"] else "",
+        section("Your own checks", *map(_details, document["own"])) if document["own"] else "",
     ]
-    lead = f"{_figures(found)}, rubric {found['rubric']}"
-    return page(found["service"], grade_text(found), sections, lead=lead, state=found["machine"])
+    lead = f"{_figures(document)}, rubric {document['rubric']}"
+    return page(
+        document["service"], grade_text(document), sections, lead=lead, state=document["machine"]
+    )
 
 
-def _details(check: Found) -> str:
+def _details(check: Document) -> str:
     plots = [
         chart({title: check["facts"][name]}, x="seconds", y="status")
         for name, title in _PLOTS.items()
         if check["facts"].get(name)
     ]
-    said = f"{escape(check['id'])} {escape(check['title'])} {word(check['word'])}"
+    heading = f"{escape(check['id'])} {escape(check['title'])} {word(check['word'])}"
     evidence = f"<p>{escape(check['evidence'])}</p>{''.join(plots)}"
-    return f"<details><summary>{said}</summary>{evidence}</details>"
+    return f"<details><summary>{heading}</summary>{evidence}</details>"

@@ -35,7 +35,7 @@ class Run:
 
     name: str
     verdicts: dict[str, Verdict] = field(default_factory=dict[str, Verdict])
-    own: dict[str, Entry] = field(default_factory=dict[str, Entry])
+    own_entries: dict[str, Entry] = field(default_factory=dict[str, Entry])
     machine: Mapping[str, float] = field(default_factory=dict[str, float])
     seconds: float = 0.0
 
@@ -51,7 +51,7 @@ async def run(
     with tempfile.TemporaryDirectory(prefix="assess-") as folder:
         bench = Bench(spec, options.keep or Path(folder), environment)
         async with bench.opened():
-            return await _Runner(bench, options, tell).all()
+            return await _Runner(bench, options, tell).measure_all()
 
 
 class _Runner:
@@ -65,18 +65,18 @@ class _Runner:
         self._began = monotonic()
         bench.shared["busy"] = options.busy
 
-    async def all(self) -> Run:
+    async def measure_all(self) -> Run:
         waited = Waited()
         bench = self._bench
-        found = self._run
+        result = self._run
         await bench.start()
         await self._floor()
         await bench.guess()
         for group in GROUPS:
             await self._group(group)
-        found.machine = waited.state()
-        found.seconds = monotonic() - self._began
-        return found
+        result.machine = waited.state()
+        result.seconds = monotonic() - self._began
+        return result
 
     async def _floor(self) -> None:
         """Demand that the read and the write of the file are answered."""
@@ -91,16 +91,16 @@ class _Runner:
         declared = self._bench.spec.declared
         chosen = [name for name in group.ids if name.startswith(self._options.only or "")]
         for name in chosen:
-            if group.own is not None:
-                self._run.own[name] = group.own
+            if group.own_entry is not None:
+                self._run.own_entries[name] = group.own_entry
             if name in declared:
                 self._keep(name, Verdict(Outcome.DECLARED, evidence=declared[name]))
-        wanted = [name for name in chosen if name not in declared]
-        if wanted and (missing := self._missing(group)):
-            for name in wanted:
+        names = [name for name in chosen if name not in declared]
+        if names and (missing := self._missing(group)):
+            for name in names:
                 self._keep(name, missing)
-        elif wanted:
-            await self._measure(group, wanted)
+        elif names:
+            await self._measure(group, names)
 
     def _missing(self, group: Group) -> Verdict | None:
         """Return why a group cannot run, if it cannot."""
@@ -110,11 +110,12 @@ class _Runner:
         if monotonic() - self._began > self._options.within:
             return Verdict.not_run(f"no time was left of {self._options.within:.0f} s")
         for need in group.needs:
-            if not (HAS_PROC if need == "proc" else getattr(bench.spec, need)):
+            is_met = HAS_PROC if need == "proc" else getattr(bench.spec, need)
+            if not is_met:
                 return _without(need, durable=bench.durable)
         return None
 
-    async def _measure(self, group: Group, wanted: list[str]) -> None:
+    async def _measure(self, group: Group, names: list[str]) -> None:
         """Run a group.
 
         What failed, and perhaps for lack of time, is tried once more on a fresh instance.
@@ -123,14 +124,14 @@ class _Runner:
         first = await self._once(group)
         took = monotonic() - began
         again = [
-            name
-            for name in wanted
-            if first[name].word == "fail" and _is_doubtful(name, first[name])
+            name for name in names if first[name].word == "fail" and _is_doubtful(name, first[name])
         ]
         room = monotonic() - self._began < self._options.within - took
-        second = await self._once(group, fresh=True) if again and room else dict[str, Verdict]()
+        second: Mapping[str, Verdict] = {}
+        if again and room:
+            second = await self._once(group, fresh=True)
         seconds = round(monotonic() - began, 2)
-        for name in wanted:
+        for name in names:
             repeated = name in again and name in second
             verdict = _of_two(first[name], second[name]) if repeated else first[name]
             self._keep(name, replace(verdict, seconds=seconds, repeats=int(repeated)))
@@ -143,22 +144,23 @@ class _Runner:
             if fresh or group.fresh or used:
                 await bench.start(deployed=group.deployed)
             bench.check_bounds()
-            found = await group.run(bench)
+            results = await group.run(bench)
         except NotServingError as error:
-            found = Verdict.not_run(f"it did not serve: {str(error)[:300]}")
+            results = Verdict.not_run(f"it did not serve: {str(error)[:300]}")
         except Exception as error:  # noqa: BLE001 - a check of ours, or of theirs, is at fault
-            found = Verdict(Outcome.ERROR, evidence=f"{type(error).__name__}: {error}")
+            results = Verdict(Outcome.ERROR, evidence=f"{type(error).__name__}: {error}")
         bench.dirty = bench.dirty or group.fresh
         await bench.heal()
         busy = max(waited.share, waited.others_share) > self._options.busy
-        verdicts = dict.fromkeys(group.ids, found) if isinstance(found, Verdict) else found
+        verdicts = dict.fromkeys(group.ids, results) if isinstance(results, Verdict) else results
         return {name: _if_calm(name, verdicts[name], busy=busy) for name in group.ids}
 
     def _keep(self, name: str, verdict: Verdict) -> None:
         """Write a result down, without secrets."""
         evidence = self._clean(verdict.evidence)
         facts = self._clean(verdict.facts)
-        self._run.verdicts[name] = clean = replace(verdict, evidence=evidence, facts=facts)
+        clean = replace(verdict, evidence=evidence, facts=facts)
+        self._run.verdicts[name] = clean
         self._tell(name, clean)
 
     def _clean(self, value: Any) -> Any:
@@ -178,13 +180,15 @@ def _without(need: str, *, durable: bool | None) -> Verdict:
         return Verdict.not_applicable("it keeps nothing, so there is no database to lose")
     if need == "metrics":
         return Verdict.fails("no metrics were found")
-    said = "this system has no /proc" if need == "proc" else f"the service file names no {need}"
-    return Verdict.not_applicable(said) if need == "auth" else Verdict.not_run(said)
+    reason = "this system has no /proc" if need == "proc" else f"the service file names no {need}"
+    return Verdict.not_applicable(reason) if need == "auth" else Verdict.not_run(reason)
 
 
-def _demand(what: str, answer: Answer) -> Answer:
+def _demand(request: str, answer: Answer) -> Answer:
     if not answer.good:
-        raise NotServingError(f"the {what} of the file was answered {answer} {answer.text[:300]}")
+        raise NotServingError(
+            f"the {request} of the file was answered {answer} {answer.text[:300]}"
+        )
     return answer
 
 

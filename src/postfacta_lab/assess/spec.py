@@ -95,10 +95,11 @@ class Spec:
         Credentials, the password of the database, values for the environment.
         """
         password = urlsplit(self.database.url).password if self.database else None
-        found = [*self.env.values(), password or "", *(self.auth[1].split() if self.auth else ())]
-        return tuple(
-            sorted({text for text in found if len(text) >= _LEAST_SECRET}, key=len, reverse=True)
-        )
+        credentials = self.auth[1].split() if self.auth else []
+        texts = {*self.env.values(), password or "", *credentials}
+        secrets = [text for text in texts if len(text) >= _LEAST_SECRET]
+        # The longest first: one may be a part of another.
+        return tuple(sorted(secrets, key=len, reverse=True))
 
     @classmethod
     def of(cls, data: Mapping[str, Any], environment: Mapping[str, str], folder: Path) -> Spec:
@@ -107,23 +108,23 @@ class Spec:
         `${NAME}` is taken from the environment.
         """
         file = _table("", _filled(data, environment))
-        given = {
+        tables = {
             name: _table(name, file.get(name, {})) for name in _KEYS if name not in {"", "declare"}
         }
         declares = [_table("declare", entry) for entry in file.get("declare", [])]
-        if given["write"]:
-            given["write"].setdefault("method", "POST")
-        service: dict[str, Any] = {**given["service"], "start": tuple(given["service"]["start"])}
+        if tables["write"]:
+            tables["write"].setdefault("method", "POST")
+        service: dict[str, Any] = {**tables["service"], "start": tuple(tables["service"]["start"])}
         if project := service.pop("project", ""):
             service["project"] = folder / project
-        header, _, value = given["auth"].get("header", "").partition(":")
+        header, _, value = tables["auth"].get("header", "").partition(":")
         return cls(
             **service,
-            read=Ask(**given["read"]) if given["read"] else None,
-            write=Ask(**given["write"]) if given["write"] else None,
+            read=Ask(**tables["read"]) if tables["read"] else None,
+            write=Ask(**tables["write"]) if tables["write"] else None,
             auth=(header, value.strip()) if header else None,
-            database=Database(**given["database"]) if given["database"] else None,
-            off=given["limits"].get("off", {}),
+            database=Database(**tables["database"]) if tables["database"] else None,
+            off=tables["limits"].get("off", {}),
             declared={entry["check"]: entry["why"] for entry in declares},
             checks=tuple(file.get("checks", [])),
         )
@@ -143,8 +144,11 @@ def _filled(data: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
 _Kind = tuple[str, Callable[[Any], object]]  # what a value must be, in words and as a condition
 
 
-def _like(pattern: str, what: str) -> _Kind:
-    return what, lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL)
+def _like(pattern: str, description: str) -> _Kind:
+    return (
+        description,
+        lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL),
+    )
 
 
 def _are_texts(value: Any, kind: type) -> bool:
@@ -219,19 +223,19 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
 
 def _table(name: str, data: Any) -> dict[str, Any]:
     """Return a table of the file; refuse what is wrong, unknown or missing in it."""
-    where = f"[{name}] " if name else ""
+    place = f"[{name}] " if name else ""
     keys = _KEYS[name]
     if not isinstance(data, dict):
-        raise SpecError(f"{where}must be a table")
+        raise SpecError(f"{place}must be a table")
     table = cast("dict[str, Any]", data)
     for key, value in table.items():
         if key not in keys:
-            raise SpecError(f"{where}{key} is not known")
-        what, fits = keys[key]
+            raise SpecError(f"{place}{key} is not known")
+        description, fits = keys[key]
         if not fits(value):
-            raise SpecError(f"{where}{key} must be {what}")
+            raise SpecError(f"{place}{key} must be {description}")
     if table or name in {"service", "declare"}:  # the others may be left out
         for key in _REQUIRED.get(name, ()):
             if not table.get(key):
-                raise SpecError(f"{where}{key} is missing")
+                raise SpecError(f"{place}{key} is missing")
     return table

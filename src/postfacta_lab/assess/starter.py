@@ -53,15 +53,15 @@ async def _complete(bench: Bench) -> Spec:
     document: dict[str, Any] = {}
     for path in _DOCUMENTS:
         document = document or as_dict((await bench.call(path)).json)
-    given = bench.spec
-    for write in list(_writes(document))[: 0 if given.write else _TRIES]:
-        bench.spec = replace(given, write=write)
+    original = bench.spec
+    tries = 0 if original.write else _TRIES
+    for write in list(_writes(document))[:tries]:
+        bench.spec = replace(original, write=write)
         if (await bench.write()).answer.good:
             break
-        bench.spec = given
-    return replace(
-        bench.spec, read=given.read or await _read(bench, as_dict(document.get("paths")))
-    )
+        bench.spec = original
+    read = original.read or await _read(bench, as_dict(document.get("paths")))
+    return replace(bench.spec, read=read)
 
 
 def _writes(document: dict[str, Any]) -> Iterator[Ask]:
@@ -146,8 +146,6 @@ def _inline(value: Any) -> str:
         entries = {key: entry for key, entry in as_dict(value).items() if entry is not None}
         pairs = (f"{json.dumps(key)} = {_inline(entry)}" for key, entry in entries.items())
         return f"{{ {', '.join(pairs)} }}"
-    return (
-        f"[{', '.join(map(_inline, as_list(value)))}]"
-        if isinstance(value, list)
-        else json.dumps(value)
-    )
+    if isinstance(value, list):
+        return f"[{', '.join(map(_inline, as_list(value)))}]"
+    return json.dumps(value)

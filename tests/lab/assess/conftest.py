@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from postfacta_lab.assess.report import document
+from postfacta_lab.assess.report import document_of
 from postfacta_lab.assess.runner import Options, run
 from postfacta_lab.assess.spec import Spec
 from postfacta_lab.engine.processes import free_port
@@ -105,6 +105,6 @@ def assess(store: int, tmp_path: Path) -> Assess:
         off = frozenset(without)
         write_project(tmp_path / "project", off)
         spec = Spec.of(service_file(store, without=off, script=script), {}, tmp_path)
-        return document(asyncio.run(run(spec, {}, Options(busy=2, **options))))
+        return document_of(asyncio.run(run(spec, {}, Options(busy=2, **options))))
 
     return assess_

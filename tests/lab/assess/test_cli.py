@@ -12,7 +12,7 @@ import pytest
 
 from postfacta_lab.assess.cli import _code, _parser, main  # pyright: ignore[reportPrivateUsage]
 from postfacta_lab.assess.model import Outcome, Verdict, rubric
-from postfacta_lab.assess.report import changes, document, worse
+from postfacta_lab.assess.report import changes, document_of, worse
 from postfacta_lab.assess.runner import Run
 
 
@@ -22,7 +22,7 @@ def found(**verdicts: Verdict) -> dict[str, Any]:
     run = Run("billing")
     for name in rubric().entries:
         run.verdicts[name] = changed.get(name, Verdict.passes("it does"))
-    return document(run)
+    return document_of(run)
 
 
 def test_it_lists_its_checks(capsys: pytest.CaptureFixture[str]) -> None:

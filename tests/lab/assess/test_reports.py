@@ -14,7 +14,16 @@ import pytest
 from postfacta_lab.assess import Bench, check
 from postfacta_lab.assess.cli import main
 from postfacta_lab.assess.model import Group, Outcome, Verdict
-from postfacta_lab.assess.report import badge, document, html, junit, line, markdown, sarif, summary
+from postfacta_lab.assess.report import (
+    badge,
+    document_of,
+    html,
+    junit,
+    line,
+    markdown,
+    sarif,
+    summary,
+)
 from postfacta_lab.assess.runner import Run
 from tests.lab.assess.test_cli import found
 
@@ -144,10 +153,10 @@ def test_checks_of_your_own_stand_beside_the_grade(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("postfacta_lab.assess.model.GROUPS", added := list[Group]())
     assert check("OWN-1", title="The printer is on")(is_on) is is_on
     run = Run("billing")
-    assert added[0].own is not None
-    run.own["OWN-1"] = added[0].own
+    assert added[0].own_entry is not None
+    run.own_entries["OWN-1"] = added[0].own_entry
     run.verdicts["OWN-1"] = Verdict.fails("it is off")
-    report = document(run)
+    report = document_of(run)
     assert [(check["id"], check["word"]) for check in report["own"]] == [("OWN-1", "fail")]
     assert "OWN-1" not in {check["id"] for check in report["checks"]}
     assert "The printer is on" in html(report)

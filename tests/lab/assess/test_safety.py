@@ -13,7 +13,7 @@ import pytest
 
 from postfacta_lab.assess import bench
 from postfacta_lab.assess.bench import NotServingError, Service
-from postfacta_lab.assess.report import document, html, junit, markdown, sarif
+from postfacta_lab.assess.report import document_of, html, junit, markdown, sarif
 from postfacta_lab.assess.runner import Options, Run, run
 from postfacta_lab.assess.spec import Ask, Spec
 
@@ -98,7 +98,7 @@ def test_a_log_that_is_filled_stops_the_checks(
 
 def test_no_secret_is_in_any_report(programs: None) -> None:
     what = spec("prints", auth=("Authorization", f"Bearer {CANARY}-token"))
-    found = document(assess(what, "LOGS", "SECU"))
+    found = document_of(assess(what, "LOGS", "SECU"))
     for text in (json.dumps(found), html(found), junit(found), sarif(found), markdown(found)):
         assert CANARY not in text
 

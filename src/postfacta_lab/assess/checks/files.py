@@ -94,13 +94,11 @@ class _Project:
                 command, cwd=self.root, capture_output=True, timeout=30, check=False
             )
             if listed.returncode == 0:
-                return tuple(
-                    listed.stdout.decode("utf-8", "replace").split("\0")[:-1][:_MOST_FILES]
-                )
-        found = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
-        return tuple(sorted(name.as_posix() for name in found if _SKIPPED.isdisjoint(name.parts)))[
-            :_MOST_FILES
-        ]
+                tracked = listed.stdout.decode("utf-8", "replace").split("\0")[:-1]
+                return tuple(tracked[:_MOST_FILES])
+        paths = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
+        names = sorted(path.as_posix() for path in paths if _SKIPPED.isdisjoint(path.parts))
+        return tuple(names[:_MOST_FILES])
 
     def text(self, name: str) -> str:
         """The content of a file, empty if it is large, gone or none."""
@@ -131,8 +129,8 @@ async def _files(bench: Bench) -> dict[str, Verdict]:
 
 def _secrets(project: _Project) -> Verdict:
     environments = project.matching(r"(^|/)\.env(rc)?(\.(local|production|prod|dev))?$")
-    wanted = {name: _ENV_SECRET if name in environments else _SECRET for name in project.names}
-    leaking = [name for name, secret in wanted.items() if secret.search(project.text(name))]
+    patterns = {name: _ENV_SECRET if name in environments else _SECRET for name in project.names}
+    leaking = [name for name, secret in patterns.items() if secret.search(project.text(name))]
     if leaking:
         more = f" and {len(leaking) - 1} more" if leaking[1:] else ""
         return Verdict.fails(f"a secret stands in {leaking[0]}{more}")
@@ -146,15 +144,13 @@ def _operations(project: _Project) -> dict[str, Verdict]:
     objectives = [name for name, document in documents if _is_objective(document)]
     books = len(project.matching(r"(?i)runbook.*(?<!README)\.(md|rst)$"))
     way_back = any(map(_ROLLBACK.search, project.texts(r"\.(md|rst)$")))
-    said = f"{books} runbooks; {'a' if way_back else 'no'} way back is written"
+    evidence = f"{books} runbooks; {'a' if way_back else 'no'} way back is written"
+    alerts = [rule for _, document in documents for rule in _alerts(document)]
+    place = objectives[0] if objectives else "no file"
     return {
-        "OPER-1": _alerting(
-            project, [rule for _, document in documents for rule in _alerts(document)]
-        ),
-        "OPER-2": Verdict.share((books >= 5) + way_back, 2, said),
-        "OPER-3": Verdict.holds(
-            bool(objectives), f"objectives in {objectives[0] if objectives else 'no file'}"
-        ),
+        "OPER-1": _alerting(project, alerts),
+        "OPER-2": Verdict.share((books >= 5) + way_back, 2, evidence),
+        "OPER-3": Verdict.holds(bool(objectives), f"objectives in {place}"),
     }
 
 
@@ -172,10 +168,11 @@ def _yaml(project: _Project) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _alerts(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for group_ in as_dicts(document.get("groups") or as_dict(document.get("spec")).get("groups")):
-        yield from (
-            rule for rule in as_dicts(group_.get("rules")) if rule.get("alert") and rule.get("expr")
-        )
+    groups = document.get("groups") or as_dict(document.get("spec")).get("groups")
+    for rules in as_dicts(groups):
+        for rule in as_dicts(rules.get("rules")):
+            if rule.get("alert") and rule.get("expr"):
+                yield rule
 
 
 def _is_objective(document: dict[str, Any]) -> bool:
@@ -194,17 +191,19 @@ def _alerting(project: _Project, alerts: list[dict[str, Any]]) -> Verdict:
         return Verdict.fails("no alert rules were found")
     names = {_stem(name) for name in project.names}
     booked = sum(_has_runbook(alert, names) for alert in alerts)
-    said = f"{booked} of {len(alerts)} alerts name a runbook whose file exists"
-    return Verdict.scored(1.0 if booked == len(alerts) else 0.5, said)
+    evidence = f"{booked} of {len(alerts)} alerts name a runbook whose file exists"
+    return Verdict.scored(1.0 if booked == len(alerts) else 0.5, evidence)
 
 
 def _has_runbook(alert: dict[str, Any], names: Collection[str]) -> bool:
     annotations = as_dict(alert.get("annotations"))
     url = str(annotations.get("runbook_url") or annotations.get("runbook") or "")
     end = _stem(urlsplit(url).path.rstrip("/"))
-    return bool(url) and (
-        str(alert["alert"]) in names or (end != "" and "{{" not in url and end in names)
-    )
+    if not url:
+        return False
+    if str(alert["alert"]) in names:
+        return True
+    return end != "" and "{{" not in url and end in names
 
 
 def _stem(path: str) -> str:
@@ -214,21 +213,19 @@ def _stem(path: str) -> str:
 def _engineering(project: _Project, *, says_version: bool) -> dict[str, Verdict]:
     ci = "\n".join(project.texts(_CI))
     pins = project.texts(r"(^|/)requirements[^/]*(/[^/]+)?\.txt$")
-    locked = any(Path(name).name in _LOCKS for name in project.names) or any(
-        "--hash=" in it for it in pins
-    )
+    has_lock_file = any(Path(name).name in _LOCKS for name in project.names)
+    has_hashes = any("--hash=" in pin for pin in pins)
     images = project.texts(r"(^|/)(Dockerfile|Containerfile)[^/]*$")
+    stages = [len(re.findall(r"(?m)^FROM\s", image)) for image in images]
     users = [re.findall(r"^USER\s+([^\s:]+)", image, re.MULTILINE)[-1:] for image in images]
     parts: Mapping[str, Mapping[str, object]] = {
         "OPER-4": {
-            "a lock file": locked,
+            "a lock file": has_lock_file or has_hashes,
             "a scan in CI": _SCANS.search(ci),
             "a bot for updates": project.matching(_BOTS),
         },
         "OPER-5": {
-            "an image in stages": any(
-                len(re.findall(r"(?m)^FROM\s", image)) > 1 for image in images
-            ),
+            "an image in stages": max(stages, default=0) > 1,
             "an unprivileged user": any(user not in ([], ["root"], ["0"]) for user in users),
             "its version at run time": says_version,
         },
@@ -238,11 +235,14 @@ def _engineering(project: _Project, *, says_version: bool) -> dict[str, Verdict]
             "hooks for commits": project.matching(_HOOKS),
         },
     }
-    found = {name: {part: bool(there) for part, there in it.items()} for name, it in parts.items()}
+    parts_found = {
+        name: {part: bool(is_there) for part, is_there in conditions.items()}
+        for name, conditions in parts.items()
+    }
     scores = (0.0, 0.25, 0.75, 1.0)  # two of three are more than half
     return {
-        name: replace(Verdict.parts(it), score=scores[sum(it.values())])
-        for name, it in found.items()
+        name: replace(Verdict.parts(conditions), score=scores[sum(conditions.values())])
+        for name, conditions in parts_found.items()
     }
 
 

@@ -24,8 +24,9 @@ _LAST = 120  # acknowledged writes that are read back after SIGKILL
 @group("SHUT-1", "SHUT-2", "SHUT-3", "SHUT-4", "DATA-1", needs=("read",), fresh=True)
 async def _orderly_end(bench: Bench) -> Mapping[str, Verdict]:
     before = [await bench.write() for _ in range(10)] if bench.spec.write else []
-    seen = [written for written in before if written.answer.good and await bench.has(written)]
-    held = await _hold(bench)
+    acknowledged = [written for written in before if written.answer.good]
+    readable = [written for written in acknowledged if await bench.has(written)]
+    requests = await _hold(bench)
     began = monotonic()
     if bench.service.is_running:
         bench.service.deliver(signal.SIGTERM)
@@ -33,9 +34,9 @@ async def _orderly_end(bench: Bench) -> Mapping[str, Verdict]:
         lambda: bench.call(bench.spec.live or _CHEAP, patience=5), rate=20, seconds=1.0
     )
     async with asyncio.TaskGroup() as tasks:
-        finished = tasks.create_task(_finish_later(bench, held))
+        finished = tasks.create_task(_finish_later(bench, requests))
         fresh = tasks.create_task(knock)
-        kept = tasks.create_task(together(*(_keep_asking(bench) for _ in range(6))))
+        asking = tasks.create_task(together(*(_keep_asking(bench) for _ in range(6))))
         probes = tasks.create_task(_probe(bench))
         ended = tasks.create_task(_end(bench, began))
     await bench.heal()
@@ -44,39 +45,38 @@ async def _orderly_end(bench: Bench) -> Mapping[str, Verdict]:
         "SHUT-1": _in_flight(finished.result()),
         "SHUT-2": ended.result(),
         "SHUT-3": _served(fresh.result(), bench.spec.prestop),
-        "SHUT-4": _kept(kept.result()),
-        "DATA-1": await _restarted(bench, seen),
+        "SHUT-4": _connections_end(asking.result()),
+        "DATA-1": await _restarted(bench, readable),
     }
 
 
 async def _hold(bench: Bench) -> list[PartialRequest]:
-    held: list[PartialRequest] = []
+    requests: list[PartialRequest] = []
     if bench.spec.database:
-        await bench.link.delay(
-            0.05
-        )  # so that the pool has a connection for each before they are slow
+        # So that the pool has a connection for each before they are slow.
+        await bench.link.delay(0.05)
         await closed_loop(bench.read, callers=8, requests=32)
         await bench.link.delay(0.6)
-        held += [await bench.hold(write=False) for _ in range(4)]
+        requests += [await bench.hold(write=False) for _ in range(4)]
     if bench.spec.write:
-        held += [await bench.hold() for _ in range(4)]
+        requests += [await bench.hold() for _ in range(4)]
     await asyncio.sleep(0.3)
-    return held
+    return requests
 
 
-async def _finish_later(bench: Bench, held: list[PartialRequest]) -> list[Answer]:
+async def _finish_later(bench: Bench, requests: list[PartialRequest]) -> list[Answer]:
     await asyncio.sleep(0.4)
     await bench.heal()
-    return await together(*(request.finish() for request in held))
+    return await together(*(request.finish() for request in requests))
 
 
 def _in_flight(answers: list[Answer]) -> Verdict:
     if not answers:
         return Verdict.not_run("nothing can be held: the file names no write and no database")
     good = sum(answer.good for answer in answers)
-    of = len(answers)
-    said = f"{good} of {of} requests in flight were answered 2xx after SIGTERM"
-    return Verdict.share(good, of, said, answers=[str(answer) for answer in answers])
+    count = len(answers)
+    evidence = f"{good} of {count} requests in flight were answered 2xx after SIGTERM"
+    return Verdict.share(good, count, evidence, answers=[str(answer) for answer in answers])
 
 
 async def _end(bench: Bench, began: float) -> Verdict:
@@ -90,20 +90,20 @@ async def _end(bench: Bench, began: float) -> Verdict:
     if left := service.leaves():
         return Verdict.fails(f"it ended, and left {len(left)} processes behind")
     clean = code in {0, -signal.SIGTERM, 128 + signal.SIGTERM}
-    said = f"it ended {took:.1f} s after SIGTERM with code {code}"
-    return Verdict.scored(1.0 if clean else 0.5, said, seconds=took)
+    evidence = f"it ended {took:.1f} s after SIGTERM with code {code}"
+    return Verdict.scored(1.0 if clean else 0.5, evidence, seconds=took)
 
 
 def _served(flood: Flood, prestop: float) -> Verdict:
     answers = sorted(flood.answers, key=itemgetter(0))
     good = sum(0 < answer.status < 500 for _, answer in answers)
-    said = f"{good} of {len(answers)} new connections were served in the second after SIGTERM"
+    evidence = f"{good} of {len(answers)} new connections were served in the second after SIGTERM"
     facts = [(round(at, 2), answer.status) for at, answer in answers]
     if good >= 0.99 * len(answers):
-        return Verdict.scored(1.0, said, around_sigterm=facts)
+        return Verdict.scored(1.0, evidence, around_sigterm=facts)
     if prestop:
-        said += f"; the platform waits {prestop:.0f} s before SIGTERM"
-    return Verdict.scored(0.5 if prestop >= 2 else 0.0, said, around_sigterm=facts)
+        evidence += f"; the platform waits {prestop:.0f} s before SIGTERM"
+    return Verdict.scored(0.5 if prestop >= 2 else 0.0, evidence, around_sigterm=facts)
 
 
 async def _keep_asking(bench: Bench) -> str:
@@ -125,10 +125,10 @@ async def _keep_asking(bench: Bench) -> str:
     return "open"
 
 
-def _kept(ends: list[str]) -> Verdict:
+def _connections_end(ends: list[str]) -> Verdict:
     broken = sum(end == "broken" for end in ends)
-    said = f"{broken} of {len(ends)} kept connections broke without a word"
-    return Verdict.within(broken, said, full=0, half=1, sure=broken == len(ends))
+    evidence = f"{broken} of {len(ends)} kept connections broke without a word"
+    return Verdict.within(broken, evidence, full=0, half=1, sure=broken == len(ends))
 
 
 async def _probe(bench: Bench) -> list[int]:
@@ -140,35 +140,35 @@ async def _probe(bench: Bench) -> list[int]:
     return statuses
 
 
-async def _restarted(bench: Bench, seen: list[Written]) -> Verdict:
+async def _restarted(bench: Bench, readable: list[Written]) -> Verdict:
     if not bench.spec.write:
         return Verdict.not_run("the service file names no write")
-    if not seen:
+    if not readable:
         return Verdict.not_run("what is written cannot be read back, not even before the restart")
     await bench.start()
-    verdict = await _survivors(bench, seen, "an orderly restart")
+    verdict = await _survivors(bench, readable, "an orderly restart")
     bench.durable = verdict.score == 1
     return verdict
 
 
-async def _survivors(bench: Bench, writes: Sequence[Written], what: str) -> Verdict:
+async def _survivors(bench: Bench, writes: Sequence[Written], event: str) -> Verdict:
     """Read writes back after something was done; what cannot be known is no loss."""
-    found = Counter([await _patiently(bench, written) for written in writes])
-    if found[False]:
+    outcomes = Counter([await _patiently(bench, written) for written in writes])
+    if outcomes[False]:
         return Verdict.fails(
-            f"{found[False]} of {len(writes)} acknowledged writes were lost by {what}"
+            f"{outcomes[False]} of {len(writes)} acknowledged writes were lost by {event}"
         )
-    if found[None]:
+    if outcomes[None]:
         return Verdict.not_run(
-            f"{found[None]} of {len(writes)} writes could not be read back after {what}"
+            f"{outcomes[None]} of {len(writes)} writes could not be read back after {event}"
         )
-    return Verdict.passes(f"{len(writes)} acknowledged writes were read back after {what}")
+    return Verdict.passes(f"{len(writes)} acknowledged writes were read back after {event}")
 
 
 async def _patiently(bench: Bench, written: Written) -> bool | None:
     for _ in range(30):
-        if (there := await bench.has(written)) is not None:
-            return there
+        if (is_there := await bench.has(written)) is not None:
+            return is_there
         await asyncio.sleep(0.2)
     return None
 
@@ -193,8 +193,8 @@ async def _readiness(bench: Bench) -> Verdict:
     statuses: list[int] = bench.shared.get("ready_at_sigterm", [])
     if not statuses:
         return Verdict.not_run("readiness at SIGTERM was not seen")
-    said = ", ".join(str(status or "nothing") for status in dict.fromkeys(statuses))
-    return Verdict.holds(503 in statuses, f"after SIGTERM {ready} said {said}")
+    answers = ", ".join(str(status or "nothing") for status in dict.fromkeys(statuses))
+    return Verdict.holds(503 in statuses, f"after SIGTERM {ready} said {answers}")
 
 
 async def _through_a_cut(bench: Bench) -> Verdict:
@@ -221,9 +221,11 @@ async def _watch(bench: Bench, *, falls: bool) -> tuple[float | None, bool]:
     began = monotonic()
     lived = True
     while (at := monotonic() - began) < 30:
-        lived = lived and (await bench.call(bench.spec.live, patience=3)).good
+        if lived:
+            lived = (await bench.call(bench.spec.live, patience=3)).good
         answer = await bench.call(bench.spec.ready, patience=3)
-        if answer.status == 503 if falls else answer.good:
+        is_as_awaited = answer.status == 503 if falls else answer.good
+        if is_as_awaited:
             return at, lived
         await asyncio.sleep(0.2)
     return None, lived
@@ -234,12 +236,12 @@ async def _killed(bench: Bench) -> Verdict:
     first = await bench.write()
     if not (first.answer.good and await bench.has(first)):
         return Verdict.not_run("what is written cannot be read back, not even before the end")
-    done = await _write_until_killed(bench)
+    acknowledged = await _write_until_killed(bench)
     bench.service.kill()
-    if not done:
+    if not acknowledged:
         return Verdict.not_run("no write was acknowledged in 10 s")
     await bench.start()
-    verdict = await _survivors(bench, done[-_LAST:], "SIGKILL")
+    verdict = await _survivors(bench, acknowledged[-_LAST:], "SIGKILL")
     if verdict.word == "fail":
         bench.durable = False
     return verdict
@@ -247,7 +249,7 @@ async def _killed(bench: Bench) -> Verdict:
 
 async def _write_until_killed(bench: Bench) -> list[Written]:
     """Let 4 writers write, and kill all of it meanwhile; return what was acknowledged."""
-    done: list[Written] = []
+    acknowledged: list[Written] = []
     stop = asyncio.Event()
 
     async def write() -> None:
@@ -256,18 +258,18 @@ async def _write_until_killed(bench: Bench) -> list[Written]:
             if not written.answer.status:
                 return
             if written.answer.good:
-                done.append(written)
+                acknowledged.append(written)
             else:
                 await asyncio.sleep(0.05)
 
     async def kill() -> None:
-        await until(lambda: len(done) >= _LAST, 10.0, every=0.1)
+        await until(lambda: len(acknowledged) >= _LAST, 10.0, every=0.1)
         bench.dirty = True
         bench.service.signal_all(signal.SIGKILL)
         stop.set()
 
     await together(*(write() for _ in range(4)), kill())
-    return done
+    return acknowledged
 
 
 @group("DATA-3", needs=("read", "write"))
@@ -278,9 +280,9 @@ async def _repeated(bench: Bench) -> Verdict:
         return Verdict.not_run(f"a write with an Idempotency-Key was answered {first.answer}")
     if second.answer.status in {409, 422}:
         return Verdict.passes(f"the repetition was refused with {second.answer.status}")
-    same = first.id == second.id != mark
-    if not same and "{id}" not in bench.reading.path:
-        same = (await bench.read()).text.count(mark) == 1
-    if same and second.answer.good:
+    is_same = first.id == second.id != mark
+    if not is_same and "{id}" not in bench.reading.path:
+        is_same = (await bench.read()).text.count(mark) == 1
+    if is_same and second.answer.good:
         return Verdict.passes(f"both were answered with the id {first.id}")
     return Verdict.fails("the same write under one Idempotency-Key had two effects")

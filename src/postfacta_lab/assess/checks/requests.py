@@ -118,30 +118,31 @@ async def _anonymous(bench: Bench) -> Verdict:
 async def _forged(bench: Bench) -> Verdict:
     name, value = bench.spec.auth or ("Authorization", "")
     scheme, _, token = value.rpartition(" ")
-    head, *rest = token.split(".")
-    none = base64.urlsafe_b64encode(b'{"alg": "none", "typ": "JWT"}').rstrip(b"=").decode()
-    payload = (
-        rest[0] if rest else base64.urlsafe_b64encode(b'{"sub":"admin"}').rstrip(b"=").decode()
-    )
+    head, *parts = token.split(".")
+    unsigned_head = _base64url(b'{"alg": "none", "typ": "JWT"}')
+    payload = parts[0] if parts else _base64url(b'{"sub":"admin"}')
     forgeries = (
         "",
         token[:-1],
         token + "x",
         token.swapcase() if token.swapcase() != token else token + "0",
         token[::-1] + "0",
-        f"{none}.{payload}.",
+        f"{unsigned_head}.{payload}.",
         f"{head}.{payload}.{'A' * 43}",
         "null",
     )
     accepted = 0
     for forgery in forgeries:
-        answer = (
-            await bench.write(headers={name: f"{scheme} {forgery}".strip()}, auth=False)
-        ).answer
-        accepted += answer.good
+        credentials = {name: f"{scheme} {forgery}".strip()}
+        written = await bench.write(headers=credentials, auth=False)
+        accepted += written.answer.good
     return Verdict.holds(
         not accepted, f"{accepted} of {len(forgeries)} forged credentials were accepted"
     )
+
+
+def _base64url(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 @group("SECU-4", needs=("read",))
@@ -150,7 +151,10 @@ async def _headers(bench: Bench) -> Verdict:
     sniff = all(
         headers.get("x-content-type-options", "").lower() == "nosniff" for headers in answers
     )
-    shown = any("x-powered-by" in it or re.search(r"\d", it.get("server", "")) for it in answers)
+    shown = any(
+        "x-powered-by" in headers or re.search(r"\d", headers.get("server", ""))
+        for headers in answers
+    )
     return Verdict.parts({"`nosniff`": sniff, "hidden versions": not shown})
 
 
@@ -184,15 +188,18 @@ async def _inputs(bench: Bench) -> Mapping[str, Verdict]:
     bodies = await _bodies(bench)
     large = {f"X-Assess-{number}": "x" * 4000 for number in range(256)}
     answer = await bench.call(bench.read_path(), headers=large)
-    score = 1.0 if answer.status in {400, 413, 431, 494} else 0.0 if answer.status else 0.5
+    # 494 is what nginx answers; a connection that is closed unanswered is half of it.
+    score = 0.0 if answer.status else 0.5
+    if answer.status in {400, 413, 431, 494}:
+        score = 1.0
     port = bench.service.port
     requests = _ambiguous(bench).items()
     served = [name for name, data in requests if (await ask(port, data, patience=4)).good]
-    said = f"of {len(requests)} ambiguous requests were served: {', '.join(served) or 'none'}"
+    evidence = f"of {len(requests)} ambiguous requests were served: {', '.join(served) or 'none'}"
     return {
         "INPT-1": bodies,
         "INPT-2": Verdict.scored(score, f"1 MiB of headers was answered {answer}"),
-        "INPT-3": Verdict.holds(not served, said),
+        "INPT-3": Verdict.holds(not served, evidence),
     }
 
 
@@ -200,16 +207,17 @@ async def _bodies(bench: Bench) -> Verdict:
     if bench.spec.write is None:
         return Verdict.not_run("the service file names no write")
     scores: list[float] = []
-    said: list[str] = []
+    evidence: list[str] = []
     for way, headers in (
         ("by length", {"Content-Length": str(_LARGE)}),
         ("in chunks", {"Transfer-Encoding": "chunked"}),
     ):
         sent, grown, answer = await _large(bench, headers)
-        said.append(f"{way}: {answer} after {sent // 2**20} MiB")
-        bounded = answer.status == 413 or (not answer.good and grown < 16 * 2**20)
-        scores.append(1.0 if sent <= _HALF and not answer.good else 0.5 if bounded else 0.0)
-    return Verdict.scored(min(scores), "; ".join(said))
+        evidence.append(f"{way}: {answer} after {sent // 2**20} MiB")
+        is_bounded = answer.status == 413 or (not answer.good and grown < 16 * 2**20)
+        is_early = sent <= _HALF and not answer.good
+        scores.append(1.0 if is_early else 0.5 * is_bounded)
+    return Verdict.scored(min(scores), "; ".join(evidence))
 
 
 async def _large(bench: Bench, way: Mapping[str, str]) -> tuple[int, int, Answer]:
@@ -267,14 +275,18 @@ async def _malformed(bench: Bench) -> Mapping[str, Verdict]:
         answers.append(await bench.call(path, method, body=body, headers=headers, patience=8))
     wrong = sum(answer.status >= 500 or not answer.status for answer in answers)
     share = wrong / len(answers)
-    score = 1.0 if not wrong else 0.75 if share <= 1 / 32 else 0.5 if share <= 1 / 8 else 0.0
-    said = f"{wrong} of {len(answers)} malformed requests were answered 5xx or not at all"
-    shown = next(
-        (found[0].strip() for answer in answers if (found := _INSIDE.search(answer.text))), ""
-    )
+    score = 0.0
+    for points, most_wrong in ((0.5, 1 / 8), (0.75, 1 / 32), (1.0, 0.0)):
+        if share <= most_wrong:
+            score = points
+    evidence = f"{wrong} of {len(answers)} malformed requests were answered 5xx or not at all"
+    matches = (_INSIDE.search(answer.text) for answer in answers)
+    shown = next((match[0].strip() for match in matches if match), "")
     return {
         "CRSH-1": (
-            Verdict.scored(score, said) if bench.service.is_running else Verdict.fails("it died")
+            Verdict.scored(score, evidence)
+            if bench.service.is_running
+            else Verdict.fails("it died")
         ),
         "CRSH-3": Verdict.holds(not shown, f"answers show of the inside: {shown or 'nothing'}"),
     }
@@ -301,14 +313,14 @@ def _broken_fields(body: dict[str, Any]) -> Iterator[bytes]:
 async def _at_once(bench: Bench) -> Verdict:
     numbers = count(1)
 
-    async def one() -> Answer:
+    async def send() -> Answer:
         number = next(numbers)
         if bench.spec.write is not None and number % 2 and number < 8000:
             return (await bench.write(patience=15)).answer
         return await bench.read(patience=15)
 
     before = set(bench.service.leaves())
-    flood = await closed_loop(one, callers=32, seconds=6.0, requests=10_000)
+    flood = await closed_loop(send, callers=32, seconds=6.0, requests=10_000)
     of = f"{len(flood.answers)} requests of 32 callers"
     errors = sum(answer.status >= 500 and answer.status != 503 for _, answer in flood.answers)
     if not bench.service.is_running:

@@ -23,7 +23,7 @@ _SILENT = 8.0
 _SETTLED = 6.0
 _EACH = 0.15
 _CROWD = 4.0
-_Asked = tuple[float, Answer]  # when it was due
+_Timed = tuple[float, Answer]  # when it was due
 _CLIENTS = 75
 _BESIDE = 60
 _PATIENCE = 35.0  # of slow clients
@@ -54,23 +54,23 @@ async def _outages(bench: Bench) -> Mapping[str, Verdict]:
     }
 
 
-async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list[_Asked]:
+async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list[_Timed]:
     """Read and write in turn, one each 0.15 s, whether or not they are answered."""
     number = count()
     writes = bench.spec.write is not None
 
-    async def one() -> Answer:
+    async def send() -> Answer:
         if writes and next(number) % 2:
             return (await bench.write(patience=patience)).answer
         return await bench.read(patience=patience)
 
-    flood = await open_loop(one, rate=1 / _EACH, seconds=seconds)
+    flood = await open_loop(send, rate=1 / _EACH, seconds=seconds)
     return sorted(flood.answers, key=itemgetter(0))
 
 
-def _unavailable(bench: Bench, asked: list[_Asked]) -> Verdict:
-    answers = [answer for _, answer in asked]
-    facts = [(round(due, 2), answer.status) for due, answer in asked]
+def _unavailable(bench: Bench, timed: list[_Timed]) -> Verdict:
+    answers = [answer for _, answer in timed]
+    facts = [(round(due, 2), answer.status) for due, answer in timed]
     acknowledged = sum(answer.good for answer in answers[1::2]) if bench.spec.write else 0
     if acknowledged and bench.durable is not False:
         return Verdict.fails(
@@ -79,20 +79,24 @@ def _unavailable(bench: Bench, asked: list[_Asked]) -> Verdict:
     if hung := sum(not answer.status for answer in answers):
         return Verdict.fails(f"{hung} of {len(answers)} were not answered", cut=facts)
     refused = sum(answer.status == 503 and "retry-after" in answer.headers for answer in answers)
-    right = refused + sum(answer.good for answer in answers) - acknowledged
+    stale = sum(answer.good for answer in answers) - acknowledged
+    right = refused + stale
     slowest = max(answer.seconds for answer in answers)
-    seen = ", ".join(sorted({*map(str, answers)}))
-    mostly = all(answer.status >= 500 or answer.good for answer in answers)
-    score = 1.0 if right == len(asked) and slowest <= 1 else 0.5 if mostly else 0.25
-    said = (
-        f"{right} of {len(asked)} were answered by 503 with Retry-After, or stale, within"
-        f" {slowest:.1f} s ({seen})"
+    kinds = ", ".join(sorted({*map(str, answers)}))
+    is_honest = all(answer.status >= 500 or answer.good for answer in answers)
+    score = 0.5 if is_honest else 0.25
+    if right == len(timed) and slowest <= 1:
+        score = 1.0
+    evidence = (
+        f"{right} of {len(timed)} were answered by 503 with Retry-After, or stale, within"
+        f" {slowest:.1f} s ({kinds})"
     )
-    return Verdict.scored(score, said, sure=slowest <= 1, cut=facts)
+    return Verdict.scored(score, evidence, sure=slowest <= 1, cut=facts)
 
 
 def _p95(answers: list[Answer]) -> float:
-    return sorted(answer.seconds for answer in answers)[int(0.95 * (len(answers) - 1))]
+    seconds = sorted(answer.seconds for answer in answers)
+    return seconds[int(0.95 * (len(answers) - 1))]
 
 
 def _recovery(*after: float | None) -> Verdict:
@@ -107,19 +111,20 @@ def _not_waited(answers: list[Answer]) -> Verdict:
     if not answers:
         return Verdict.not_run("too little was asked")
     p95 = _p95(answers)
-    said = f"after {_SETTLED:g} s of silence, p95 was {p95:.2f} s"
-    return Verdict.within(
-        p95, said, full=1, half=3, sure=p95 >= 10 or not any(it.status for it in answers)
-    )
+    evidence = f"after {_SETTLED:g} s of silence, p95 was {p95:.2f} s"
+    is_silent = not any(answer.status for answer in answers)
+    return Verdict.within(p95, evidence, full=1, half=3, sure=p95 >= 10 or is_silent)
 
 
 def _limited(answers: list[Answer]) -> Verdict:
     if unanswered := sum(not answer.status for answer in answers):
-        said = f"{unanswered} of {len(answers)} requests were not answered within 32 s of silence"
-        return Verdict.fails(said, sure=True)
+        evidence = (
+            f"{unanswered} of {len(answers)} requests were not answered within 32 s of silence"
+        )
+        return Verdict.fails(evidence, sure=True)
     slowest = max(answer.seconds for answer in answers)
-    said = f"with a silent database, the slowest answer took {slowest:.1f} s"
-    return Verdict.within(slowest, said, full=10, half=40)
+    evidence = f"with a silent database, the slowest answer took {slowest:.1f} s"
+    return Verdict.within(slowest, evidence, full=10, half=40)
 
 
 @group("DEP-5", needs=("read", "database"), fresh=True, quick=False)
@@ -131,20 +136,20 @@ async def _pool(bench: Bench) -> Verdict:
     flood = await closed_loop(lambda: bench.read(patience=15), callers=60, seconds=_CROWD)
     opened = link.opened
     at_once = link.most
-    asked = max(len(flood.answers), 1)
+    requests = max(len(flood.answers), 1)
     await link.heal()
     odd = sorted(
         {str(answer) for _, answer in flood.answers if not (answer.good or answer.refused)}
     )
-    said = (
-        f"{at_once} connections at most for 60 callers, {opened} opened for {asked} requests;"
+    evidence = (
+        f"{at_once} connections at most for 60 callers, {opened} opened for {requests} requests;"
         f" {most} are allowed"
     )
     if at_once > 2 * most:
-        return Verdict.fails(said, sure=True)
+        return Verdict.fails(evidence, sure=True)
     if odd:
-        return Verdict.fails(f"{said}; answers were also {', '.join(odd)}")
-    return Verdict.scored(1.0 if at_once <= most and opened / asked < 0.3 else 0.5, said)
+        return Verdict.fails(f"{evidence}; answers were also {', '.join(odd)}")
+    return Verdict.scored(1.0 if at_once <= most and opened / requests < 0.3 else 0.5, evidence)
 
 
 @group("DEP-1", needs=("read", "database"), quick=False)
@@ -157,22 +162,24 @@ async def _absent(bench: Bench) -> Verdict:
     while (at := monotonic() - began) < 8:
         if not bench.service.is_running:
             await bench.link.heal()
-            said = f"it ended after {at:.1f} s without its database, with code {bench.service.code}"
-            return Verdict.fails(said, sure=True)
-        lived = lived or (
-            bench.spec.live != "" and (await bench.call(bench.spec.live, patience=2)).good
-        )
+            evidence = (
+                f"it ended after {at:.1f} s without its database, with code {bench.service.code}"
+            )
+            return Verdict.fails(evidence, sure=True)
+        if not lived and bench.spec.live:
+            lived = (await bench.call(bench.spec.live, patience=2)).good
         await asyncio.sleep(0.1)
     await bench.link.heal()
-    if (took := await bench.recovers(1, within=15, patience=2, pause=0.1)) is None:
+    took = await bench.recovers(1, within=15, patience=2, pause=0.1)
+    if took is None:
         return Verdict.scored(
             0.25 if lived else 0.0, "it did not serve within 15 s of the database's return"
         )
-    said = (
+    evidence = (
         f"it was {'' if lived else 'not '}live without its database, and served {took:.1f} s after"
         " its return"
     )
-    return Verdict.scored(1.0 if lived else 0.5, said)
+    return Verdict.scored(1.0 if lived else 0.5, evidence)
 
 
 @group("TIME-1", "TIME-2", "TIME-3", needs=("read",), fresh=True, quick=False)
@@ -195,9 +202,9 @@ async def _dripping(bench: Bench) -> Mapping[str, Verdict] | Verdict:
     }
 
 
-async def _drip(bench: Bench, first: bytes, rest: bytes, *, clients: int) -> list[Answer]:
+async def _drip(bench: Bench, first: bytes, remainder: bytes, *, clients: int) -> list[Answer]:
     return await slow_clients(
-        bench.connect, first, rest, clients=clients, every=0.5, patience=_PATIENCE
+        bench.connect, first, remainder, clients=clients, every=0.5, patience=_PATIENCE
     )
 
 
@@ -210,28 +217,29 @@ async def _read_beside(bench: Bench) -> list[Answer]:
     return answers
 
 
-def _ended(ends: list[Answer], what: str) -> Verdict:
+def _ended(ends: list[Answer], part: str) -> Verdict:
     if not ends:
         return Verdict.not_run("the service file names no write")
-    known = [end.seconds for end in ends if end.outcome is not Outcome.TIMEOUT]
-    if left := len(ends) - len(known):
-        said = (
-            f"{left} of {len(ends)} clients with slow {what} were not ended within"
+    seconds = [end.seconds for end in ends if end.outcome is not Outcome.TIMEOUT]
+    if left := len(ends) - len(seconds):
+        evidence = (
+            f"{left} of {len(ends)} clients with slow {part} were not ended within"
             f" {_PATIENCE:.0f} s"
         )
-        return Verdict.fails(said, sure=not known)
-    said = f"all {len(ends)} clients with slow {what} were ended within {max(known):.1f} s"
-    return Verdict.scored(1.0 if max(known) <= 30 else 0.5, said, last=max(known))
+        return Verdict.fails(evidence, sure=not seconds)
+    evidence = f"all {len(ends)} clients with slow {part} were ended within {max(seconds):.1f} s"
+    return Verdict.scored(1.0 if max(seconds) <= 30 else 0.5, evidence, last=max(seconds))
 
 
 def _unharmed(answers: list[Answer], calm: float) -> Verdict:
     failed = sum(not answer.good for answer in answers)
     p95 = _p95(answers)
-    said = f"{failed} of {len(answers)} reads beside them failed, p95 {p95 * 1000:.0f} ms"
-    quick = p95 <= max(5 * calm, 0.5)
-    return Verdict.scored(
-        1.0 if not failed and quick else 0.5 if failed <= 3 else 0.0, said, p95=p95
-    )
+    evidence = f"{failed} of {len(answers)} reads beside them failed, p95 {p95 * 1000:.0f} ms"
+    is_quick = p95 <= max(5 * calm, 0.5)
+    score = 0.5 if failed <= 3 else 0.0
+    if not failed and is_quick:
+        score = 1.0
+    return Verdict.scored(score, evidence, p95=p95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +284,10 @@ async def _overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
     if verdicts["LOAD-2"].score > 0 or any(answer.refused for _, answer in flood.answers):
         return verdicts
     # That many wait, and no one is refused, does not come of a busy machine.
-    return {name: replace(it, facts={**it.facts, "sure": True}) for name, it in verdicts.items()}
+    return {
+        name: replace(verdict, facts={**verdict.facts, "sure": True})
+        for name, verdict in verdicts.items()
+    }
 
 
 async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
@@ -291,14 +302,16 @@ async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
             return Verdict.not_run("nothing was served while the database was slow")
         return _Plan(min(5 * capacity, _MOST_RATE), capacity, max(1.0, 2 * alone), alone)
     full = await _capacity(bench, callers=16, seconds=1.5)
-    await stack.enter_async_context(
-        bench.service.rationed(min(1.0, max(0.03, _RATIONED / max(full, 1))))
-    )
+    share = min(1.0, max(0.03, _RATIONED / max(full, 1)))
+    await stack.enter_async_context(bench.service.rationed(share))
     capacity = await _capacity(bench, callers=8)
     nothing = await _capacity(bench, callers=8, nothing=True)
+    # The seconds that a refusal costs, and an answer: both come out of one second.
+    refusal = 1 / max(nothing, capacity * 1.001)
     for factor in (5, 3, 2):
-        refused = 1 / max(nothing, capacity * 1.001)
-        possible = (1 - factor * capacity * refused) / (1 / capacity - refused) if capacity else 0.0
+        possible = 0.0
+        if capacity:
+            possible = (1 - factor * capacity * refusal) / (1 / capacity - refusal)
         if possible >= capacity / 2:
             return _Plan(min(factor * capacity, _MOST_RATE), min(possible, capacity), 0.5)
     return Verdict.not_applicable(
@@ -310,9 +323,9 @@ async def _capacity(
     bench: Bench, callers: int = 48, seconds: float = 3.0, *, nothing: bool = False
 ) -> float:
     async def ask() -> Answer:
-        return await (
-            bench.call("/assess-nothing", patience=8) if nothing else bench.read(patience=8)
-        )
+        if nothing:
+            return await bench.call("/assess-nothing", patience=8)
+        return await bench.read(patience=8)
 
     flood = await closed_loop(ask, callers=callers, seconds=seconds)
     answered = sum(answer.good or (nothing and answer.status > 0) for _, answer in flood.answers)
@@ -333,28 +346,38 @@ def _goodput(flood: Flood, plan: _Plan) -> Verdict:
     possible = plan.possible * _SECONDS
     share = flood.good(plan.within) / possible
     later = flood.good(2 * plan.within) / possible
-    score = 1.0 if share >= 0.8 else 0.75 if share >= 0.5 else 0.5 if later >= 0.5 else 0.0
-    said = (
+    score = 0.5 if later >= 0.5 else 0.0
+    if share >= 0.8:
+        score = 1.0
+    elif share >= 0.5:
+        score = 0.75
+    evidence = (
         f"at {plan.rate:.0f} requests a second, {100 * share:.0f} % of the possible"
         f" {plan.possible:.0f} were served in time"
     )
     good = flood.good(plan.within) / _SECONDS
-    return Verdict.scored(score, said, offered=plan.rate, possible=plan.possible, good=good)
+    return Verdict.scored(score, evidence, offered=plan.rate, possible=plan.possible, good=good)
 
 
 def _refusals(flood: Flood, plan: _Plan) -> Verdict:
-    others = [answer for _, answer in flood.answers if not answer.good]
-    if len(others) < 0.1 * len(flood.answers):
+    unserved = [answer for _, answer in flood.answers if not answer.good]
+    if len(unserved) < 0.1 * len(flood.answers):
         slow = sum(answer.seconds > 2 * plan.within for _, answer in flood.answers)
-        said = f"{len(others)} were refused, {slow} waited"
-        return Verdict.holds(slow <= len(flood.answers) / 4, said)
-    polite = sum(it.refused and it.seconds <= 0.6 and "retry-after" in it.headers for it in others)
-    share = polite / len(others)
-    said = (
-        f"{polite} of {len(others)} that were not served got 429 or 503 with Retry-After within"
+        evidence = f"{len(unserved)} were refused, {slow} waited"
+        return Verdict.holds(slow <= len(flood.answers) / 4, evidence)
+    polite = sum(
+        answer.refused and answer.seconds <= 0.6 and "retry-after" in answer.headers
+        for answer in unserved
+    )
+    share = polite / len(unserved)
+    evidence = (
+        f"{polite} of {len(unserved)} that were not served got 429 or 503 with Retry-After within"
         " 0.6 s"
     )
-    return Verdict.scored(1.0 if share >= 0.95 else 0.5 if share >= 0.5 else 0.0, said)
+    score = 0.5 if share >= 0.5 else 0.0
+    if share >= 0.95:
+        score = 1.0
+    return Verdict.scored(score, evidence)
 
 
 def _well(bench: Bench, after: float | None, grown: int) -> Verdict:
@@ -362,20 +385,23 @@ def _well(bench: Bench, after: float | None, grown: int) -> Verdict:
         return Verdict.fails("it died")
     if after is None:
         return Verdict.fails("it was not well within 12 s of the end of the load")
-    said = (
+    evidence = (
         f"five good answers in a row {after:.1f} s after the load; memory grew by"
         f" {max(grown, 0) // 2**20} MiB"
     )
-    return Verdict.scored(1.0 if after <= 5 and grown <= 100 * 2**20 else 0.5, said, memory=grown)
+    is_well = after <= 5 and grown <= 100 * 2**20
+    return Verdict.scored(1.0 if is_well else 0.5, evidence, memory=grown)
 
 
 def _probed(bench: Bench, answers: list[bool]) -> Verdict:
     if not answers:
         return Verdict.fails("no probe was found", sure=True)
     good = sum(answers)
-    of = len(answers)
-    said = f"{good} of {of} probes of {bench.spec.live} were answered within 1 s under overload"
-    return Verdict.share(good, of, said)
+    count = len(answers)
+    evidence = (
+        f"{good} of {count} probes of {bench.spec.live} were answered within 1 s under overload"
+    )
+    return Verdict.share(good, count, evidence)
 
 
 @group("RATE-1", needs=("read",), deployed=True)
@@ -387,22 +413,25 @@ async def _rate_limit(bench: Bench) -> Verdict:
     sent = 0
     began = monotonic()
     while not refused and sent < 1500 and monotonic() - began < 40:
-        refused = [
-            it for it in await together(*(bench.read() for _ in range(10))) if it.status == 429
-        ]
+        answers = await together(*(bench.read() for _ in range(10)))
+        refused = [answer for answer in answers if answer.status == 429]
         sent += 10
     if not refused:
-        said = f"{sent} requests of one caller, and none was refused with 429"
-        return Verdict.fails(said) if sent >= 1000 else Verdict.not_run(f"{said}: too few in 40 s")
-    plain = others = 0
+        evidence = f"{sent} requests of one caller, and none was refused with 429"
+        if sent < 1000:
+            return Verdict.not_run(f"{evidence}: too few in 40 s")
+        return Verdict.fails(evidence)
+    plain = 0
+    forwarded = 0
     for number in range(1, 16):  # in turn, since some are let in as time goes by
         plain += (await bench.read()).status == 429
-        others += (
-            await bench.read(headers={"X-Forwarded-For": f"203.0.113.{number}"})
-        ).status == 429
-    evaded = others < plain / 2
+        headers = {"X-Forwarded-For": f"203.0.113.{number}"}
+        forwarded += (await bench.read(headers=headers)).status == 429
+    evaded = forwarded < plain / 2
     hinted = "retry-after" in refused[0].headers
-    said = "; evaded by X-Forwarded-For" if evaded else "" if hinted else "; without Retry-After"
-    return Verdict.scored(
-        1.0 if hinted and not evaded else 0.5, f"refused after {sent} requests{said}"
-    )
+    evidence = f"refused after {sent} requests"
+    if evaded:
+        evidence += "; evaded by X-Forwarded-For"
+    elif not hinted:
+        evidence += "; without Retry-After"
+    return Verdict.scored(1.0 if hinted and not evaded else 0.5, evidence)

@@ -29,17 +29,17 @@ _Scrape = Mapping[Series, float]
 
 @group("LOGS-1", "LOGS-2", "LOGS-3", "LOGS-4", "TRAC-1", "TRAC-2", needs=("read",))
 async def _logs(bench: Bench) -> Mapping[str, Verdict]:
-    given = f"assess{secrets.token_hex(8)}"
+    request_id = f"assess{secrets.token_hex(8)}"
     trace = secrets.token_hex(16)
     mark = secrets.token_hex(6)
     before = len(bench.log())
     answers = [await bench.read() for _ in range(2)]
-    taken = await bench.read(headers={"X-Request-ID": given})
+    taken = await bench.read(headers={"X-Request-ID": request_id})
     await bench.read(headers={"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"})
     token, cookie, key = (f"assess{secrets.token_hex(8)}" for _ in range(3))
     path = bench.read_path()
-    asked = f"{path}{'&' if '?' in path else '?'}access_token={token}"
-    await bench.call(asked, headers={"Cookie": f"session={cookie}", "X-Api-Key": key})
+    query = f"{path}{'&' if '?' in path else '?'}access_token={token}"
+    await bench.call(query, headers={"Cookie": f"session={cookie}", "X-Api-Key": key})
     await bench.call(f"/assess{mark}%0d%0aassess-forged-{mark}%20level=error")
     spans = await _spans(bench, trace)
     log = bench.log()[before:]
@@ -47,7 +47,9 @@ async def _logs(bench: Bench) -> Mapping[str, Verdict]:
     traced = trace in log.lower()
     return {
         "LOGS-1": _parsed(log),
-        "LOGS-2": _request_ids(ids, log, taken=_id_of(taken.headers) == given and given in log),
+        "LOGS-2": _request_ids(
+            ids, log, taken=_id_of(taken.headers) == request_id and request_id in log
+        ),
         "LOGS-3": _access(log, path.partition("?")[0]),
         "LOGS-4": _kept_clean(log, (token, cookie, key), f"assess-forged-{mark}"),
         "TRAC-1": Verdict.holds(
@@ -75,11 +77,11 @@ def _parsed(log: str) -> Verdict:
         return Verdict.fails("it logged nothing")
     pairs = sum(len(_PAIR.findall(line)) >= 3 for line in lines)
     objects = sum(map(_is_object, lines))
-    said = (
+    evidence = (
         f"{max(objects, pairs)} of {len(lines)} lines are"
         f" {'JSON' if objects >= pairs else 'key=value'}"
     )
-    return Verdict.scored(max(objects, 0.75 * pairs) / len(lines), said)
+    return Verdict.scored(max(objects, 0.75 * pairs) / len(lines), evidence)
 
 
 def _is_object(line: str) -> bool:
@@ -94,12 +96,12 @@ def _id_of(headers: Mapping[str, str]) -> str:
 
 
 def _request_ids(ids: list[str], log: str, *, taken: bool) -> Verdict:
-    own = all(ids) and len(set(ids)) == len(ids)
+    has_own = all(ids) and len(set(ids)) == len(ids)
     parts = {
-        "an id for each answer": own,
-        "it in the log": own and all(identity in log for identity in ids),
+        "an id for each answer": has_own,
+        "it in the log": has_own and all(identity in log for identity in ids),
     }
-    return Verdict.parts({**parts, "a given X-Request-ID taken over": own and taken})
+    return Verdict.parts({**parts, "a given X-Request-ID taken over": has_own and taken})
 
 
 def _access(log: str, path: str) -> Verdict:
@@ -116,9 +118,9 @@ def _access(log: str, path: str) -> Verdict:
     return Verdict.scored(0.5, "a line with method, path, status, no duration")
 
 
-def _kept_clean(log: str, kept: tuple[str, ...], forged: str) -> Verdict:
-    if shown := sum(secret in log for secret in kept):
-        return Verdict.fails(f"{shown} of {len(kept)} secrets stand in the log")
+def _kept_clean(log: str, credentials: tuple[str, ...], forged: str) -> Verdict:
+    if shown := sum(secret in log for secret in credentials):
+        return Verdict.fails(f"{shown} of {len(credentials)} secrets stand in the log")
     if any(line.lstrip().startswith(forged) for line in log.splitlines()):
         return Verdict.fails("a caller could forge a line")
     return Verdict.passes("no secret, no forged line")
@@ -139,21 +141,25 @@ async def _metrics(bench: Bench) -> Mapping[str, Verdict]:
     buckets = {series.name for series in after if series.name.endswith("_bucket")}
     return {
         "METR-1": _counted(bench, counted),
-        "METR-2": _any(
-            counted, lambda it: it.name.removesuffix("count") + "bucket" in buckets, "of buckets"
+        "METR-2": _any_series(
+            counted,
+            lambda series: series.name.removesuffix("count") + "bucket" in buckets,
+            "of buckets",
         ),
-        "METR-3": _any(
-            errors, lambda it: it.says("404") or it.says("4xx"), "with a label that says 404"
+        "METR-3": _any_series(
+            errors,
+            lambda series: series.says("404") or series.says("4xx"),
+            "with a label that says 404",
         ),
         "METR-4": await _cardinality(bench, missed),
         "METR-5": await _saturation(bench),
     }
 
 
-def _any(counted: list[Series], fits: Callable[[Series], bool], what: str) -> Verdict:
+def _any_series(counted: list[Series], fits: Callable[[Series], bool], quality: str) -> Verdict:
     name = next((series.name for series in counted if fits(series)), "")
     return Verdict.holds(
-        bool(name), f"{name or 'no series'} {what} went up by the number of requests"
+        bool(name), f"{name or 'no series'} {quality} went up by the number of requests"
     )
 
 
@@ -162,22 +168,22 @@ def _counted(bench: Bench, counted: list[Series]) -> Verdict:
         return Verdict.fails(f"no series went up by {_SENT} with {_SENT} requests")
     path = bench.reading.path.partition("{")[0].partition("?")[0].rstrip("/")
     unsaid = [(series.name, _unsaid(series, path)) for series in counted]
-    name, missing = min(unsaid, key=lambda it: len(it[1]))
-    said = (
+    name, missing = min(unsaid, key=lambda pair: len(pair[1]))
+    evidence = (
         f"{name} went up by exactly {_SENT}{', without ' if missing else ''}{' and '.join(missing)}"
     )
-    return Verdict.scored((1.0, 0.75, 0.5, 0.0)[len(missing)], said)
+    return Verdict.scored((1.0, 0.75, 0.5, 0.0)[len(missing)], evidence)
 
 
 def _unsaid(series: Series, path: str) -> list[str]:
     """Name what no label says; a route is the template of the read, not its raw path with an id."""
     routes = [value for _, value in series.labels if "/" in value and "assess-" not in value]
-    said = {
+    labelled = {
         "method": series.says("GET"),
         "status": series.says("200") or series.says("2xx"),
         "route": any(re.split("[{:<]", route)[0].rstrip("/").endswith(path) for route in routes),
     }
-    return [name for name, there in said.items() if not there]
+    return [name for name, is_there in labelled.items() if not is_there]
 
 
 async def _cardinality(bench: Bench, before: _Scrape) -> Verdict:
@@ -193,15 +199,15 @@ async def _cardinality(bench: Bench, before: _Scrape) -> Verdict:
 
 async def _saturation(bench: Bench) -> Verdict:
     idle = await bench.scrape()
-    held = [await bench.hold() for _ in range(3)] if bench.spec.write else []
+    requests = [await bench.hold() for _ in range(3)] if bench.spec.write else []
     gauge = False
-    if held:
+    if requests:
         await asyncio.sleep(0.4)
         grown = growth(idle, await bench.scrape())
         gauge = any(
-            by == len(held) and not series.name.endswith(_NO_GAUGES) for series, by in grown
+            by == len(requests) and not series.name.endswith(_NO_GAUGES) for series, by in grown
         )
-    for request in held:
+    for request in requests:
         await request.finish(5)
     names = " ".join(series.name.lower() for series in idle)
     parts = {
