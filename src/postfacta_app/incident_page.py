@@ -41,7 +41,7 @@ _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _SECONDS: Final = re.compile(r"\d:\d\d:\d\d(\.)?|-\d+ ?s$", re.ASCII)
 _OFFSET: Final = re.compile(r"[+-]?\d{1,6}(\.\d{1,3})?", re.ASCII)
 _PAGE: Final = 100  # the most entries of one page
-_MOST_SAID: Final = _PAGE + 100  # Annotations; the API lists all.
+_MOST_ANNOTATIONS: Final = _PAGE + 100  # of a page; the API lists all
 _LETTERS: Final = 2000  # Characters of a signal's text and payload; a link leads to the rest.
 _BEFORE: Final = timedelta(hours=1)  # The search for signals begins this long before the incident.
 routes: Final = Routes("note")
@@ -66,109 +66,120 @@ async def _search(
         "from": view.since or f"{incident.declared_at - _BEFORE:%Y-%m-%d %H:%M}",
         "to": view.until or f"{until + _BEFORE:%Y-%m-%d %H:%M}",
     }
-    shown: dict[str, object] = {"fields": fields, "found": None, "errors": ()}
+    context: dict[str, object] = {"fields": fields, "found": None, "errors": ()}
     if view.since is not None:
         try:
             query = formed(SignalQuery, {**fields, "attached": False})
-            shown["found"] = (await signals.rows(unit, query))[: query.limit]
+            context["found"] = (await signals.rows(unit, query))[: query.limit]
         except InvalidFieldsError as refusal:
-            shown["errors"] = refusal.errors
-    return shown
+            context["errors"] = refusal.errors
+    return context
 
 
-def _link(incident: Incident, shown: View, /, **changes: str) -> str:
+def _link(incident: Incident, view: View, /, **changes: str) -> str:
     """Return the URL of this page with other parameters; an empty value removes one."""
-    given = {**shown.model_dump(mode="json", by_alias=True, exclude_defaults=True), **changes}
-    kept = {name: "true" if value is True else value for name, value in given.items() if value}
-    return f"/incidents/{incident.ref}" + (f"?{urlencode(kept)}" if kept else "")
+    parameters = {**view.model_dump(mode="json", by_alias=True, exclude_defaults=True), **changes}
+    present = {
+        name: "true" if value is True else value for name, value in parameters.items() if value
+    }
+    return f"/incidents/{incident.ref}" + (f"?{urlencode(present)}" if present else "")
 
 
 def _back(call: Call, _: str) -> Callable[[str], str]:
     path = f"/incidents/{call.request.path_params['ref']}"
-    given = call.request.query_params.multi_items()
+    parameters = call.request.query_params.multi_items()
 
-    def back(place: str) -> str:
-        shown = given
-        if (
-            place.startswith("e-") and "page" in call.request.query_params
-        ):  # It may be on another page now.
-            shown = [(name, text) for name, text in given if name != "page"] + [("entry", place)]
-        page = f"{path}?{urlencode(shown)}" if shown else path
+    def address(place: str) -> str:
+        query = parameters
+        # An entry may be on another page now.
+        if place.startswith("e-") and "page" in call.request.query_params:
+            query = [(name, text) for name, text in parameters if name != "page"]
+            query.append(("entry", place))
+        page = f"{path}?{urlencode(query)}" if query else path
         return f"{page}#{place}" if place else page
 
-    return back
+    return address
 
 
-Back = Annotated[
-    Callable[[str], str], Fill(_back)
-]  # returns the address of the page as it was, at a place
+# Returns the address of the page as it was, at a place.
+Back = Annotated[Callable[[str], str], Fill(_back)]
 
 
 @routes.page(_ONE, Access.READ, stale=True)
 async def show(
-    q: Snapshot, ref: Ref, view: View, *, kept: timeline.Kept, now: Now, share: Share
+    q: Snapshot, ref: Ref, view: View, *, timelines: timeline.Kept, now: Now, share: Share
 ) -> Page:
-    page = await kept.page(q, ref, view, size=_PAGE)
+    page = await timelines.page(q, ref, view, size=_PAGE)
     incident = page.incident
     entries = page.entries
-    joined = await links.of(q, incident.id)
-    labelled = await labels.of(q, incident.id)
-    share(incident.visibility, *(it.incident.visibility for it in joined))
-    said = await timeline.said(q, incident.id, entries, limit=_MOST_SAID + 1)
-    if (
-        view.known_as_of is not None
-    ):  # What is written about an entry, or about the whole, may be hindsight.
-        said = [it for it in said if it.occurred_at is not None or it.at <= view.known_as_of]
-    made = lines(
+    links_of_incident = await links.of(q, incident.id)
+    labels_of_incident = await labels.of(q, incident.id)
+    share(incident.visibility, *(far.incident.visibility for far in links_of_incident))
+    annotations = await timeline.said(q, incident.id, entries, limit=_MOST_ANNOTATIONS + 1)
+    if view.known_as_of is not None:
+        # What is written about an entry, or about the whole, may be hindsight.
+        annotations = [
+            note
+            for note in annotations
+            if note.occurred_at is not None or note.at <= view.known_as_of
+        ]
+    edits = await timeline.decided(q, incident.id, entries)
+    signal_ids = [entry.signal_id for entry in entries if entry.signal_id]
+    timeline_lines = lines(
         entries,
-        edits=await timeline.decided(q, incident.id, entries),
-        remarks=said,
+        edits=edits,
+        remarks=annotations,
         reasons=page.reasons,
-        contents=await timeline.contents(
-            q, [it.signal_id for it in entries if it.signal_id], _LETTERS
-        ),
+        contents=await timeline.contents(q, signal_ids, _LETTERS),
         repeats=page.repeats,
     )
-    actors = {*(it.author for it in said), *(edit.actor for line in made for edit in line.decided)}
+    authors = {note.author for note in annotations}
+    editors = {edit.actor for line in timeline_lines for edit in line.decided}
+    general_notes = [
+        note for note in annotations if note.entry is None and note.occurred_at is None
+    ]
+    may_decide = q.principal.may(Access.WRITE)
     context = {
         "item": incident,
         "view": view,
         "shown": page,
-        "lines": made,
-        "notes": [it for it in said if it.entry is None and it.occurred_at is None][:_MOST_SAID],
-        "is_cut": len(said) > _MOST_SAID,
-        "names": await timeline.names(q, actors),
-        "labelled": labelled,
-        "joined": joined,
+        "lines": timeline_lines,
+        "notes": general_notes[:_MOST_ANNOTATIONS],
+        "is_cut": len(annotations) > _MOST_ANNOTATIONS,
+        "names": await timeline.names(q, authors | editors),
+        "labelled": labels_of_incident,
+        "joined": links_of_incident,
         "link_types": list(links.LinkType),
         "moves": MOVES[incident.status],
         "outcomes": list(Outcome),
         "milestones": list(model.Milestone),
         "states": model.STATES,
-        "kinds": [
-            it for it in model.AnnotationKind if it != "decision" or q.principal.may(Access.WRITE)
-        ],
+        "kinds": [kind for kind in model.AnnotationKind if kind != "decision" or may_decide],
         "search": await _search(q, incident, view, now=now),
         "link": partial(_link, incident, view),
         "stamp": stamp,
         "clock": clock,
         "moment": model.moment,
     }
-    return Page("incident.html", context, size=LARGE, more=partial(_laid_out, page, made, view))
+    return Page(
+        "incident.html", context, size=LARGE, more=partial(_laid_out, page, timeline_lines, view)
+    )
 
 
-def _laid_out(page: NumberedPage, made: Sequence[Line], view: View) -> Mapping[str, object]:
-    known = marks(page.marks)
-    across = turns(known)
+def _laid_out(
+    page: NumberedPage, timeline_lines: Sequence[Line], view: View
+) -> Mapping[str, object]:
+    milestones = marks(page.marks)
+    milestone_lines = turns(milestones)
     begin = page.entries[0].t if page.page > 1 else -inf
     end = page.after[0].t if page.after else inf
     until = micros(view.known_as_of) if view.known_as_of is not None else inf
-    within = [it for it in across if begin <= it.t < end and it.t <= until]
+    within = [line for line in milestone_lines if begin <= line.t < end and line.t <= until]
     return {
-        "days": days(made, within),
-        "chart": chart(made, within),
-        "turns": across,
-        "measured": durations(known, is_open=page.is_open),
+        "days": days(timeline_lines, within),
+        "chart": chart(timeline_lines, within),
+        "turns": milestone_lines,
+        "measured": durations(milestones, is_open=page.is_open),
     }
 
 
@@ -187,8 +198,8 @@ def _new_note(call: Call, _: str) -> model.NewAnnotation:
     when = fields.get("occurred_at", "").strip()
     precision = precision_of(when) if when else None
     when = f"{when} 00:00" if precision is Precision.DAY else when
-    given = {**fields, "entry": entry, "occurred_at": when, "precision": precision}
-    return formed(model.NewAnnotation, given, call.now)
+    members = {**fields, "entry": entry, "occurred_at": when, "precision": precision}
+    return formed(model.NewAnnotation, members, call.now)
 
 
 NewNote = Annotated[model.NewAnnotation, Fill(_new_note)]
@@ -214,13 +225,14 @@ async def renote(
     back: Back,
 ) -> str:
     incident = await lock_active(unit, ref)
-    found = await timeline.find(unit, root)
-    if found[0] != incident.id:
+    current = await timeline.find(unit, root)
+    if current[0] != incident.id:
         raise NotFoundError("No such annotation")
     if fields.get("op") == "retract":
         await timeline.retract(unit, root, matches=matches)
         return back("timeline")
-    return back(f"r-{(await timeline.change(unit, root, wish, matches=matches)).id}")
+    changed = await timeline.change(unit, root, wish, matches=matches)
+    return back(f"r-{changed.id}")
 
 
 # Edits
@@ -244,9 +256,9 @@ def precision_of(text: str) -> Precision:
     if text == "now":
         return Precision.EXACT
     seconds = _SECONDS.search(text)
-    return (
-        Precision.MINUTE if seconds is None else Precision.EXACT if seconds[1] else Precision.SECOND
-    )
+    if seconds is None:
+        return Precision.MINUTE
+    return Precision.EXACT if seconds[1] else Precision.SECOND
 
 
 def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> model.NewEdit:
@@ -254,7 +266,8 @@ def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> model.N
 
     An empty time or title undoes one, offsets are in seconds.
     """
-    if (op := fields.get("op", "")) not in model.MODELS:
+    op = fields.get("op", "")
+    if op not in model.MODELS:
         raise invalid("/op", "unknown", "is not an edit: reload the page and try again")
     try:
         value = _value(model.Op(op), fields, now)
@@ -304,7 +317,7 @@ Wish = Annotated[model.NewEdit | Attachments | UUID, Fill(_wish)]
 async def edit(unit: Unit, ref: Ref, wish: Wish, *, fields: Fields, now: Now, back: Back) -> str:
     if isinstance(wish, Attachments):
         done = await signals.attach(unit, ref, wish)
-        if any(it.result is Attached.FULL for it in done.results):
+        if any(result.result is Attached.FULL for result in done.results):
             raise ConflictError(f"Not attached: {signals.full(await lock_active(unit, ref))}")
         return back("timeline")
     if isinstance(wish, UUID):
@@ -320,18 +333,19 @@ async def link(unit: Unit, ref: Ref, new: links.NewLink, *, fields: Fields, back
     to = new.to.strip().upper()
     if fields.get("op") != "unlink":
         await links.link(unit, ref, new.model_copy(update={"to": to}))
-    elif (there := read_ref(to)) is None:
+        return back("")
+    other_ref = read_ref(to)
+    if other_ref is None:
         raise missing()
-    else:
-        ends = (there, ref) if fields.get("direction") == "in" else (ref, there)
-        await links.unlink(unit, *ends, type=new.type)
+    ends = (other_ref, ref) if fields.get("direction") == "in" else (ref, other_ref)
+    await links.unlink(unit, *ends, type=new.type)
     return back("")
 
 
 @routes.form(f"{_ONE}/labels", Access.WRITE, again=show)
 async def label(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, back: Back) -> str:
-    given = fields.get("labels", "").strip() or list[str]()  # An emptied field removes all.
-    await labels.replace(unit, ref, formed(labels.Labels, {"labels": given}), matches=matches)
+    text = fields.get("labels", "").strip() or list[str]()  # An emptied field removes all.
+    await labels.replace(unit, ref, formed(labels.Labels, {"labels": text}), matches=matches)
     return back("")
 
 
@@ -341,41 +355,64 @@ _MOST_EVENTS: Final = 200  # the most events of a page
 # Signals that were attached together are one event. `$3` and `$4` say whether the caller writes,
 # and is an administrator.
 _EVENTS: Final = r"""
-select at, kind, id, actor, source, external_id, why, count, case kind when 'timeline' then value end as value,
-  (select coalesce(t.original, t.title) from timeline_entries t where t.incident_id = $1 and t.present
-    and t.source = e.source collate "C" and t.id = e.external_id collate "C") as title, case kind when 'audit' then regexp_replace(
-    concat_ws(', ', what || ' ' || source, (select string_agg(name || ': ' || case jsonb_typeof(v) when 'array'
-      then jsonb_array_length(v)::text else v #>> '{}' end, ', ' order by n)
-      from jsonb_each(value::jsonb) with ordinality d(name, v, n) where v <> 'null')),
-    '\y([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}\y', '\1', 'g') else what end as what
-  from (select * from (
-  select e.at, 'timeline' as kind, min(e.id::text) as id, e.actor, e.op as what, min(e.source) as source,
-         min(e.external_id) as external_id, min(e.value::text) as value, e.reason as why, count(*)::int as count
-    from edits e where e.incident_id = $1
-   group by e.at, e.op, e.actor, e.reason, case when e.op not in ('attach', 'detach') then e.id end
-  union all
-  select r.at, 'post-mortem', lpad(r.rev::text, 10, '0'), r.author, r.status, r.restored_from::text, null, null,
-         r.message, r.rev
-    from postmortem_revisions r
-   where r.incident_id = $1 and ($3::boolean or r.status in ('in_review', 'published'))
-  union all
-  select a.at, 'audit', lpad(a.seq::text, 20, '0'), a.actor, a.action, a.object, null, a.detail::text, null, 1
-    from audit_log a where a.incident_id = $1 and $4::boolean) e
- where $5::timestamptz is null or (at, kind, id) < ($5, $6::text, $7::text)
- order by at desc, kind desc, id desc limit $2) e
+select at, kind, id, actor, source, external_id, why, count,
+       case kind when 'timeline' then value end as value,
+       (select coalesce(t.original, t.title)
+          from timeline_entries t
+         where t.incident_id = $1
+           and t.present
+           and t.source = e.source collate "C"
+           and t.id = e.external_id collate "C") as title,
+       case kind when 'audit' then regexp_replace(
+         concat_ws(', ', what || ' ' || source, (
+           select string_agg(
+                    name || ': ' || case jsonb_typeof(v)
+                      when 'array' then jsonb_array_length(v)::text
+                      else v #>> '{}' end,
+                    ', ' order by n)
+             from jsonb_each(value::jsonb) with ordinality d(name, v, n)
+            where v <> 'null')),
+         '\y([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}\y', '\1', 'g')
+       else what end as what
+  from (
+    select *
+      from (
+        select e.at, 'timeline' as kind, min(e.id::text) as id, e.actor, e.op as what,
+               min(e.source) as source, min(e.external_id) as external_id,
+               min(e.value::text) as value, e.reason as why, count(*)::int as count
+          from edits e
+         where e.incident_id = $1
+         group by e.at, e.op, e.actor, e.reason,
+                  case when e.op not in ('attach', 'detach') then e.id end
+        union all
+        select r.at, 'post-mortem', lpad(r.rev::text, 10, '0'), r.author, r.status,
+               r.restored_from::text, null, null, r.message, r.rev
+          from postmortem_revisions r
+         where r.incident_id = $1
+           and ($3::boolean or r.status in ('in_review', 'published'))
+        union all
+        select a.at, 'audit', lpad(a.seq::text, 20, '0'), a.actor, a.action, a.object, null,
+               a.detail::text, null, 1
+          from audit_log a
+         where a.incident_id = $1
+           and $4::boolean) e
+     where $5::timestamptz is null
+        or (at, kind, id) < ($5, $6::text, $7::text)
+     order by at desc, kind desc, id desc
+     limit $2) e
  order by at desc, kind desc, id desc"""
 
 
 @routes.page("/incidents/{ref}/history", Access.READ)
 async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request) -> Page:
     incident = await seen(q, ref)
-    who = q.principal
+    caller = q.principal
     place = place.model_copy(update={"limit": _MOST_EVENTS})
     order = str(incident.id)
     after = place.after(order, datetime, str, str) or (None, None, None)
-    args = (incident.id, place.limit + 1, who.may(Access.WRITE), who.is_admin, *after)
-    found = await q.fetch(_EVENTS, *args, operation="history")
-    rows, older = place.cut(found, order, lambda row: (row["at"], row["kind"], row["id"]))
+    args = (incident.id, place.limit + 1, caller.may(Access.WRITE), caller.is_admin, *after)
+    events = await q.fetch(_EVENTS, *args, operation="history")
+    rows, older = place.cut(events, order, lambda row: (row["at"], row["kind"], row["id"]))
     context = {
         "item": incident,
         "events": [*map(_event, rows)],
@@ -386,14 +423,9 @@ async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request) -> P
 
 
 def _event(row: Any) -> Mapping[str, object]:
-    """Return what the template words.
-
-    Of an edit also its value, and the time in it as it is typed.
-    """
+    """Return an event for the template; of an edit also its value, and its time as it is typed."""
     value: Mapping[str, Any] = json.loads(row["value"] or "null") or {}
-    to = (
-        stamp(micros(parse_time(value["at"])), Precision(value["precision"]))
-        if value.get("at")
-        else ""
-    )
+    to = ""
+    if value.get("at"):
+        to = stamp(micros(parse_time(value["at"])), Precision(value["precision"]))
     return {**row, "value": value, "to": to.removesuffix(".000000")}

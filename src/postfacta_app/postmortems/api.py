@@ -287,13 +287,13 @@ def next_stage(stage: Stage | None) -> Stage:
 
 def lacks(content: Content, *, has_owners: bool) -> Sequence[str]:
     """List what content lacks before it can be published; open action items need owners."""
-    there = {
+    sections = {
         "summary": bool(content.summary.strip()),
         "impact": bool(content.impact.description.strip()),
         "factors": bool(content.factors) or content.factors_none_found,
         "owners": has_owners,
     }
-    return [name for name, is_there in there.items() if not is_there]
+    return [name for name, is_present in sections.items() if not is_present]
 
 
 # The API
@@ -327,18 +327,17 @@ def _check_headers(request: Request, etag: str | None) -> None:
 
     `If-Match` names it, `If-None-Match: *` means none.
     """
-    named, none = (
-        ", ".join(request.headers.getlist(name)) for name in ("if-match", "if-none-match")
-    )
-    if named.strip() == "*" or (not named and none.strip() != "*"):
+    if_match = ", ".join(request.headers.getlist("if-match"))
+    if_none_match = ", ".join(request.headers.getlist("if-none-match"))
+    if if_match.strip() == "*" or (not if_match and if_none_match.strip() != "*"):
         detail = (
             "Send If-Match with the ETag of the revision you change; for the first revision, send"
             " If-None-Match: *"
         )
         raise errors.PreconditionRequiredError(detail)
-    if named and etag is not None:
+    if if_match and etag is not None:
         check_if_match(request, etag)
-    elif named:
+    elif if_match:
         raise PreconditionFailedError("There is no post-mortem yet: send If-None-Match: *")
     elif etag is not None:
         detail = "There already is a post-mortem: read it, and send If-Match with its ETag"
@@ -359,26 +358,39 @@ _WRITTEN: Final = [name for name in Revision.model_fields if name != "content"]
 _COLUMNS: Final = "r.content::text, " + ", ".join(f"r.{name}" for name in _WRITTEN)
 # Only writers see drafts and waivers.
 _SELECT: Final = f"""
-select {{columns}} from postmortem_revisions r join incidents i on i.id = r.incident_id
- where {VISIBLE} and ($3::boolean or r.status in ('in_review', 'published')) and r.incident_id = $4
-   and ($5::bigint is null or r.rev {{which}} $5) order by r.rev desc limit $6"""  # noqa: S608 - only constants of this module and db.py
+select {{columns}}
+  from postmortem_revisions r
+  join incidents i on i.id = r.incident_id
+ where {VISIBLE}
+   and ($3::boolean or r.status in ('in_review', 'published'))
+   and r.incident_id = $4
+   and ($5::bigint is null or r.rev {{which}} $5)
+ order by r.rev desc
+ limit $6"""  # noqa: S608 - only constants of this module and db.py
 _READ = _SELECT.format(columns=_COLUMNS, which="=")
 _PAGE = _SELECT.format(columns=_SUMMARY, which="<")
 # The database checks the size: `jsonb` formats numbers and spaces in its own way.
 _APPEND: Final = f"""
 insert into postmortem_revisions as r (content, {", ".join(_WRITTEN)})
 select c.content, {", ".join(f"${n}" for n, _ in enumerate(_WRITTEN, 2))}
-  from (select $1::text::jsonb as content) c where octet_length(c.content::text) <= 524288
+  from (select $1::text::jsonb as content) c
+ where octet_length(c.content::text) <= 524288
 returning {_COLUMNS}"""  # noqa: S608 - only constants of this module
 _FACTORS: Final = """
 with published as (
   select distinct on (r.incident_id) i.number, r.content
-    from postmortem_revisions r join incidents i on i.id = r.incident_id
-   where {where} and r.status = 'published' order by r.incident_id, r.rev desc)
+    from postmortem_revisions r
+    join incidents i on i.id = r.incident_id
+   where {where}
+     and r.status = 'published'
+   order by r.incident_id, r.rev desc)
 select f->>'slug' as slug, f->>'category' as category, count(*) as count,
        array_agg('INC-' || p.number order by p.number) as incidents
-  from published p cross join lateral jsonb_array_elements(p.content->'factors') f
- group by 1, 2 order by count(*) desc, (f->>'slug') collate "C", (f->>'category') collate "C" limit 500"""
+  from published p
+ cross join lateral jsonb_array_elements(p.content->'factors') f
+ group by 1, 2
+ order by count(*) desc, (f->>'slug') collate "C", (f->>'category') collate "C"
+ limit 500"""
 
 _LISTS: Final = ", ".join(
     f"'{name}', coalesce(json_agg(entry order by place) filter (where is_{name}), '[]')"
@@ -386,23 +398,57 @@ _LISTS: Final = ", ".join(
 )
 # Only what was written since can differ, and what stands on a clock that was moved since.
 _CHANGES: Final = f"""
-with was as materialized (select * from timeline_seen($1, $2) e where not e.hidden),
+with was as materialized (
+  select *
+    from timeline_seen($1, $2) e
+   where not e.hidden),
 is_now as materialized (
-  select e.* from timeline_entries e where e.incident_id = $1 and e.present and not e.hidden
-     and (e.since > $2 or e.shift is not null and e.source = any ((select array(select m.source from timeline_moved($1, $2) m))::text[]))),
+  select e.*
+    from timeline_entries e
+   where e.incident_id = $1
+     and e.present
+     and not e.hidden
+     and (e.since > $2
+          or e.shift is not null
+          and e.source = any ((
+            select array(select m.source from timeline_moved($1, $2) m))::text[]))),
 differing as (
-  select n.source is null as is_removed, w.source is null as is_added, (w.t, w.p) <> (n.t, n.p) as is_moved,
-    (w.title, w.sha) <> (n.title, n.sha) as is_retitled, w.pinned <> n.pinned as is_pinned,
-    coalesce(n.source, w.source) as source, coalesce(n.id, w.id) as id, coalesce(n.kind, w.kind) as kind, coalesce(n.t, w.t) as t,
-    coalesce(n.p, w.p) as p, coalesce(n.title, w.title) as title, coalesce(n.k, w.k) as k,
-    coalesce(n.unnumbered, w.unnumbered) as unnumbered, coalesce(n.sequence, w.sequence) as sequence
-    from was w full join is_now n on n.source = w.source collate "C" and n.id = w.id collate "C"),
+  select n.source is null as is_removed,
+         w.source is null as is_added,
+         (w.t, w.p) <> (n.t, n.p) as is_moved,
+         (w.title, w.sha) <> (n.title, n.sha) as is_retitled,
+         w.pinned <> n.pinned as is_pinned,
+         coalesce(n.source, w.source) as source,
+         coalesce(n.id, w.id) as id,
+         coalesce(n.kind, w.kind) as kind,
+         coalesce(n.t, w.t) as t,
+         coalesce(n.p, w.p) as p,
+         coalesce(n.title, w.title) as title,
+         coalesce(n.k, w.k) as k,
+         coalesce(n.unnumbered, w.unnumbered) as unnumbered,
+         coalesce(n.sequence, w.sequence) as sequence
+    from was w
+    full join is_now n
+      on n.source = w.source collate "C"
+     and n.id = w.id collate "C"),
 entries as (
-  select *, row_number() over (order by t, p, k, source collate "C", unnumbered, sequence collate "C", id collate "C") as place,
-    json_build_object('source', source, 'id', id, 'kind', kind, 't', t, 'p', (array{[*map(str, PRECISIONS)]})[p + 1], 'title', title) as entry
-    from differing where is_removed or is_added or is_moved or is_retitled or is_pinned)
+  select *,
+         row_number() over (
+           order by t, p, k, source collate "C", unnumbered, sequence collate "C", id collate "C")
+           as place,
+         json_build_object(
+           'source', source, 'id', id, 'kind', kind, 't', t,
+           'p', (array{[*map(str, PRECISIONS)]})[p + 1], 'title', title) as entry
+    from differing
+   where is_removed
+      or is_added
+      or is_moved
+      or is_retitled
+      or is_pinned)
 select json_build_object({_LISTS})::text as changes,
-  count(*) > 0 or timeline_milestones($1, $2) <> timeline_milestones($1, 'infinity') as is_changed from entries"""  # noqa: S608 - only constants of our modules
+       count(*) > 0
+         or timeline_milestones($1, $2) <> timeline_milestones($1, 'infinity') as is_changed
+  from entries"""  # noqa: S608 - only constants of our modules
 
 
 @routes.api(
@@ -420,12 +466,12 @@ async def read(
     if revision is None:
         raise NotFoundError("No post-mortem, or none that you may read")
     share(incident.visibility)
-    shown = await compared(q, revision)
-    headers = {"ETag": shown.etag}
+    answer = await compared(q, revision)
+    headers = {"ETag": answer.etag}
     # The body also depends on the timeline, which the revision number does not reflect.
-    if not shown.timeline_changed and is_not_modified(request, shown.etag):
+    if not answer.timeline_changed and is_not_modified(request, answer.etag):
         return Response(status_code=304, headers=headers)
-    return await aside(LARGE, as_json, 200, shown, headers)
+    return await aside(LARGE, as_json, 200, answer, headers)
 
 
 @routes.api(f"GET {_ONE}/revisions", READ, "List the revisions", kind=RouteClass.READ)
@@ -433,8 +479,8 @@ async def revisions(q: Query, ref: Ref, query: Paged) -> RevisionPage:
     incident_id = (await seen(q, ref)).id
     (before,) = query.after(str(incident_id), int) or (None,)
     args = (q.principal.may(WRITE), incident_id, before, query.limit + 1)
-    found = await rows(q, RevisionSummary, _PAGE, *args, operation="postmortem_revisions")
-    return query.page(RevisionPage, found, str(incident_id), key=lambda it: [it.rev])
+    summaries = await rows(q, RevisionSummary, _PAGE, *args, operation="postmortem_revisions")
+    return query.page(RevisionPage, summaries, str(incident_id), key=lambda summary: [summary.rev])
 
 
 @routes.api(f"GET {_ONE}/revisions/{{rev}}", READ, "Read a revision")
@@ -449,9 +495,11 @@ async def revision(q: Reader, ref: Ref, *, rev: Rev) -> Revision:
     kind=RouteClass.SEARCH,
 )
 async def factors(q: Reader, filters: IncidentFilters) -> FactorList:
-    where = where_of(q.principal, filters)
-    found = await q.fetch(_FACTORS.format(where=where), *where.args, operation="factors")
-    return FactorList(items=[FactorCount.model_validate(dict(row.items())) for row in found])
+    conditions = where_of(q.principal, filters)
+    records = await q.fetch(
+        _FACTORS.format(where=conditions), *conditions.args, operation="factors"
+    )
+    return FactorList(items=[FactorCount.model_validate(dict(row.items())) for row in records])
 
 
 async def find(q: Query, incident_id: UUID, rev: int | None = None) -> Revision | None:
@@ -461,16 +509,18 @@ async def find(q: Query, incident_id: UUID, rev: int | None = None) -> Revision 
 
 
 async def read_revision(q: Query, incident_id: UUID, rev: int) -> Revision:
-    found = await find(q, incident_id, rev)
-    if found is None:
+    stored = await find(q, incident_id, rev)
+    if stored is None:
         raise NotFoundError("No such revision, or none that you may read")
-    return found
+    return stored
 
 
 async def compared(q: Query, revision: Revision) -> PostMortem:
     args = (revision.incident_id, revision.timeline_at)
-    found = (await q.fetch(_CHANGES, *args, operation="postmortem_changes"))[0]
-    changes = TimelineChanges.model_validate_json(found["changes"]) if found["is_changed"] else None
+    record = (await q.fetch(_CHANGES, *args, operation="postmortem_changes"))[0]
+    changes = (
+        TimelineChanges.model_validate_json(record["changes"]) if record["is_changed"] else None
+    )
     return PostMortem(
         **dict(revision), timeline_changed=changes is not None, timeline_changes=changes
     )
@@ -488,10 +538,10 @@ async def write(unit: Unit, ref: Ref, wish: Draft, *, follows: Follows) -> Reply
     incident, old = await _locked(unit, ref, follows)
     if old is not None and old.content == wish.content:
         return Reply(old)
-    new = await _append(unit, incident, old, new=wish, to=next_stage(old.status if old else None))
-    return Reply(
-        new, 201 if old is None else 200
-    )  # A PUT creates the post-mortem, and later changes it.
+    stage = next_stage(old.status if old else None)
+    new = await _append(unit, incident, old, new=wish, to=stage)
+    # A PUT creates the post-mortem, and later changes it.
+    return Reply(new, 201 if old is None else 200)
 
 
 @routes.api(
@@ -511,12 +561,15 @@ async def transition(
         return Reply(old)
     content: Content = Content() if old is None else old.content
     if wish.to is Stage.PUBLISHED:
-        unowned = [
-            it for it in await actions.of(unit, incident.id) if it.is_open and it.owner is None
-        ]
-        if lacking := lacks(content, has_owners=not unowned):
-            detail = f"Before it can be published, add: {', '.join(lacking)}"
-            extra = {"missing": lacking, "actions_without_owner": [str(it.id) for it in unowned]}
+        action_items = await actions.of(unit, incident.id)
+        unowned = [action for action in action_items if action.is_open and action.owner is None]
+        missing = lacks(content, has_owners=not unowned)
+        if missing:
+            detail = f"Before it can be published, add: {', '.join(missing)}"
+            extra = {
+                "missing": missing,
+                "actions_without_owner": [str(action.id) for action in unowned],
+            }
             raise errors.NotPublishableError(detail, extra=extra)
     draft = Draft(content=content, message=wish.message)
     return Reply(await _append(unit, incident, old, new=draft, to=wish.to), 201)
@@ -560,7 +613,7 @@ async def _append(
     source: int | None = None,
 ) -> Revision:
     at = await unit.stamp(incident.id)
-    written = {
+    values = {
         "incident_id": incident.id,
         "rev": 1 if old is None else old.rev + 1,
         "status": to,
@@ -573,15 +626,15 @@ async def _append(
         "message": new.message,
         "restored_from": source,
     }
-    args = (written.get(name) for name in _WRITTEN)
-    found = await unit.fetch(
+    args = (values.get(name) for name in _WRITTEN)
+    records = await unit.fetch(
         _APPEND, new.content.model_dump_json(), *args, operation="postmortem_append"
     )
-    if not found:
+    if not records:
         raise invalid(
             "/content", "too_long", "must be at most 512 KiB in total: move parts of it elsewhere"
         )
-    revision = Revision.model_validate(dict(found[0].items()))
-    about = {"rev": revision.rev, "from": old and old.status, "to": to}
-    await unit.audit("postmortem.write", incident.ref, incident_id=incident.id, detail=about)
+    revision = Revision.model_validate(dict(records[0].items()))
+    detail = {"rev": revision.rev, "from": old and old.status, "to": to}
+    await unit.audit("postmortem.write", incident.ref, incident_id=incident.id, detail=detail)
     return revision

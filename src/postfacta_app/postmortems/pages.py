@@ -68,30 +68,35 @@ Section = Annotated[str, Fill(_section)]
 
 
 @routes.page(_ONE, Access.READ, stale=True)
-async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept) -> Page:
+async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, timelines: Kept) -> Page:
     if typed.is_away:
         return Page("postmortem_unsaved.html", {"ref": ref_text(ref)})
-    shown = await kept.page(q, ref, Wanted(view="narrative"), size=_MOST)
-    incident = shown.incident
-    last = await api.find(q, incident.id)
-    acted = await actions.of(q, incident.id)
-    content = last.content if last else Content()
-    moved = (await api.compared(q, last)).timeline_changes if last else None
-    changed = [(word, it) for name, word in _KINDS.items() for it in getattr(moved, name, ())]
+    page = await timelines.page(q, ref, Wanted(view="narrative"), size=_MOST)
+    incident = page.incident
+    revision = await api.find(q, incident.id)
+    action_items = await actions.of(q, incident.id)
+    content = revision.content if revision else Content()
+    timeline_changes = (await api.compared(q, revision)).timeline_changes if revision else None
+    changed_entries = [
+        (word, entry)
+        for name, word in _KINDS.items()
+        for entry in getattr(timeline_changes, name, ())
+    ]
+    has_owners = all(action.owner for action in action_items if action.is_open)
     share(incident.visibility)
     context = {
-        "revision": last,
+        "revision": revision,
         "content": content,
-        "moved": moved,
-        "changed": changed,
-        "count": len({(it.source, it.id) for _, it in changed}),
-        "cited": await _cited(q, last, kept=kept),
-        "narrative": shown.entries,
-        "actions": acted,
-        "missing": api.lacks(content, has_owners=all(it.owner for it in acted if it.is_open)),
-        "moves": api.MOVES[last.status if last else None],
+        "moved": timeline_changes,
+        "changed": changed_entries,
+        "count": len({(entry.source, entry.id) for _, entry in changed_entries}),
+        "cited": await _cited(q, revision, timelines=timelines),
+        "narrative": page.entries,
+        "actions": action_items,
+        "missing": api.lacks(content, has_owners=has_owners),
+        "moves": api.MOVES[revision.status if revision else None],
         "transition": fields_of(api.Transition),
-        "names": await names_of(q, {last.author} if last else set()),
+        "names": await names_of(q, {revision.author} if revision else set()),
     }
     return _page("postmortem.html", incident, **context)
 
@@ -100,9 +105,9 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept)
 async def listed(q: Reader, ref: Ref, query: Paged, *, request: Request) -> Page:
     incident = await seen(q, ref)
     page = await api.revisions(q, incident.id, query)
-    names = await names_of(q, {it.author for it in page.items})
-    more = next_page(request, page.next_cursor) if page.next_cursor else None
-    return _page("revisions.html", incident, revisions=page.items, names=names, next_url=more)
+    names = await names_of(q, {revision.author for revision in page.items})
+    next_url = next_page(request, page.next_cursor) if page.next_cursor else None
+    return _page("revisions.html", incident, revisions=page.items, names=names, next_url=next_url)
 
 
 class RevisionQuery(BaseModel, extra="forbid", frozen=True):
@@ -112,44 +117,46 @@ class RevisionQuery(BaseModel, extra="forbid", frozen=True):
 
 
 @routes.page(f"{_ONE}/revisions/{{rev}}", Access.READ)
-async def revision(q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, kept: Kept) -> Page:
+async def revision(
+    q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, timelines: Kept
+) -> Page:
     incident = await seen(q, ref)
-    asked = await read_revision(q, incident.id, rev)
-    against = query.against and await read_revision(q, incident.id, query.against)
+    revision = await read_revision(q, incident.id, rev)
+    base = query.against and await read_revision(q, incident.id, query.against)
     context = {
-        "revision": asked,
+        "revision": revision,
         "last": await api.find(q, incident.id),
-        "against": against,
-        "differences": compare(against.content, asked.content) if against else None,
-        "cited": await _cited(q, asked, kept=kept),
-        "names": await names_of(q, {asked.author}),
+        "against": base,
+        "differences": compare(base.content, revision.content) if base else None,
+        "cited": await _cited(q, revision, timelines=timelines),
+        "names": await names_of(q, {revision.author}),
     }
     return _page("revision.html", incident, **context)
 
 
 @routes.page(f"{_ONE}/edit/{{section}}", Access.WRITE)
-async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: Kept) -> Page:
+async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, timelines: Kept) -> Page:
     incident = None
     last = None
     refusal = typed.refusal
     entries: Sequence[Entry] = ()
     if not typed.is_away:
-        offered = await kept.page(q, ref, Wanted(repeats="each"), size=_MOST)
-        if offered.after:
-            offered = await kept.page(q, ref, Wanted(view="narrative"), size=_MOST)
-        incident = offered.incident
-        entries = offered.entries
+        page = await timelines.page(q, ref, Wanted(repeats="each"), size=_MOST)
+        if page.after:
+            page = await timelines.page(q, ref, Wanted(view="narrative"), size=_MOST)
+        incident = page.incident
+        entries = page.entries
         last = await api.find(q, incident.id)
     is_outdated = refusal is not None and (
         refusal.slug == PreconditionFailedError.slug or refusal.is_spent
     )
-    starts_from = last.rev if last else 0
-    form = (
-        typed_form(section, typed.fields)
-        if refusal
-        else shown(section, last.content if last else Content())
-    )
-    there = last if is_outdated else None
+    rev = last.rev if last else 0
+    if refusal:
+        form = typed_form(section, typed.fields)
+        rev = rev if is_outdated else number(typed.fields.get("rev", ""))
+    else:
+        form = shown(section, last.content if last else Content())
+    newer = last if is_outdated else None
     errors = refusal.by_field if refusal else {}
     context = {
         "ref": incident.ref if incident else ref_text(ref),
@@ -157,9 +164,9 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: K
         "is_list": section in LISTS,
         "form": {**form, "message": typed.fields.get("message", "")},
         "count": min(len(rows(section, form)) + 1, MOST_ROWS),
-        "rev": number(typed.fields.get("rev", "")) if refusal and not is_outdated else starts_from,
-        "there": there,
-        "cited": await _cited(q, there, kept=kept),
+        "rev": rev,
+        "newer": newer,
+        "cited": await _cited(q, newer, timelines=timelines),
         "entries": entries,
         "errors": errors,
         "labels": {name: label(name) for name in errors},
@@ -177,14 +184,18 @@ async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follow
     base = await api.find(unit, incident.id, rev) if rev else None
     last = await api.find(unit, incident.id)
     content = base.content if base else Content()
-    is_elsewhere = False
     if last and (base or not rev) and shown(section, content) == shown(section, last.content):
+        # Since then only other sections were changed: save on top of that.
         content = last.content
-        is_elsewhere = True  # Others changed other sections only.
+        follows = _accept_any
     wish = draft(content, section, form, message=fields.get("message", ""))
-    await write(unit, ref, wish, follows=(lambda _: None) if is_elsewhere else follows)
+    await write(unit, ref, wish, follows=follows)
     path = _ONE.format(ref=incident.ref)
     return f"{path}/edit/{section}" if "more" in fields else f"{path}#{section}"
+
+
+def _accept_any(etag: str | None) -> None:
+    """Accept a write that starts from any revision."""
 
 
 @routes.form(f"{_ONE}/moves", Access.WRITE, again=read)
@@ -202,16 +213,17 @@ async def restore_form(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows
 
 
 async def _cited(
-    q: Query, revision: api.Revision | None, *, kept: Kept
+    q: Query, revision: api.Revision | None, *, timelines: Kept
 ) -> Mapping[tuple[str, str], Entry]:
     """Return the entries of the timeline that it refers to, by source and id."""
     if revision is None:
         return {}
-    named = [ref for factor in revision.content.factors for ref in factor.evidence]
+    references = [ref for factor in revision.content.factors for ref in factor.evidence]
     if revision.content.trigger.entry is not None:
-        named.append(revision.content.trigger.entry)
-    found = await kept.named(q, revision.incident_id, [(it.source, it.id) for it in named])
-    return {(it.source, it.id): it for it in found}
+        references.append(revision.content.trigger.entry)
+    keys = [(ref.source, ref.id) for ref in references]
+    entries = await timelines.named(q, revision.incident_id, keys)
+    return {(entry.source, entry.id): entry for entry in entries}
 
 
 def _page(template: str, incident: Incident | None, **context: object) -> Page:
@@ -240,12 +252,15 @@ def typed_form(section: str, fields: Form) -> Form:
 
 
 def rows(section: str, form: Form) -> Sequence[Mapping[str, str]]:
+    """Return the rows of a form that are not empty, each with its fields that are not."""
     prefix, names = _ROWS.get(section, (section, ()))
-    found = [
-        {name: text for name in names if (text := form.get(f"{prefix}-{n}-{name}", "").strip())}
-        for n in range(MOST_ROWS)
-    ]
-    return [row for row in found if row]
+    filled: list[Mapping[str, str]] = []
+    for n in range(MOST_ROWS):
+        texts = {name: form.get(f"{prefix}-{n}-{name}", "").strip() for name in names}
+        row = {name: text for name, text in texts.items() if text}
+        if row:
+            filled.append(row)
+    return filled
 
 
 def shown(section: str, content: Content) -> Form:
@@ -274,12 +289,8 @@ def _fields(name: str, value: JsonValue) -> Iterator[tuple[str, str]]:
 
 def entry_text(source: str, identity: str) -> str:
     """Return a timeline entry as form text; unusual names are JSON, so that each can be parsed."""
-    if (
-        source.isprintable()
-        and identity.isprintable()
-        and " " not in source
-        and not source.startswith("[")
-    ):
+    is_printable = source.isprintable() and identity.isprintable()
+    if is_printable and " " not in source and not source.startswith("["):
         return f"{source} {identity}"
     return json.dumps([source, identity], ensure_ascii=False)
 
@@ -308,27 +319,27 @@ def draft(base: Content, section: str, form: Form, *, message: str) -> Draft:
     try:
         return parse(Draft, {"content": content, "message": message.strip() or None})
     except InvalidFieldsError as refusal:
-        wrong = [_named(section, error) for error in refusal.errors]
-        raise InvalidFieldsError("Some fields are invalid", errors=wrong) from None
+        field_errors = [_named(section, error) for error in refusal.errors]
+        raise InvalidFieldsError("Some fields are invalid", errors=field_errors) from None
 
 
 def label(name: str) -> str:
     row = _row_field(name)
-    own = row[2] if row else name.rpartition("-")[2]
-    words = _LABELS.get(own) or own.replace("_", " ").capitalize()
+    field_name = row[2] if row else name.rpartition("-")[2]
+    words = _LABELS.get(field_name) or field_name.replace("_", " ").capitalize()
     return f"{words} (no. {int(row[1]) + 1})" if row else words
 
 
 def _value(section: str, form: Form) -> dict[str, JsonValue]:
-    given = {name: _read(name, text) for name, text in form.items() if not _row_field(name)}
+    values = {name: _read(name, text) for name, text in form.items() if not _row_field(name)}
     if section in _ROWS:
         prefix, _ = _ROWS[section]
-        given[prefix] = [
-            {name: _read(name, it) for name, it in row.items()} for row in rows(section, form)
+        values[prefix] = [
+            {name: _read(name, text) for name, text in row.items()} for row in rows(section, form)
         ]
-    if section in given:
-        return given
-    return {section: {name.partition("-")[2]: it for name, it in given.items()}}
+    if section in values:
+        return values
+    return {section: {name.partition("-")[2]: text for name, text in values.items()}}
 
 
 def _read(name: str, text: str) -> JsonValue:
@@ -346,7 +357,7 @@ def _read(name: str, text: str) -> JsonValue:
             value = [_entry(line) for line in text.split("\n") if line.strip()]
         case "factors_none_found":
             value = bool(text)
-        case own if own in LISTS:
+        case field_name if field_name in LISTS:
             # A line that begins with no space begins an item.
             items = [item.split("\n") for item in re.split(r"\n(?=\S)", text) if item.strip()]
             value = ["\n".join(map(str.strip, lines)).strip() for lines in items]
@@ -384,9 +395,8 @@ def _named(section: str, error: FieldError) -> FieldError:
 
 # What differs between revisions
 
-_MOST_LINES: Final = (
-    500  # A longer section is shown whole, before and after: matching takes quadratic time.
-)
+# A longer section is shown whole, before and after: matching takes quadratic time.
+_MOST_LINES: Final = 500
 
 
 def compare(before: Content, after: Content) -> Mapping[str, Sequence[str]]:
@@ -402,13 +412,13 @@ def _lines(section: str, content: Content) -> Sequence[str]:
     lines: list[str] = []
     for name, text in shown(section, content).items():
         if text:
-            lines += text.split("\n") if name == section else f"{label(name)}: {text}".split("\n")
+            labelled = text if name == section else f"{label(name)}: {text}"
+            lines += labelled.split("\n")
     return lines
 
 
 def _matched(old: Sequence[str], new: Sequence[str]) -> Sequence[str]:
     if max(len(old), len(new)) > _MOST_LINES:
         return [*(f"-{text}" for text in old), *(f"+{text}" for text in new)]
-    return [*unified_diff(old, new, n=_MOST_LINES, lineterm="")][
-        3:
-    ]  # Without the names and the place.
+    diff = [*unified_diff(old, new, n=_MOST_LINES, lineterm="")]
+    return diff[3:]  # Without the names and the place.

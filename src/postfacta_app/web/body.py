@@ -47,8 +47,10 @@ async def read_json(request: Request) -> object:
 
 
 async def read_body(request: Request, model: type[M]) -> M:
-    given = [text.partition(";")[0].strip() for text in request.headers.getlist("content-type")]
-    if len(given) != 1 or not _JSON_TYPE.fullmatch(given[0]):
+    media_types = [
+        text.partition(";")[0].strip() for text in request.headers.getlist("content-type")
+    ]
+    if len(media_types) != 1 or not _JSON_TYPE.fullmatch(media_types[0]):
         raise errors.UnsupportedMediaTypeError("Send JSON, with Content-Type: application/json")
     body = await request.body()
     return await aside(len(body), lambda: parse(model, parse_json(body)))
@@ -59,9 +61,9 @@ def parse(model: type[M], value: object, read_time: Callable[[str], datetime] | 
     try:
         return model.model_validate(value, context=read_time)
     except ValidationError as invalid:
-        wrong = _field_errors(invalid)
+        field_errors = _field_errors(invalid)
         raise errors.InvalidFieldsError(
-            "Correct the fields named in errors", errors=wrong
+            "Correct the fields named in errors", errors=field_errors
         ) from None
 
 
@@ -73,17 +75,17 @@ _WORDS: Final = {
 
 
 def _field_errors(invalid: ValidationError) -> list[errors.FieldError]:
-    found: list[errors.FieldError] = []
-    for error in invalid.errors(include_url=False, include_context=False, include_input=False)[
-        :_MOST_ERRORS
-    ]:
+    field_errors: list[errors.FieldError] = []
+    details = invalid.errors(include_url=False, include_context=False, include_input=False)
+    for error in details[:_MOST_ERRORS]:
         pointer = "".join(
             "/" + str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"]
         )
         message = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
-        words = error["type"], message.replace("String should", "must")
-        found.append(errors.FieldError(pointer, *_WORDS.get(error["type"], words)))
-    return found
+        default = (error["type"], message.replace("String should", "must"))
+        code, message = _WORDS.get(error["type"], default)
+        field_errors.append(errors.FieldError(pointer, code, message))
+    return field_errors
 
 
 # Parameters
@@ -97,36 +99,37 @@ def read_query(query: QueryParams, model: type[M], *, is_page: bool = False) -> 
     """
     lists = _lists(model)
     values: dict[str, object] = {}
-    wrong: list[errors.FieldError] = []
-    asked = [name for name in dict.fromkeys(query) if name in lists or not is_page]
-    for name in asked:
-        given = query.getlist(name)
+    refusals: list[errors.FieldError] = []
+    names = [name for name in dict.fromkeys(query) if name in lists or not is_page]
+    for name in names:
+        texts = query.getlist(name)
         if name not in lists:
-            wrong.append(errors.FieldError(f"?{name}", "unknown", "is not a known parameter"))
-        elif any("\0" in text for text in given):
-            wrong.append(errors.FieldError(f"?{name}", "nul", "contains U+0000"))
+            refusals.append(errors.FieldError(f"?{name}", "unknown", "is not a known parameter"))
+        elif any("\0" in text for text in texts):
+            refusals.append(errors.FieldError(f"?{name}", "nul", "contains U+0000"))
         elif lists[name]:
-            values[name] = given
-        elif len(given) > 1:
-            wrong.append(errors.FieldError(f"?{name}", "repeated", "may be given once"))
+            values[name] = texts
+        elif len(texts) > 1:
+            refusals.append(errors.FieldError(f"?{name}", "repeated", "may be given once"))
         else:
-            values[name] = given[0]
+            values[name] = texts[0]
     try:
-        if not wrong:
+        if not refusals:
             return model.model_validate(values)
     except ValidationError as invalid:
-        wrong = [
-            replace(it, pointer=f"?{it.pointer[1:].partition('/')[0]}")
-            for it in _field_errors(invalid)
+        refusals = [
+            replace(error, pointer=f"?{error.pointer[1:].partition('/')[0]}")
+            for error in _field_errors(invalid)
         ]
-    raise errors.MalformedError("Correct the parameters named in errors", errors=wrong)
+    raise errors.MalformedError("Correct the parameters named in errors", errors=refusals)
 
 
 @cache
 def _lists(model: type[BaseModel]) -> Mapping[str, bool]:
     """Return the names of a model's fields, and whether each is a list."""
     return {
-        it.alias or name: list in kinds(it.annotation) for name, it in model.model_fields.items()
+        field.alias or name: list in kinds(field.annotation)
+        for name, field in model.model_fields.items()
     }
 
 
@@ -141,7 +144,8 @@ def kinds(annotation: object) -> Iterator[object]:
 # Times
 
 _RFC3339: Final = re.compile(
-    r"(\d{4})(-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)(?:\.(\d+))?(Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
+    r"(\d{4})(-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)"  # the year; the rest to the second
+    r"(?:\.(\d+))?(Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)",  # a fraction; the offset
     re.ASCII,
 )
 
@@ -154,23 +158,22 @@ def read_moment(text: str) -> tuple[str, datetime | None]:
     Return it with its offset and up to nine fractional digits, without trailing zeros, and as an
     instant in UTC, cut to microseconds: None outside the years 1 to 9999.
     """
-    found = _RFC3339.fullmatch(text)
-    if found is None:
+    match = _RFC3339.fullmatch(text)
+    if match is None:
         raise ValueError("must be a time with an offset, such as 2026-02-07T10:00:00Z")
-    year, rest, fraction, zone = found.groups("")
-    zone = "Z" if zone[1:] == "00:00" else zone
+    year, date_and_time, fraction, offset = match.groups("")
+    offset = "Z" if offset[1:] == "00:00" else offset
+    # Python has no year 0; the year 400 has the same calendar.
+    python_year = "0400" if year == "0000" else year
     try:
-        # Python has no year 0; the year 400 has the same calendar.
-        at = datetime.fromisoformat(
-            f"{'0400' if year == '0000' else year}{rest}.{fraction:0<6.6}{zone}"
-        )
+        at = datetime.fromisoformat(f"{python_year}{date_and_time}.{fraction:0<6.6}{offset}")
         instant = None if year == "0000" else at.astimezone(UTC)
     except ValueError:
         raise ValueError("must be a day that exists") from None
     except OverflowError:
         instant = None
     digits = f".{fraction[:9]}".rstrip("0").rstrip(".")
-    return f"{year}{rest}{digits}{zone}", instant
+    return f"{year}{date_and_time}{digits}{offset}", instant
 
 
 def parse_time(text: str) -> datetime:
@@ -191,7 +194,10 @@ def format_time(at: datetime) -> str:
 
 
 def _time_field(value: object, info: ValidationInfo) -> datetime:
-    return value if isinstance(value, datetime) else (info.context or parse_time)(str(value))
+    if isinstance(value, datetime):
+        return value
+    read = info.context or parse_time
+    return read(str(value))
 
 
 Time = Annotated[
@@ -200,7 +206,11 @@ Time = Annotated[
 """A field of a model that holds an instant."""
 
 
-WHOLE = BeforeValidator(lambda it: int(it) if isinstance(it, float) and it.is_integer() else it)
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
 """The last annotation of a strict `int` field.
 
 JSON has one number type, so 1.0 is an integer too.
@@ -232,10 +242,10 @@ def decode_cursor(text: str, order: str, of_filters: str, *kinds: type) -> tuple
     """
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        version, given, *key, of = cast("list[Any]", strict_json.parse(raw))
-        if (version, given, of) == (_CURSOR_VERSION, order, of_filters):
+        version, order_in_cursor, *key, filters = cast("list[Any]", strict_json.parse(raw))
+        if (version, order_in_cursor, filters) == (_CURSOR_VERSION, order, of_filters):
             members = zip(kinds or (datetime, UUID), key, strict=True)
-            return tuple(_KINDS[kind].validate_python(it) for kind, it in members)
+            return tuple(_KINDS[kind].validate_python(member) for kind, member in members)
     except (ValueError, TypeError):
         pass
     raise errors.InvalidCursorError("Start again without a cursor")
@@ -261,30 +271,37 @@ class Paged(BaseModel, extra="forbid", frozen=True):
     cursor: Annotated[str, Field(max_length=1000)] | None = None
 
     def after(self, order: str, *kinds: type) -> tuple[Any, ...] | None:
-        return (
-            None
-            if self.cursor is None
-            else decode_cursor(self.cursor, order, filters_hash(self), *kinds)
-        )
+        """Return the key after which this page begins; None for the first page."""
+        if self.cursor is None:
+            return None
+        return decode_cursor(self.cursor, order, filters_hash(self), *kinds)
 
     def cut(
         self, rows: Sequence[T], order: str, key: Callable[[T], Sequence[object]]
     ) -> tuple[Sequence[T], str | None]:
         """Return the rows of this page, and the cursor of the next one if there is one row more."""
         items = rows[: self.limit]
-        is_last = len(rows) <= self.limit
-        return items, None if is_last else encode_cursor(order, key(items[-1]), filters_hash(self))
+        if len(rows) <= self.limit:
+            return items, None
+        return items, encode_cursor(order, key(items[-1]), filters_hash(self))
 
     def page(
-        self, of: type[L], rows: Sequence[T], order: str, *, key: Callable[[T], Sequence[object]]
+        self,
+        list_type: type[L],
+        rows: Sequence[T],
+        order: str,
+        *,
+        key: Callable[[T], Sequence[object]],
     ) -> L:
         items, cursor = self.cut(rows, order, key)
-        return of(items=items, next_cursor=cursor)
+        return list_type(items=items, next_cursor=cursor)
 
 
 def next_page(request: Request, cursor: str) -> str:
-    others = [(name, text) for name, text in request.query_params.multi_items() if name != "cursor"]
-    return f"{request.url.path}?{urlencode([*others, ('cursor', cursor)])}"
+    parameters = [
+        (name, text) for name, text in request.query_params.multi_items() if name != "cursor"
+    ]
+    return f"{request.url.path}?{urlencode([*parameters, ('cursor', cursor)])}"
 
 
 def next_link(request: Request, cursor: str | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs
 
 from pydantic import BaseModel
@@ -27,9 +27,8 @@ from . import body
 
 M = TypeVar("M", bound=BaseModel)
 
-TYPED: Final = (
-    "postfacta.typed"  # the scope key of a form's input, for the error page if it was not saved
-)
+# The scope key of a form's input, for the error page if it was not saved.
+TYPED: Final = "postfacta.typed"
 
 _MOST_FIELDS: Final = 500
 _LONGEST_NUMBER: Final = 18  # Digits, far above every bound.
@@ -49,7 +48,8 @@ def is_same_origin(headers: Mapping[str, str], trusted: Sequence[str] = ()) -> b
     origin = headers.get("origin", "")
     if origin and origin in trusted:
         return True
-    if (site := headers.get("sec-fetch-site")) is not None:
+    site = headers.get("sec-fetch-site")
+    if site is not None:
         return site == "same-origin"
     host = origin.partition("://")[2].lower()
     return bool(host) and host == headers.get("host", "").lower()
@@ -63,9 +63,10 @@ async def read_form(request: Request, principal: Principal) -> dict[str, str]:
     """
     fields = await sent_fields(request)
     expected = principal.session_csrf
-    given = fields.pop("csrf", "").encode()
-    is_ours = expected is None or (  # Browsers do not send an Authorization header by themselves.
-        is_same_origin(request.headers) and hmac.compare_digest(given, expected.encode())
+    token = fields.pop("csrf", "").encode()
+    # Browsers do not send an Authorization header by themselves: without a session, all is ours.
+    is_ours = expected is None or (
+        is_same_origin(request.headers) and hmac.compare_digest(token, expected.encode())
     )
     if not is_ours:
         raise errors.ForbiddenError("This form is out of date: reload the page and try again")
@@ -89,10 +90,10 @@ async def sent_fields(request: Request) -> dict[str, str]:
     """Parse a form with empty fields; the last of repeated ones wins."""
     text = (await request.body()).decode("utf-8", "replace")
     try:
-        given = parse_qs(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+        values = parse_qs(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
     except ValueError:
         raise errors.MalformedError("The form has too many fields") from None
-    return {name: values[-1].replace("\r\n", "\n") for name, values in given.items()}
+    return {name: texts[-1].replace("\r\n", "\n") for name, texts in values.items()}
 
 
 def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = None) -> M:
@@ -104,9 +105,9 @@ def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = 
     texts are read.
     """
     typed: dict[str, object] = {}
-    for own, about in model.model_fields.items():
-        name = about.alias or own
-        kinds = [*body.kinds(about.annotation)]
+    for own_name, model_field in model.model_fields.items():
+        name = model_field.alias or own_name
+        kinds = [*body.kinds(model_field.annotation)]
         value = fields.get(name, "")
         if isinstance(value, str):
             if datetime in kinds:
@@ -148,10 +149,10 @@ def read_typed_time(text: str, now: datetime | None = None) -> datetime:
     22:10`.
     """
     text = text.strip().lower()
-    others = ""
+    more_forms = ""
     latest = datetime.max.replace(tzinfo=UTC)
     if now is not None:
-        others = ", 10:04, -5m or now"
+        more_forms = ", 10:04, -5m or now"
         if text == "now":
             return now
         if ago := _AGO.fullmatch(text):
@@ -160,13 +161,13 @@ def read_typed_time(text: str, now: datetime | None = None) -> datetime:
             day = now - timedelta(days=clock[1] == "yesterday")
             text = f"{day:%Y-%m-%d} {clock[2]:0>5}{clock[3] or ''}"
             latest = latest if clock[1] else now + _AHEAD
-    found = _TYPED_TIME.fullmatch(text)
-    if found is None:
-        raise ValueError(f"must be a time in UTC, such as 2026-02-07 10:04{others}")
-    day_of, minute, second, zone = found.groups()
+    match = _TYPED_TIME.fullmatch(text)
+    if match is None:
+        raise ValueError(f"must be a time in UTC, such as 2026-02-07 10:04{more_forms}")
+    date, minute, second, zone = match.groups()
     zone = (zone or "Z").upper().replace("UTC", "Z")
     try:
-        at = body.parse_time(f"{day_of}T{minute}{second or ':00'}{zone}")
+        at = body.parse_time(f"{date}T{minute}{second or ':00'}{zone}")
     except ValueError:
         raise ValueError("must be an existing date and time") from None
     return at - timedelta(days=1) if at > latest else at
@@ -204,11 +205,14 @@ class Typed:
         return self.fields.get(name, "") if self.has(form) else str(default)
 
     def wrong(self, form: str, name: str) -> str:
-        return self.refusal.by_field.get(name, "") if self.refusal and form == self.form else ""
+        if self.refusal is None or form != self.form:
+            return ""
+        return self.refusal.by_field.get(name, "")
 
     def key(self, form: str) -> str:
         is_same = form == self.form and self.refusal is not None and not self.refusal.is_spent
-        return (self.fields.get("key") if is_same else None) or secrets.token_urlsafe(16)
+        key = self.fields.get("key") if is_same else None
+        return key or secrets.token_urlsafe(16)
 
 
 async def attempt(write: Awaitable[Response]) -> Response | errors.AppError:
@@ -240,17 +244,17 @@ def fields_of(model: type[BaseModel]) -> Mapping[str, JSON]:
     required = schema.get("required", ())
     kinds = schema.get("$defs", {})
     return {
-        name: {**_plain(of, kinds), "is_required": name in required}
-        for name, of in schema["properties"].items()
+        name: {**_plain(property_schema, kinds), "is_required": name in required}
+        for name, property_schema in schema["properties"].items()
     }
 
 
-def _plain(of: JSON, kinds: JSON) -> JSON:
-    """Return the schema of a value that is there, by itself."""
-    given = next((it for it in of.get("anyOf", ()) if it != {"type": "null"}), of)
-    given = (
-        cast("JSON", kinds[given["$ref"].rpartition("/")[2]])
-        if "$ref" in given
-        else cast("JSON", given)
-    )
-    return {**given, "items": _plain(given["items"], kinds)} if "items" in given else given
+def _plain(schema: JSON, kinds: JSON) -> JSON:
+    """Return a schema without null and without references."""
+    alternatives = schema.get("anyOf", ())
+    plain: JSON = next((kind for kind in alternatives if kind != {"type": "null"}), schema)
+    if "$ref" in plain:
+        plain = kinds[plain["$ref"].rpartition("/")[2]]
+    if "items" in plain:
+        return {**plain, "items": _plain(plain["items"], kinds)}
+    return plain

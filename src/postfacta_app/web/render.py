@@ -24,9 +24,10 @@ from postfacta_core.guards._last_values import LastValues
 
 from ..errors import AppError
 
-Shown = Mapping[str, object]  # by a template
+Context = Mapping[str, object]  # of a template
 Headers = Mapping[str, str] | None
-MAX_STALE = 900.0  # The age in seconds up to which answers are given again while the database is unavailable.
+# The age in seconds up to which answers are given again while the database is unavailable.
+MAX_STALE = 900.0
 STATIC = Path(__file__).parent / "static"
 _SPECIAL: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 _MAIN = b'<main id="main"><div class="wrap">'  # As in base.html; user input is escaped.
@@ -97,11 +98,10 @@ class Pages:
         self._always = {"version": version, "here": "", "principal": None}
 
     def page(
-        self, template: str, context: Shown, *, status: int = 200, headers: Headers = None
+        self, template: str, context: Context, *, status: int = 200, headers: Headers = None
     ) -> Response:
-        text = TEMPLATES.get_template(template).render(
-            {**self._always, "markdown": Markdown(), **context}
-        )
+        values = {**self._always, "markdown": Markdown(), **context}
+        text = TEMPLATES.get_template(template).render(values)
         return HTMLResponse(text, status, {"cache-control": "no-store", **(headers or {})})
 
 
@@ -124,9 +124,8 @@ class _Writer(MarkdownIt):
 def _tame(state: StateCore) -> None:
     for token in state.tokens:
         if token.type in {"heading_open", "heading_close"}:
-            token.tag = (  # Below the page's `h1` and a section's `h2`.
-                f"h{min(int(token.tag[1:]) + 2, 6)}"
-            )
+            # Below the page's `h1` and a section's `h2`.
+            token.tag = f"h{min(int(token.tag[1:]) + 2, 6)}"
         token.attrs.pop("style", None)  # Column alignment: the pages' policy forbids inline styles.
         for child in token.children or ():
             if child.type == "link_open":
@@ -136,7 +135,7 @@ def _tame(state: StateCore) -> None:
 # CommonMark with tables, without HTML and images, which could load remote content.
 _WRITER: Final = _Writer("js-default", {"maxNesting": 20}).disable("image")
 _WRITER.core.ruler.push("tame", _tame)
-_KEPT: Final = LastValues[Markup](math.inf, 100_000, 16 * 2**20)
+_RENDERED: Final = LastValues[Markup](math.inf, 100_000, 16 * 2**20)
 _LOCK: Final = threading.Lock()  # Pages are rendered in several threads.
 
 
@@ -158,8 +157,8 @@ class Markdown:
         self._left -= marks
         key = hashlib.sha256(text.encode()).digest()
         with _LOCK:
-            if kept := _KEPT.find(key, 0.0):
-                return kept[0]
+            if rendered := _RENDERED.find(key, 0.0):
+                return rendered[0]
             html = Markup(_WRITER.render(text))  # noqa: S704 - all input has been escaped
-            _KEPT.keep(key, html, 0.0, _KEPT.generation, len(html))
+            _RENDERED.keep(key, html, 0.0, _RENDERED.generation, len(html))
         return html

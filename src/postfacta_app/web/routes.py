@@ -46,20 +46,15 @@ class RouteClass(StrEnum):
     SEARCH = "search", 5.0, 0, Priority.SHEDDABLE, "read"
     WRITE = "write", 5.0, 1_048_576, Priority.CRITICAL, "write"
     INGEST = "ingest", 10.0, 4_194_304, Priority.SHEDDABLE_PLUS, "ingest"
-    AUTH = (
-        "auth",
-        5.0,
-        16_384,
-        Priority.SHEDDABLE_PLUS,
-        "",
-    )  # who has no account goes before no one who has
+    # No more important than reads: a sign-in precedes no request of a signed-in caller.
+    AUTH = "auth", 5.0, 16_384, Priority.SHEDDABLE_PLUS, ""
 
-    def __new__(cls, name: str, *what: Any) -> Self:
-        made = str.__new__(cls, name)
-        made._value_ = name
-        made.seconds, most, made.priority, made.rate = what
-        made.limits = TransferLimits(max_body_bytes=most)
-        return made
+    def __new__(cls, name: str, *properties: Any) -> Self:
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.seconds, max_body_bytes, member.priority, member.rate = properties
+        member.limits = TransferLimits(max_body_bytes=max_body_bytes)
+        return member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +76,12 @@ class Rule:
     )
     also: Sequence[str] = ()  # the media types of a 200 besides JSON
     problems: Sequence[str] = ()  # slugs besides those of every route
-    # It reads, and whether each is required.
+    # The request headers that it reads, and whether each is required.
     headers: Mapping[str, bool] = field(default_factory=dict[str, bool])
-    stale: bool = (
-        False  # replays responses that the handler declares free of private data: see `allow_stale`
-    )
-    only_5xx: bool = (
-        False  # its callers retry after 5xx but not after 429, so an exceeded limit is a 503
-    )
+    # Replays responses that the handler declares free of private data: see `allow_stale`.
+    stale: bool = False
+    # Its callers retry after 5xx but not after 429, so an exceeded limit is a 503.
+    only_5xx: bool = False
 
 
 Admit = Callable[[Request, Rule], Awaitable[Principal]]
@@ -135,9 +128,8 @@ class _Endpoint:
         except (errors.RateLimitedError, ResilienceError, errors.UnauthenticatedError) as error:
             # The session may have ended while the form was filled in. Cross-site requests are not
             # read.
-            if not isinstance(error, errors.UnauthenticatedError) or is_same_origin(
-                request.headers
-            ):
+            has_session = not isinstance(error, errors.UnauthenticatedError)
+            if has_session or is_same_origin(request.headers):
                 await keep_typed(request)
             raise
         keep_private(request.scope["path"], response)
@@ -179,7 +171,7 @@ class Tools:
     parts: Sequence[object] = ()
 
     def part(self, of: type[T]) -> T:
-        return next(it for it in self.parts if isinstance(it, of))
+        return next(part for part in self.parts if isinstance(part, of))
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """A route is a function: its signature says what it reads, its return type what it responds.
 
-    @routes.api("POST /api/v1/incidents/{ref}/action-items", WRITE, "Create an action item",
-    once=True) async def add(unit: Unit, ref: Ref, new: NewAction) -> Action: ...
+    @routes.api("POST /api/v1/incidents/{ref}/action-items", WRITE, "Create one", once=True)
+    async def add(unit: Unit, ref: Ref, new: NewAction) -> Action: ...
 
 The first parameter is what it works with: `Unit` is a transaction, `Snapshot` one that only reads,
 `Reader` reads without one. The others are filled by type: a model is the JSON body, the fields of a
@@ -59,7 +59,7 @@ def _matches(call: Call, _: str) -> Callable[[str], None]:
     if "version" not in call.fields:
         return partial(check_if_match, call.request)
 
-    def of_form(etag: str) -> None:
+    def check_form(etag: str) -> None:
         if etag.rpartition("-")[2] != f'{call.fields["version"]}"':
             detail = (
                 f"This {call.noun} was changed by someone else in the meantime. Check its current"
@@ -67,16 +67,15 @@ def _matches(call: Call, _: str) -> Callable[[str], None]:
             )
             raise errors.PreconditionFailedError(detail)
 
-    return of_form
+    return check_form
 
 
 Fields = Annotated[Mapping[str, str], Fill(lambda call, _: call.fields)]  # the input of a form
 Matches = Annotated[Callable[[str], None], Fill(_matches)]
 """Raises if the caller did not start from the version with this ETag."""
 Now = Annotated[datetime, Fill(lambda call, _: call.now)]  # the time of the request
-Snapshot = Annotated[
-    Unit, "snapshot"
-]  # a transaction that only reads: all its queries see the same state
+# A transaction that only reads: all its queries see the same state.
+Snapshot = Annotated[Unit, "snapshot"]
 WORKS_IN: Final[Mapping[Any, Any]] = {Unit: Unit, Snapshot: Snapshot, Reader: Reader, Query: Reader}
 
 
@@ -111,17 +110,17 @@ def answer(
     """Return the response that shows a value, with its ETag and the link to the next page."""
     if value is None or isinstance(value, Response):
         return value or Response(status_code=204)
-    shown: Any = value
-    more: Mapping[str, str] = {}
+    body: Any = value
+    more_headers: Mapping[str, str] = {}
     if isinstance(value, Reply):
-        shown = value.value
+        body = value.value
         status = value.status
-        more = value.headers
-    has_etag, has_cursor = _shows(shown.__class__)
-    headers: dict[str, str] = {"ETag": shown.etag} if has_etag else {}
+        more_headers = value.headers
+    has_etag, has_cursor = _shows(body.__class__)
+    headers: dict[str, str] = {"ETag": body.etag} if has_etag else {}
     if has_cursor:
-        headers |= next_link(request, shown.next_cursor)
-    return as_json(status, shown, {**headers, **more})
+        headers |= next_link(request, body.next_cursor)
+    return as_json(status, body, {**headers, **more_headers})
 
 
 @cache
@@ -134,17 +133,17 @@ def _shows(model: type[BaseModel]) -> tuple[bool, bool]:
 
 
 class _Plan:
-    """What the signature of a function says; read once, when its route is declared."""
+    """How a function is called, from its signature; read once, when its route is declared."""
 
     def __init__(
         self, function: Function, read_model: Callable[[Call, type[BaseModel]], Any]
     ) -> None:
         hints = get_type_hints(function, include_extras=True)
         returns = hints.pop("return")
-        returns = getattr(returns, "__metadata__", (returns,))[
-            0
-        ]  # Of a response, the model of its body.
-        returns = get_args(returns)[0] if get_origin(returns) is Reply else returns
+        # Of a response, the model of its body.
+        returns = getattr(returns, "__metadata__", (returns,))[0]
+        if get_origin(returns) is Reply:
+            returns = get_args(returns)[0]
         first = next(iter(hints), "")
         self.function = function
         self.works_in = WORKS_IN[hints.pop(first)] if hints.get(first) in WORKS_IN else None
@@ -153,12 +152,18 @@ class _Plan:
         self.returns = returns if _is_model(returns) else None
         self.is_versioned = Matches in hints.values()
 
+    def status(self, method: str) -> int:
+        """Return the status of success, unless the route has another."""
+        if self.returns is None:
+            return 204
+        return 201 if method == "POST" else 200
+
     async def arguments(self, call: Call) -> dict[str, Any]:
-        given: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for name, fill in self.fills:
             value = fill(call, name)
-            given[name] = await value if type(value) is CoroutineType else value
-        return given
+            values[name] = await value if type(value) is CoroutineType else value
+        return values
 
     async def read(self, call: Call) -> Any:
         function = partial(self.function, **await self.arguments(call))
@@ -169,45 +174,50 @@ class _Plan:
         return await call.tools.transactions.read(call.principal, function)
 
     async def write(self, call: Call, show: Callable[[Any], Response], key: str | None) -> Response:
-        given = await self.arguments(call)
+        arguments = await self.arguments(call)
 
         async def work(unit: Unit) -> Response:
-            return show(await self.function(unit, **given))
+            return show(await self.function(unit, **arguments))
 
         return await call.write(work, key)
 
     async def show(self, call: Call) -> Response:
-        """Return the page that it returns, or go where it says."""
-        shown = await self.read(call)
-        if isinstance(shown, str):
-            return _go(shown)
-        if isinstance(shown, Response):
-            return shown
+        """Return the page of the function, or redirect to the address that it returns."""
+        page = await self.read(call)
+        if isinstance(page, str):
+            return _go(page)
+        if isinstance(page, Response):
+            return page
         refusal = call.typed.refusal
-        status, headers = (refusal.status, refusal.headers) if refusal else (shown.status, None)
+        status = refusal.status if refusal else page.status
+        headers = refusal.headers if refusal else None
 
-        def drawn() -> Response:
+        def render() -> Response:
             context = {
                 "principal": call.principal,
                 "typed": call.typed,
-                **shown.context,
-                **shown.more(),
+                **page.context,
+                **page.more(),
             }
-            return call.tools.pages.page(shown.template, context, status=status, headers=headers)
+            return call.tools.pages.page(page.template, context, status=status, headers=headers)
 
-        return await aside(shown.size, drawn)
+        return await aside(page.size, render)
 
 
 def _fill(
-    of: Any, read_model: Callable[[Call, type[BaseModel]], Any]
+    annotation: Any, read_model: Callable[[Call, type[BaseModel]], Any]
 ) -> Callable[[Call, str], Any]:
-    if own := [it for it in getattr(of, "__metadata__", ()) if isinstance(it, Fill)]:
-        return own[0].of
-    if of is Typed:
+    for mark in getattr(annotation, "__metadata__", ()):
+        if isinstance(mark, Fill):
+            fill: Callable[[Call, str], Any] = mark.of
+            return fill
+    if annotation is Typed:
         return lambda call, _: call.typed
-    if of is Request:
+    if annotation is Request:
         return lambda call, _: call.request
-    return (lambda call, _: read_model(call, of)) if _is_model(of) else partial(from_path, of)
+    if _is_model(annotation):
+        return lambda call, _: read_model(call, annotation)
+    return partial(from_path, annotation)
 
 
 def _is_model(of: object) -> bool:
@@ -262,15 +272,13 @@ class Routes:
             plan = _Plan(
                 function, _of_query if is_read else lambda call, of: read_body(call.request, of)
             )
-            usual = 204 if plan.returns is None else 201 if method == "POST" else 200
-            statuses = status if isinstance(status, tuple) else (status or usual,)
+            statuses = status if isinstance(status, tuple) else (status or plan.status(method),)
 
             async def handle(call: Call) -> Response:
                 show = partial(answer, call.request, status=statuses[0])
                 if plan.works_in is Unit:
-                    return await plan.write(
-                        call, show, idempotency_key(call.request) if once else None
-                    )
+                    key = idempotency_key(call.request) if once else None
+                    return await plan.write(call, show, key)
                 value = await plan.read(call)
                 if isinstance(value, Response):
                     return value
@@ -282,9 +290,10 @@ class Routes:
             answers = {
                 status: plan.returns if status < _REDIRECTED else None for status in statuses
             }
-            usual_class = (
-                RouteClass.SEARCH if is_list else RouteClass.READ if is_read else RouteClass.WRITE
-            )
+            if is_list:
+                usual_class = RouteClass.SEARCH
+            else:
+                usual_class = RouteClass.READ if is_read else RouteClass.WRITE
             self._add(
                 method,
                 path,

@@ -110,7 +110,7 @@ class _Writer:
 
 def test_what_was_rendered_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = list[str]()
-    monkeypatch.setattr(markdown, "_KEPT", LastValues[Markup](math.inf, 100))
+    monkeypatch.setattr(markdown, "_RENDERED", LastValues[Markup](math.inf, 100))
     monkeypatch.setattr(markdown, "_WRITER", _Writer(rendered))
     for text in ("a", "b", "a", "b"):
         assert Markdown()(text) == text
@@ -119,7 +119,7 @@ def test_what_was_rendered_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch
 
 def test_of_what_was_rendered_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = list[str]()
-    monkeypatch.setattr(markdown, "_KEPT", LastValues[Markup](math.inf, 100, 10))
+    monkeypatch.setattr(markdown, "_RENDERED", LastValues[Markup](math.inf, 100, 10))
     monkeypatch.setattr(markdown, "_WRITER", _Writer(rendered))
     for text in ("aaaa", "bbbb", "aaaa", "cccc", "aaaa", "bbbb"):
         Markdown()(text)
