@@ -1,6 +1,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-rest reach test-worlds check docs fix gen lock bench bench-overload mutate load chaos assess drain faults slow proofs rules-test gameday drill k8s-check image-check supply-check prr migrations-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Without bytecode each worker and each program that a test starts compiles all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 PURE := src/postfacta_core/guards/_[cdkos]*,src/postfacta_core/limits/_*,src/postfacta_core/deadlines/_*,src/postfacta_core/drain/_course*,src/postfacta_core/health/_*,src/postfacta_postgres/_*,src/postfacta_core/telemetry/*,src/postfacta_slo/*,src/postfacta_lab/*
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 PYTHON ?= python3

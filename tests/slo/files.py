@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,11 +38,21 @@ Documents = list[dict[str, Any]]
 
 
 def documents(file: Path = ORDERS) -> Documents:
-    return list(yaml.safe_load_all(file.read_text()))
+    return copy.deepcopy(_parsed(file.read_text()))
 
 
 def model(file: Path = ORDERS) -> Model:
-    return read(documents(file))
+    return _model(file.read_text())
+
+
+@cache
+def _parsed(text: str) -> Documents:
+    return list(yaml.safe_load_all(text))
+
+
+@cache
+def _model(text: str) -> Model:
+    return read(copy.deepcopy(_parsed(text)))
 
 
 def objective(name: str, file: Path = ORDERS) -> Objective:
@@ -57,7 +68,7 @@ def changed(which: str, keys: Sequence[str | int], value: object, file: Path = O
         value: The new value.
         file: Which file.
     """
-    found = copy.deepcopy(documents(file))
+    found = documents(file)
     kind, name = which.split()
     one: Any = next(d for d in found if d["kind"] == kind and d["metadata"]["name"] == name)
     for key in keys[:-1]:
