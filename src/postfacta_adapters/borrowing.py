@@ -299,5 +299,16 @@ class Borrowed(Loan):
 
     def _finished(self, sqlstate: str, error_type: str) -> None:
         lender = self.lender
-        what = (lender.name, "postgresql", first_word(self._sql), "", lender.now() - self._started)
-        lender.observe(QueryFinished(*what, sqlstate=sqlstate, error_type=error_type))
+        seconds = lender.now() - self._started
+        operation = first_word(self._sql)
+        lender.observe(
+            QueryFinished(
+                lender.name,
+                "postgresql",
+                operation,
+                collection="",
+                seconds=seconds,
+                sqlstate=sqlstate,
+                error_type=error_type,
+            )
+        )

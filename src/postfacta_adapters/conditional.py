@@ -75,14 +75,14 @@ def is_not_modified(request: Request, etag: str) -> bool:
     """
     if "if-none-match" not in request.headers:
         return False
-    known = {tag.removeprefix("W/") for tag in _named(request, "If-None-Match")}
-    return "*" in known or etag.removeprefix("W/") in known
+    tags = {tag.removeprefix("W/") for tag in _named(request, "If-None-Match")}
+    return "*" in tags or etag.removeprefix("W/") in tags
 
 
 def _named(request: Request, header: str) -> list[str]:
-    given = request.headers.getlist(header)
-    text = ", ".join(given)
-    if given and _are_tags(text) is None:
+    values = request.headers.getlist(header)
+    text = ", ".join(values)
+    if values and _are_tags(text) is None:
         raise ConditionError(
             400, f'{header}: an entity tag must be in double quotes, as in "inc-3"'
         )
@@ -100,14 +100,14 @@ def idempotency_key(request: Request) -> str | None:
     Raises:
         ConditionError: 400 if it has other characters or another length, or is repeated.
     """
-    given = request.headers.getlist("idempotency-key")
-    if not given:
+    values = request.headers.getlist("idempotency-key")
+    if not values:
         return None
-    text = given[0].strip()
+    text = values[0].strip()
     quoted = _QUOTED_KEY.fullmatch(text)
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
     if (
-        len(given) > 1
+        len(values) > 1
         or not 1 <= len(key) <= _LONGEST_KEY
         or not (quoted or _BARE_KEY.fullmatch(text))
     ):

@@ -260,12 +260,12 @@ class Outgoing:
             # All that is left, and not the value in the header: the service's answer that the time
             # is up must still arrive.
             left = deadline.remaining()
-            own = {
+            own_waits = {
                 wait: most
                 for wait, most in extensions.get("timeout", {}).items()
                 if most is not None
             }
-            extensions["timeout"] = {wait: min(left, own.get(wait, left)) for wait in _WAITS}
+            extensions["timeout"] = {wait: min(left, own_waits.get(wait, left)) for wait in _WAITS}
         if self._tell:
             _add(ours, headers)
         attempt.is_sent = True
@@ -371,9 +371,9 @@ class _Call:
 
     def take(self, response: Any) -> Any:
         """Return a response, which is the caller's from now on."""
-        for kept in (self.failed, self.passed):
-            if response in kept:
-                kept.remove(response)
+        for responses in (self.failed, self.passed):
+            if response in responses:
+                responses.remove(response)
         return response
 
 
@@ -443,10 +443,10 @@ def _is_repeatable(request: Any, *, is_undone: bool) -> bool:
 
 def _add(ours: dict[str, str], theirs: MutableMapping[str, str]) -> None:
     if _TIMEOUT in ours and _TIMEOUT in theirs:
-        asked = asked_timeout(
+        caller_timeout = asked_timeout(
             [(b"x-request-timeout", theirs[_TIMEOUT].encode("latin-1", "replace"))]
         )
-        if asked < float(ours[_TIMEOUT]):
+        if caller_timeout < float(ours[_TIMEOUT]):
             ours[_TIMEOUT] = theirs[_TIMEOUT]
     if "traceparent" in theirs:
         ours = {

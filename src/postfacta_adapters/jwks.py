@@ -225,8 +225,8 @@ class Jwks:
         claims = await self.signed(token)
         if claims is None or claims.get("iss") != issuer:
             return None
-        told: object = claims.get("aud")
-        audiences = cast("list[object]", told) if isinstance(told, list) else [told]
+        claimed: object = claims.get("aud")
+        audiences = cast("list[object]", claimed) if isinstance(claimed, list) else [claimed]
         return (
             claims if audience in audiences and _is_current(claims, self._wall(), leeway) else None
         )
@@ -255,25 +255,27 @@ class Jwks:
         except Exception as error:  # noqa: BLE001 - on any failure the known keys stay valid
             # The text of others may hold the address with its credentials.
             reason = str(error) if isinstance(error, _UnusableError) else ""
-            said = {"policy": self.name, "error": type(error).__name__, "reason": reason}
-            logging.getLogger(__name__).warning("jwks.failed", extra=said)
+            fields = {"policy": self.name, "error": type(error).__name__, "reason": reason}
+            logging.getLogger(__name__).warning("jwks.failed", extra=fields)
         finally:
             self._fetched.set()
 
-    def _usable(self, found: object) -> Mapping[str, PyJWK]:
-        given: object = (
-            cast("Mapping[str, object]", found).get("keys") if isinstance(found, Mapping) else None
+    def _usable(self, document: object) -> Mapping[str, PyJWK]:
+        entries: object = (
+            cast("Mapping[str, object]", document).get("keys")
+            if isinstance(document, Mapping)
+            else None
         )
-        if not isinstance(given, list) or len(cast("list[object]", given)) > self._most_keys:
+        if not isinstance(entries, list) or len(cast("list[object]", entries)) > self._most_keys:
             raise _UnusableError(f"not a set of at most {self._most_keys} keys")
         keys = {
             key.key_id: key
-            for key in (PyJWKSet(cast("list[dict[str, Any]]", given)).keys if given else ())
+            for key in (PyJWKSet(cast("list[dict[str, Any]]", entries)).keys if entries else ())
             if isinstance(key.key_id, str)
             and key.public_key_use in (None, "sig")  # not a set: the value may be unhashable
             and key.algorithm_name == _ALGORITHMS.get(str(key.key_type))
         }
-        if given and not keys:
+        if entries and not keys:
             raise _UnusableError("none of the keys is usable")
         return keys
 

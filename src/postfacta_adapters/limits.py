@@ -104,8 +104,9 @@ class SharedStore:
 
     async def decide(self, charges: Sequence[Charge], *, spend: bool) -> list[Decision] | None:
         """Decide as `hit_all` does, within the timeout; None if it is away."""
-        found: list[Decision] = []
-        return found if await self.ask(partial(self._decide, charges, found, spend=spend)) else None
+        decisions: list[Decision] = []
+        is_answered = await self.ask(partial(self._decide, charges, decisions, spend=spend))
+        return decisions if is_answered else None
 
     async def ask(self, work: Callable[[], Awaitable[object]]) -> bool:
         """Run an operation on the store, which is cancelled at the timeout.
@@ -161,23 +162,22 @@ class SharedStore:
         await _close(former)
 
     async def _decide(
-        self, charges: Sequence[Charge], found: list[Decision], *, spend: bool
+        self, charges: Sequence[Charge], decisions: list[Decision], *, spend: bool
     ) -> None:
         for limiter, key, cost in charges:
-            found.append(
-                strictest([await self._test(it, cost, limiter.name, key) for it in limiter.rates])
-            )
+            of_rates = [await self._test(rate, cost, limiter.name, key) for rate in limiter.rates]
+            decisions.append(strictest(of_rates))
         if not spend or any(
-            not one.allowed and limiter.enforces
-            for (limiter, _, _), one in zip(charges, found, strict=True)
+            not decision.allowed and limiter.enforces
+            for (limiter, _, _), decision in zip(charges, decisions, strict=True)
         ):
             return
         for place, (limiter, key, cost) in enumerate(charges):
-            for rate in limiter.rates if found[place].allowed else ():
+            for rate in limiter.rates if decisions[place].allowed else ():
                 if not await self._limits.hit(_item(rate), limiter.name, key, cost=cost):
                     # Another request was quicker since the test.
-                    wait = found[place].reset_after
-                    found[place] = found[place]._replace(
+                    wait = decisions[place].reset_after
+                    decisions[place] = decisions[place]._replace(
                         allowed=False, remaining=0, retry_after=wait
                     )
 

@@ -156,10 +156,15 @@ def _without_secrets(span: ReadableSpan) -> ReadableSpan:
         resource=span.resource,
         attributes=_clean(span),
         events=_bounded(
-            [Event(redact_text(it.name), _clean(it), it.timestamp) for it in span.events],
+            [
+                Event(redact_text(event.name), _clean(event), event.timestamp)
+                for event in span.events
+            ],
             span.dropped_events,
         ),
-        links=_bounded([Link(it.context, _clean(it)) for it in span.links], span.dropped_links),
+        links=_bounded(
+            [Link(link.context, _clean(link)) for link in span.links], span.dropped_links
+        ),
         kind=span.kind,
         status=Status(span.status.status_code, redact_text(span.status.description or "") or None),
         start_time=span.start_time,
@@ -171,12 +176,12 @@ def _without_secrets(span: ReadableSpan) -> ReadableSpan:
 # What the SDK's limits left out is sent as a number, which a plain list or dict does not have.
 
 
-def _clean(it: ReadableSpan | Event | Link) -> Mapping[str, Any]:
-    clean: dict[str, Any] = redact(dict(it.attributes or {}))
-    if not it.dropped_attributes:
+def _clean(source: ReadableSpan | Event | Link) -> Mapping[str, Any]:
+    clean: dict[str, Any] = redact(dict(source.attributes or {}))
+    if not source.dropped_attributes:
         return clean
     bounded = BoundedAttributes(attributes=clean)
-    bounded.dropped = it.dropped_attributes
+    bounded.dropped = source.dropped_attributes
     return bounded
 
 

@@ -142,12 +142,12 @@ class View(pybreaker.CircuitBreaker):
     def _called(
         self, function: Callable[..., object] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        for listener in self._heard():
+        for listener in self._current_listeners():
             self._tell(listener.before_call, self, function or _block, *args, **kwargs)
 
     def _failed(self, error: Exception | None) -> None:
         self._write(lambda storage: storage.increment_counter())
-        for listener in self._heard():
+        for listener in self._current_listeners():
             self._tell(listener.failure, self, error)
 
     def _succeeded(self, of_trial: bool) -> None:  # noqa: FBT001 - the subject of the news
@@ -156,7 +156,7 @@ class View(pybreaker.CircuitBreaker):
             self._write(lambda storage: storage.reset_counter())
         if of_trial:
             self._write(lambda storage: storage.increment_success_counter())
-        for listener in self._heard():
+        for listener in self._current_listeners():
             self._tell(listener.success, self)
 
     def _moved(self, move: CircuitChanged) -> None:
@@ -167,10 +167,10 @@ class View(pybreaker.CircuitBreaker):
         if old.name != new.name:
             at = datetime.fromtimestamp(WALL(), UTC)
             self._write(lambda storage: _write_state(storage, new.name, at))
-            for listener in self._heard():
+            for listener in self._current_listeners():
                 self._tell(listener.state_change, self, old, new)
 
-    def _heard(self) -> tuple[Listener, ...]:
+    def _current_listeners(self) -> tuple[Listener, ...]:
         # A listener may remove itself when called.
         return tuple(self._listeners)
 

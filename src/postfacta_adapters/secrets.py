@@ -101,7 +101,8 @@ class Reloaded(Generic[T]):
         validation.functions("Reloaded", wall=wall)
         optional = {"replace": replace, "files": files, "needs_restart": needs_restart}
         validation.functions(
-            "Reloaded", **{field: it for field, it in optional.items() if it is not None}
+            "Reloaded",
+            **{field: function for field, function in optional.items() if function is not None},
         )
         self.current: T = value
         self._read = read
@@ -127,9 +128,9 @@ class Reloaded(Generic[T]):
         """Read now, such as before a new connection; it reads files, so call it in a thread."""
         with self._turn:
             try:
-                found = self._read()
-                self._changed_at = self._times(found)
-                self._use(found)
+                fresh = self._read()
+                self._changed_at = self._times(fresh)
+                self._use(fresh)
             except Exception as error:  # noqa: BLE001 - what reads is foreign code
                 reason = str(error) if isinstance(error, self._explains) else ""
                 self._complain("secrets.unreadable", reason or type(error).__name__)
@@ -159,14 +160,14 @@ class Reloaded(Generic[T]):
                 tasks.cancel_scope.cancel()
 
     async def _keep_reading(self, renew: Renew | None) -> None:
-        before = self._seen()
+        before = self._observed()
         is_renewed = True
         while True:
             with anyio.move_on_after(self._every):
                 await self._wake.wait()
             self._wake = anyio.Event()
             await anyio.to_thread.run_sync(self.reread)
-            now = self._seen()
+            now = self._observed()
             names = {
                 name for name in now.keys() | before.keys() if now.get(name) != before.get(name)
             }
@@ -203,13 +204,13 @@ class Reloaded(Generic[T]):
             if former is not None:
                 signal.signal(signal.SIGHUP, former)
 
-    def _use(self, found: T) -> None:
+    def _use(self, fresh: T) -> None:
         new: dict[str, Any] = {}
         gone: list[str] = []
         fixed: list[str] = []
         for name in self._names:
             former = getattr(self.current, name)
-            now = getattr(found, name)
+            now = getattr(fresh, name)
             if now is None or now == "":
                 gone += [name] if former != now else []
             elif now != former and (why := self._reason(name, former, now)):
@@ -238,12 +239,13 @@ class Reloaded(Generic[T]):
     def _times(self, value: T) -> dict[str, list[float]]:
         if self._files is None:
             return {}
-        paths = {name: map(Path, of) for name, of in self._files(value).items()}
+        paths = {name: map(Path, group) for name, group in self._files(value).items()}
         return {
-            name: [it.stat().st_mtime for it in of if it.is_file()] for name, of in paths.items()
+            name: [path.stat().st_mtime for path in group if path.is_file()]
+            for name, group in paths.items()
         }
 
-    def _seen(self) -> dict[str, tuple[object, object]]:
+    def _observed(self) -> dict[str, tuple[object, object]]:
         names = {*self._names, *self._changed_at}
         return {
             name: (getattr(self.current, name, None), self._changed_at.get(name)) for name in names

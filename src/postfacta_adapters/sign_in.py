@@ -161,10 +161,10 @@ class SignInThrottle:
                 answers it by 429.
         """
         keys = self._keys(client_address(address, ()), account, device)
-        held = [(limiter.name, key) for limiter, key in keys.items()]
+        reserved = [(limiter.name, key) for limiter, key in keys.items()]
         # Reserved and read before anything is awaited, so that each of several at once sees those
         # before it.
-        self._pending.update(held)
+        self._pending.update(reserved)
         charges = [
             limiter.charge(key, self._pending[limiter.name, key]) for limiter, key in keys.items()
         ]
@@ -173,20 +173,24 @@ class SignInThrottle:
         try:
             waits = await _waits(charges)
             if not waits.pop(self._account, 0.0):
-                for each in (keys, waits):
-                    each.pop(self._account_beyond, None)
+                for by_limiter in (keys, waits):
+                    by_limiter.pop(self._account_beyond, None)
             self._decide(max(waits.values()))
             counts = keys
             yield accepted.set
             if accepted.is_set():
-                counts = {it: key for it, key in keys.items() if it in {self._network, self._site}}
+                counts = {
+                    limiter: key
+                    for limiter, key in keys.items()
+                    if limiter in {self._network, self._site}
+                }
         except DeadlineExceededError:
             raise
         except self._uncounted:
             counts = {}
             raise
         finally:
-            self._pending.subtract(held)
+            self._pending.subtract(reserved)
             self._pending = +self._pending  # Without those that are zero.
             with anyio.CancelScope(shield=True):
                 for limiter, key in counts.items():
@@ -206,11 +210,11 @@ class SignInThrottle:
         site = site_of(address) or address
         keys = {self._network: address} | ({self._site: site} if site != address else {})
         if account:
-            here = _hashed(account, site)
+            account_at_site = _hashed(account, site)
             keys |= {
-                self._account_here: here,
+                self._account_here: account_at_site,
                 self._account: _hashed(account),
-                self._account_beyond: here,
+                self._account_beyond: account_at_site,
             }
         return keys
 
@@ -224,8 +228,8 @@ async def _waits(charges: Sequence[Charge]) -> dict[RateLimiter, float]:
     """Return the seconds until each limiter would allow its charge: no more than a period."""
     decisions = await hit_all(charges, spend=False)
     return {
-        limiter: 0.0 if one.allowed else min(one.retry_after, one.period)
-        for (limiter, _, _), one in zip(charges, decisions, strict=True)
+        limiter: 0.0 if decision.allowed else min(decision.retry_after, decision.period)
+        for (limiter, _, _), decision in zip(charges, decisions, strict=True)
     }
 
 
@@ -240,9 +244,9 @@ def client_of(scope: Mapping[str, Any]) -> str:
     Args:
         scope: The request's, such as `request.scope` of Starlette and FastAPI.
     """
-    known = current_request()
-    if known is not None and known.client:
-        return known.client
+    request = current_request()
+    if request is not None and request.client:
+        return request.client
     peer = scope.get("client")
     return client_address(peer[0] if peer else None, ())
 

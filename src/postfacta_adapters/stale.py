@@ -64,9 +64,9 @@ class _Answer(NamedTuple):
     def of(cls, request: Request, response: Response) -> _Answer | None:
         body: bytes | memoryview | None = getattr(response, "body", None)  # A stream has none.
         headers = [pair for pair in response.raw_headers if pair[0].lower() not in _OWN]
-        one = dict(headers)
+        fields = dict(headers)
         names = list[bytes]()
-        if b"vary" in one:
+        if b"vary" in fields:
             names = [
                 name.strip() for name in b",".join(_values(headers, b"vary")).lower().split(b",")
             ]
@@ -75,8 +75,8 @@ class _Answer(NamedTuple):
         varies = (
             [(name, _values(request.scope["headers"], name)) for name in names] if names else []
         )
-        is_html = one.get(b"content-type", b"").startswith(b"text/html")
-        return cls(bytes(body), headers, one.get(b"etag"), is_html, varies)
+        is_html = fields.get(b"content-type", b"").startswith(b"text/html")
+        return cls(bytes(body), headers, fields.get(b"etag"), is_html, varies)
 
 
 def is_away(error: ResilienceError, dependency: str) -> bool:
@@ -158,14 +158,15 @@ class StaleAnswers:
         self._monotonic = monotonic
         self._wall = wall
         validation.functions("StaleAnswers", mark=self._mark, monotonic=monotonic, wall=wall)
-        self._kept = LastValues[_Answer](max_age, max_entries, max_bytes)
+        self._answers = LastValues[_Answer](max_age, max_entries, max_bytes)
         self._counts = dict.fromkeys(("fresh", "stale", "none"), 0)
         process_observer(PolicyCreated(dependency, self.collect))
 
     def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics. Any thread may ask."""
         return [
-            Sample(_METRIC, (self._dependency, what), count) for what, count in self._counts.items()
+            Sample(_METRIC, (self._dependency, outcome), count)
+            for outcome, count in self._counts.items()
         ]
 
     def forget(self) -> None:
@@ -175,7 +176,7 @@ class StaleAnswers:
 
         Call it on the event loop's thread. Other processes need a call of their own.
         """
-        self._kept.clear()
+        self._answers.clear()
 
     def around(
         self,
@@ -230,29 +231,31 @@ class StaleAnswers:
         host = dict(cast("_Headers", scope["headers"])).get(b"host", b"")
         key = caller, host, scope["path"], scope["query_string"]
         # An answer read before a revocation must not be kept after it.
-        ticket = key, self._monotonic(), self._kept.generation
+        ticket = key, self._monotonic(), self._answers.generation
         try:
             response = await handler(request)
         except self._refusals:
-            self._kept.drop(key)
+            self._answers.drop(key)
             raise
         except ResilienceError as error:
             if not is_away(error, self._dependency):
                 raise
-            kept = self._find(key, request, self._monotonic())
-            self._counts["none" if kept is None else "stale"] += 1
-            if kept is None:
+            last = self._find(key, request, self._monotonic())
+            self._counts["none" if last is None else "stale"] += 1
+            if last is None:
                 raise
-            return self._again(request, *kept)
+            return self._again(request, *last)
         self._counts["fresh"] += 1
         self._keep(request, response, ticket)
         return response
 
     def _find(self, key: _Key, request: Request, now: float) -> tuple[_Answer, float] | None:
-        kept = self._kept.find(key, now)
+        entry = self._answers.find(key, now)
         headers = request.scope["headers"]
-        is_same = kept and all(_values(headers, name) == given for name, given in kept[0].varies)
-        return kept if is_same else None
+        is_same = entry and all(
+            _values(headers, name) == values for name, values in entry[0].varies
+        )
+        return entry if is_same else None
 
     def _keep(self, request: Request, response: Response, ticket: tuple[_Key, float, int]) -> None:
         key, began, generation = ticket
@@ -261,24 +264,24 @@ class StaleAnswers:
         if is_allowed and status == _OK and request.scope["method"] == "HEAD":
             return  # It has no body to keep, and says nothing against what is kept.
         new = _Answer.of(request, response) if is_allowed and status == _OK else None
-        if is_allowed and status == _NOT_MODIFIED and (kept := self._find(key, request, began)):
-            new = kept[0] if kept[0].etag == dict(response.raw_headers).get(b"etag") else None
+        if is_allowed and status == _NOT_MODIFIED and (last := self._find(key, request, began)):
+            new = last[0] if last[0].etag == dict(response.raw_headers).get(b"etag") else None
         if new is None:
-            self._kept.drop(key)
+            self._answers.drop(key)
         else:
             size = len(new.body) + sum(map(len, (*key[1:], *chain(*new.headers))))
-            self._kept.keep(key, new, began, generation, size)
+            self._answers.keep(key, new, began, generation, size)
 
-    def _again(self, request: Request, kept: _Answer, seconds: float) -> Response:
+    def _again(self, request: Request, answer: _Answer, seconds: float) -> Response:
         age = int(seconds)
-        body = kept.body
-        if kept.etag is not None and _has(request, kept.etag.decode("latin-1")):
+        body = answer.body
+        if answer.etag is not None and _has(request, answer.etag.decode("latin-1")):
             response = Response(status_code=_NOT_MODIFIED)
         else:
-            if kept.is_html:
+            if answer.is_html:
                 body = self._mark(body, datetime.fromtimestamp(self._wall() - age, UTC))
             response = Response(body)
-        response.raw_headers[:0] = kept.headers
+        response.raw_headers[:0] = answer.headers
         # RFC 9211, 2.2: never fresh, so stale since it was stored.
         status = f"{self._cache}; hit; ttl={-age}; detail={self._detail}"
         response.headers.update(
@@ -299,7 +302,7 @@ def _unmarked(page: bytes, _: datetime) -> bytes:
 
 
 def _values(headers: _Headers, name: bytes) -> list[bytes]:
-    return [value for each, value in headers if each == name]
+    return [value for field, value in headers if field == name]
 
 
 def _has(request: Request, etag: str) -> bool:

@@ -85,10 +85,10 @@ class Switches:
         domain: str = "",
         every: float = 2.0,
     ) -> None:
-        given = validation.texts("Switches.names", names, example='["exports"]')
+        texts = validation.texts("Switches.names", names, example='["exports"]')
         self.states: Mapping[str, State] = {
             validation.name("Switches.names", name, example='["exports"]'): State()
-            for name in given
+            for name in texts
         }
         self.every: float = validation.seconds("Switches.every", every, example="every=2.0")
         self.is_valid: bool = True
@@ -124,10 +124,14 @@ class Switches:
             ValueError: If the file cannot be used: what is wrong, where, and what is right.
         """
         if self._file is None:
-            found = [
+            details = [
                 self._client.get_boolean_details(name, default_value=True) for name in self.states
             ]
-            return {it.flag_key: State(on=it.value) for it in found if it.error_code is None}
+            return {
+                detail.flag_key: State(on=detail.value)
+                for detail in details
+                if detail.error_code is None
+            }
         try:
             with self._file.open("rb") as opened:
                 text = opened.read(_MOST_BYTES + 1)
@@ -177,25 +181,25 @@ class Switches:
 
 
 def _members(
-    where: str, given: object, known: Collection[str], *, example: str
+    field: str, value: object, names: Collection[str], *, example: str
 ) -> Mapping[str, object]:
-    if not isinstance(given, dict):
-        validation.refuse(where, given, "an object", example=example)
-    members = cast("dict[str, object]", given)
-    if unknown := ", ".join(sorted(members.keys() - set(known))):
+    if not isinstance(value, dict):
+        validation.refuse(field, value, "an object", example=example)
+    members = cast("dict[str, object]", value)
+    if unknown := ", ".join(sorted(members.keys() - set(names))):
         raise ValueError(
-            f"{where}: {unknown[:_LONGEST]}: unknown; known are {', '.join(sorted(known))}"
+            f"{field}: {unknown[:_LONGEST]}: unknown; known are {', '.join(sorted(names))}"
         )
     return members
 
 
-def _state(where: str, given: object) -> State:
-    members = _members(where, given, {"on", "reason"}, example='{"on": false}')
+def _state(field: str, value: object) -> State:
+    members = _members(field, value, {"on", "reason"}, example='{"on": false}')
     on = members.get("on", True)
     reason = members.get("reason", "")
     if not isinstance(on, bool):
-        validation.refuse(f"{where}.on", on, "true or false", example="false")
+        validation.refuse(f"{field}.on", on, "true or false", example="false")
     if not isinstance(reason, str) or len(reason) > _LONGEST:
         rule = f"a text of at most {_LONGEST} characters"
-        validation.refuse(f"{where}.reason", reason, rule, example='"INC-12"')
+        validation.refuse(f"{field}.reason", reason, rule, example='"INC-12"')
     return State(on, reason)

@@ -42,7 +42,7 @@ _TOO_SLOW: Final = _REFUSAL % b"408 Request Timeout"
 _TOO_LARGE: Final = _REFUSAL % b"431 Request Header Fields Too Large"
 
 
-def make_room(connections: int, backlog: int, *, others: int) -> tuple[int, int]:
+def make_room(connections: int, backlog: int, *, other_files: int) -> tuple[int, int]:
     """Raise this process's limit of open files as far as allowed, and return what it has room for.
 
     A server accepts up to its backlog at once, before it can close what is too many; so there is
@@ -51,23 +51,23 @@ def make_room(connections: int, backlog: int, *, others: int) -> tuple[int, int]
     Args:
         connections: The most that are wanted.
         backlog: That of the server; uvicorn's is 2048.
-        others: Files that the service opens besides, such as the connections of its pools.
+        other_files: Files that the service opens besides, such as the connections of its pools.
 
     Returns:
         How many connections there may be, and which backlog to give to the server: less than wanted
-        if the hard limit is below `connections + 5 * backlog + others + 64`.
+        if the hard limit is below `connections + 5 * backlog + other_files + 64`.
     """
     validation.whole("make_room.connections", connections, example="connections=4096")
     validation.whole("make_room.backlog", backlog, example="backlog=2048")
-    validation.whole("make_room.others", others, at_least=0, example="others=100")
+    validation.whole("make_room.other_files", other_files, at_least=0, example="other_files=100")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _TURNS * backlog + others + _RESERVE
-    if soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = connections + _TURNS * backlog + other_files + _RESERVE
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft >= wanted:
+    if soft >= needed:
         return connections, backlog
-    left = max(2 * _TURNS, soft - others - _RESERVE)
+    left = max(2 * _TURNS, soft - other_files - _RESERVE)
     backlog = min(backlog, left // (2 * _TURNS))
     return min(connections, left - _TURNS * backlog), backlog
 
@@ -120,7 +120,7 @@ class BoundedHttp(HttpToolsProtocol):
     most: ClassVar[int] = 4096
     patience: ClassVar[float] = 10.0
     max_head_bytes: ClassVar[int] = 65_536
-    others: ClassVar[int] = 100
+    other_files: ClassVar[int] = 100
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         crowd = _CROWDS.get(server_state)
         if crowd is None:
-            room, _ = make_room(self.most, config.backlog, others=self.others)
+            room, _ = make_room(self.most, config.backlog, other_files=self.other_files)
             crowd = _CROWDS[server_state] = _Crowd(room)
             if config.ws_max_size == _WS_MAX_SIZE:
                 config.ws_max_size = _MESSAGE
@@ -229,7 +229,7 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def bounded(
-    most: int, *, patience: float = 10.0, max_head_bytes: int = 65_536, others: int = 100
+    most: int, *, patience: float = 10.0, max_head_bytes: int = 65_536, other_files: int = 100
 ) -> type[BoundedHttp]:
     """Return a `BoundedHttp` with other numbers, for `Config(http=...)` or `uvicorn --http`.
 
@@ -240,16 +240,16 @@ def bounded(
         max_head_bytes: Of a request head, after the piece that it began in, which is at most 256
             KiB. A smaller limit, for heads that are whole, is `harden`'s
             `TransferLimits.max_header_bytes`.
-        others: Files that the service opens besides, such as the connections of its pools.
+        other_files: Files that the service opens besides, such as the connections of its pools.
     """
     validation.whole("bounded.most", most, example="most=4096")
     validation.seconds("bounded.patience", patience, example="patience=10.0")
     validation.whole("bounded.max_head_bytes", max_head_bytes, example="max_head_bytes=65_536")
-    validation.whole("bounded.others", others, at_least=0, example="others=100")
+    validation.whole("bounded.other_files", other_files, at_least=0, example="other_files=100")
     numbers = {
         "most": most,
         "patience": patience,
         "max_head_bytes": max_head_bytes,
-        "others": others,
+        "other_files": other_files,
     }
     return type("BoundedHttp", (BoundedHttp,), numbers)

@@ -312,15 +312,17 @@ def arq_settings(worker: Worker) -> Callable[[C], C]:
     """
 
     def prepare(settings: C) -> C:
-        given = cast("Any", settings)
-        timeout = getattr(given, "job_timeout", _ARQ_TIMEOUT)
+        options = cast("Any", settings)
+        timeout = getattr(options, "job_timeout", _ARQ_TIMEOUT)
         if isinstance(timeout, timedelta):
             timeout = timeout.total_seconds()
         for kind in ("functions", "cron_jobs"):
-            if functions := getattr(given, kind, ()):
-                setattr(given, kind, [_as_job(worker, function, timeout) for function in functions])
-        if not hasattr(given, "job_completion_wait"):
-            given.job_completion_wait = math.ceil(worker.drain_timeout)
+            if functions := getattr(options, kind, ()):
+                setattr(
+                    options, kind, [_as_job(worker, function, timeout) for function in functions]
+                )
+        if not hasattr(options, "job_completion_wait"):
+            options.job_completion_wait = math.ceil(worker.drain_timeout)
         return settings
 
     return prepare

@@ -78,11 +78,11 @@ def _config(settings: Settings, read: Read | None) -> uvicorn.Config:
     from .app import create_app  # noqa: PLC0415 - after the port check, since it is slow
 
     other_files = 2 * settings.pool_max_size
-    _, backlog = make_room(BoundedHttp.most, BACKLOG, others=other_files)
+    _, backlog = make_room(BoundedHttp.most, BACKLOG, other_files=other_files)
     return uvicorn.Config(
         create_app(settings, read=read),
         loop="asyncio",
-        http=bounded(BoundedHttp.most, others=other_files),
+        http=bounded(BoundedHttp.most, other_files=other_files),
         backlog=backlog,
         ws="none",
         lifespan="on",

@@ -127,15 +127,15 @@ class Account:
         Raises:
             EmbeddedPostgresError: It belongs to another user.
         """
-        found = folder.stat().st_uid
-        if found == self.uid:
+        owner = folder.stat().st_uid
+        if owner == self.uid:
             return
-        if os.geteuid() != 0 or found not in {0, _nobody().pw_uid}:
+        if os.geteuid() != 0 or owner not in {0, _nobody().pw_uid}:
             raise EmbeddedPostgresError(
                 "the database folder cannot be used",
-                f"{folder} belongs to user {_name_of(found)}, and PostgreSQL would run as"
+                f"{folder} belongs to user {_name_of(owner)}, and PostgreSQL would run as"
                 f" {self.describe()}",
-                f"run this as {_name_of(found)}, or choose another folder",
+                f"run this as {_name_of(owner)}, or choose another folder",
             )
         # The folder itself comes last: if this is interrupted, the next start begins it again.
         for place, folders, files in os.walk(folder, topdown=False):

@@ -92,8 +92,8 @@ def find_binaries(
         try:
             return _inspect(place)
         except _Refusal as refusal:
-            where = f"{origin}, {place}" if place else origin
-            refusals.append(f"\n  {where}: {refusal}")
+            label = f"{origin}, {place}" if place else origin
+            refusals.append(f"\n  {label}: {refusal}")
     raise EmbeddedPostgresError(
         "no usable PostgreSQL", f"tried {len(refusals)}{''.join(refusals)}", _advice(folder)
     )
@@ -148,17 +148,17 @@ def _places(
     search_path: str | None, wheel: str, patterns: Sequence[str]
 ) -> Iterator[tuple[str, Path | None]]:
     yield f"the {wheel.replace('_', '-')} wheel", _wheel_folder(wheel)
-    found = shutil.which("postgres", path=search_path)
-    yield "the PATH", Path(found).resolve().parent if found else None
+    program = shutil.which("postgres", path=search_path)
+    yield "the PATH", Path(program).resolve().parent if program else None
     for pattern in patterns:
         yield from _matches(pattern)
 
 
 def _matches(pattern: str) -> Iterator[tuple[str, Path | None]]:
-    found = sorted(Path("/").glob(pattern.lstrip("/")), key=_numbers, reverse=True)
-    for place in found:
+    folders = sorted(Path("/").glob(pattern.lstrip("/")), key=_numbers, reverse=True)
+    for place in folders:
         yield pattern, place
-    if not found:
+    if not folders:
         yield pattern, None
 
 

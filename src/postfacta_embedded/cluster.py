@@ -115,8 +115,8 @@ def prepare_cluster(
     """
     data_dir = cluster.data_dir
     with own_files(_USE, data_dir, needed_bytes=needed_bytes):
-        found = cluster.major
-        if found is None:
+        major = cluster.major
+        if major is None:
             if data_dir.exists() and any(data_dir.iterdir()):
                 raise EmbeddedPostgresError(
                     _USE, f"{data_dir} holds other files", "choose a folder that is new or empty"
@@ -130,12 +130,12 @@ def prepare_cluster(
                     " start with an empty database",
                 )
             _create(cluster, binaries, account, log=log, needed_bytes=needed_bytes, fsync=fsync)
-        elif found != binaries.major:
+        elif major != binaries.major:
             raise EmbeddedPostgresError(
                 _USE,
-                f"{data_dir} was made by PostgreSQL {found}, and the binaries in {binaries.folder} "
+                f"{data_dir} was made by PostgreSQL {major}, and the binaries in {binaries.folder} "
                 f"are PostgreSQL {binaries.version}",
-                f"use the binaries of version {found}, or remove {data_dir} and"
+                f"use the binaries of version {major}, or remove {data_dir} and"
                 f" {cluster.password_file} to start with an empty database",
             )
         cluster.password()

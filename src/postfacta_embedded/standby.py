@@ -113,7 +113,7 @@ class StandbyPostgres(EmbeddedPostgres):
         address = urlsplit(self._primary.dsn())
         password = unquote(address.password or "")
         _write_secret(cluster.password_file, password)
-        where = (
+        conninfo = (
             f"host={address.hostname} port={address.port} user={address.username}"
             f" application_name={self._name}"
         )
@@ -123,7 +123,7 @@ class StandbyPostgres(EmbeddedPostgres):
                 "-D",
                 cluster.unfinished,
                 "-d",
-                where,
+                conninfo,
                 "-R",
                 "-X",
                 "stream",

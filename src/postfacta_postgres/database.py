@@ -227,7 +227,7 @@ class Database(Statements):
 
     async def wait_connected(self) -> None:
         """Wait until there is a database, however long that takes: bound it by your own timeout."""
-        await self._pool.monitor.found.wait()
+        await self._pool.monitor.available.wait()
 
     async def ping(self) -> None:
         """Raise DatabaseUnavailableError unless the database answers in time.

@@ -273,9 +273,9 @@ def _has_sent_more(connection: RawConnection, sent: object) -> bool:
 def retries(setup: Setup, budget: RetryBudget) -> tuple[Retry, Retry]:
     """Return the retry of a statement whose connection broke, and that of a lost transaction."""
 
-    def retry(what: str, attempts: int, on: On, *, base: float, cap: float) -> Retry:
+    def retry(operation: str, attempts: int, on: On, *, base: float, cap: float) -> Retry:
         return Retry(
-            f"{setup.name}_{what}",
+            f"{setup.name}_{operation}",
             attempts=attempts,
             on=on,
             backoff=Backoff(base=base, cap=cap),

@@ -49,7 +49,7 @@ class ConnectionMonitor:
         self, setup: Setup, connector: Connector, table: LeaseTable[RawConnection]
     ) -> None:
         self.is_there: bool = False
-        self.found: anyio.Event = anyio.Event()
+        self.available: anyio.Event = anyio.Event()
         self.looked: anyio.Event = anyio.Event()
         self.looked.set()
         self.answered_at: float = -math.inf
@@ -133,7 +133,7 @@ class ConnectionMonitor:
         finally:
             self._lose()
             self.looked.set()
-            self.found = anyio.Event()
+            self.available = anyio.Event()
 
     def renew_if_old(self) -> None:
         """Have the reserved connection replaced once it is as old as a connection may be."""
@@ -230,7 +230,7 @@ class ConnectionMonitor:
         self._reserved = pooled
         self.is_there = True
         self.answered_at = setup.clock()
-        self.found.set()
+        self.available.set()
         self.looked.set()
         if old is not None:
             old.connection.terminate()
@@ -240,7 +240,7 @@ class ConnectionMonitor:
     def _lose(self, *, is_silent: bool = False) -> None:
         if self.is_there:
             self.is_there = False
-            self.found = anyio.Event()
+            self.available = anyio.Event()
         pooled = self._reserved
         self._reserved = None
         if pooled is not None:

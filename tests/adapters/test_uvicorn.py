@@ -353,7 +353,7 @@ import json, resource, sys
 soft, hard = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 from postfacta_adapters.uvicorn import make_room
-room = make_room(1000, 500, others=20)
+room = make_room(1000, 500, other_files=20)
 print(json.dumps([*room, resource.getrlimit(resource.RLIMIT_NOFILE)[0]]))
 """
 

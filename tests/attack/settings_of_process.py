@@ -159,12 +159,12 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             "most": COUNT,
             "patience": SECONDS,
             "max_head_bytes": COUNT,
-            "others": COUNT_FROM_ZERO,
+            "other_files": COUNT_FROM_ZERO,
         },
     ),
     make_room: Setting(
-        right={"connections": 1, "backlog": 1, "others": 0},
-        wrong={"connections": COUNT, "backlog": COUNT, "others": COUNT_FROM_ZERO},
+        right={"connections": 1, "backlog": 1, "other_files": 0},
+        wrong={"connections": COUNT, "backlog": COUNT, "other_files": COUNT_FROM_ZERO},
     ),
     parse: Setting(
         right={"body": b"{}"},
