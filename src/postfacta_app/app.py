@@ -99,7 +99,7 @@ def create_app(
         database, settings, foreign=accounts.credential, attempted=partial(attempted, "token")
     )
     stale = stale_answers(database.name)
-    look = revocations(
+    apply_revocations = revocations(
         partial(losses, Reader(database, NOBODY)), distrust=guard.forget, hide=stale.forget
     )
     health = _health(settings, database, telemetry)
@@ -116,11 +116,15 @@ def create_app(
     tools = Tools(transactions, pages, stale, parts=parts)
     about_us.describe(openapi_document(table, version=codebase.version))
     admit = limited(guard.authenticate, settings, store=store, observer=telemetry.observer)
-    every = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
-    objectives = partial(
-        every, "objectives", connected=checkpoint, interval=5.0
-    )  # It needs no database.
-    numbers = (partial(revision, database), partial(read_business, database))
+    repeated = partial(repeating, connected=database.wait_connected, observer=telemetry.observer)
+    if watch:
+        look = partial(to_thread.run_sync, watch.look, abandon_on_cancel=True)
+        # The objectives need no database.
+        resources = [
+            repeated("objectives", look, connected=checkpoint, interval=5.0),
+            *resources,
+        ]
+    readers = (partial(revision, database), partial(read_business, database))
     app = Starlette(
         routes=[*build_routes(table, admit, tools), _ASSETS], exception_handlers=faults.handlers
     )
@@ -137,15 +141,10 @@ def create_app(
             database,
             # With limits by address, `harden` opens it.
             *([store] if store and not address_limits(settings) else []),
-            every("flags", partial(flags.audit, database), interval=flags.every),
-            every("prune_keys", partial(prune_keys, database), interval=3600.0),
-            every("revocations", look, interval=2.0),
-            every("business_metrics", partial(business.look, *numbers), interval=60.0),
-            *(
-                [objectives(partial(to_thread.run_sync, watch.look, abandon_on_cancel=True))]
-                if watch
-                else []
-            ),
+            repeated("flags", partial(flags.audit, database), interval=flags.every),
+            repeated("prune_keys", partial(prune_keys, database), interval=3600.0),
+            repeated("revocations", apply_revocations, interval=2.0),
+            repeated("business_metrics", partial(business.look, *readers), interval=60.0),
             *resources,
         ],
         render=faults.core,
@@ -221,12 +220,10 @@ def _options(
         return rotation.current.valid("metrics_token")
 
     def may_see_checks(scope: Scope) -> bool:
-        # As who may scrape the metrics; in `local`, all.
-        return (
-            bears(dict(scope["headers"]), tokens)
-            if rotation.current.metrics_token
-            else settings.is_local
-        )
+        # To those who may scrape the metrics; in `local`, to all.
+        if rotation.current.metrics_token:
+            return bears(dict(scope["headers"]), tokens)
+        return settings.is_local
 
     return HardenOptions(
         cors=Cors(
@@ -259,24 +256,24 @@ def _options(
 def _health(settings: Settings, database: Database, telemetry: Telemetry) -> HealthRegistry:
     health = HealthRegistry(observer=telemetry.observer)
     critical = settings.ready_requires_db
-    right = {"schema": False, "durability": False}
+    passed = {"schema": False, "durability": False}
 
     def is_away() -> bool:
         return not database.is_connected or database.breaker.statistics().retry_after is not None
 
     async def schema() -> None:
         # Keep the last result while the database is unavailable: the first check reports that.
-        if right["schema"] and is_away():
+        if passed["schema"] and is_away():
             return
-        found = await revision(database)
-        right["schema"] = found is not None and found >= HEAD
-        if not right["schema"]:
-            raise SchemaOutdatedError(found)
+        current = await revision(database)
+        passed["schema"] = current is not None and current >= HEAD
+        if not passed["schema"]:
+            raise SchemaOutdatedError(current)
 
     async def durability() -> None:
-        if not (right["durability"] and is_away()):
+        if not (passed["durability"] and is_away()):
             problems = await database.durability_problems()
-            right["durability"] = not problems
+            passed["durability"] = not problems
             if problems:
                 raise NotDurableError(", ".join(problems))
 

@@ -42,8 +42,11 @@ from .web.body import format_time, parse
 EMAIL = "admin@demo.example"
 # The service does not own its tables, so not even faulty SQL could change recorded facts.
 _ROLE = """
-do $$ begin if not exists (select from pg_roles where rolname = 'postfacta_demo') then
-  create role postfacta_demo login in role postfacta_app; end if; end $$"""
+do $$ begin
+  if not exists (select from pg_roles where rolname = 'postfacta_demo') then
+    create role postfacta_demo login in role postfacta_app;
+  end if;
+end $$"""
 
 Say = Callable[[str], None]
 
@@ -91,10 +94,8 @@ async def _prepare(server: EmbeddedPostgres, folder: Path, say: Say) -> tuple[st
                 await add_user(Unit(connection, SEEDER, None), person, password_hash=password_hash)
                 await record(connection, now=datetime.fromtimestamp(WALL(), UTC))
     parts = urlsplit(owner)
-    return (
-        password,
-        f"postgresql://postfacta_demo:{role_password}@{parts.hostname}:{parts.port}/postfacta",
-    )
+    address = f"{parts.hostname}:{parts.port}"
+    return password, f"postgresql://postfacta_demo:{role_password}@{address}/postfacta"
 
 
 def _secret(file: Path) -> str:
@@ -110,63 +111,65 @@ async def record(connection: Connection, *, now: datetime) -> None:
     Links only lead to earlier samples.
     """
     unit = Unit(connection, SEEDER, None)
-    known: dict[str, str] = {}
-    for written in json.loads(Path(__file__).with_name("samples.json").read_text()):
-        sample = _read(written, now)
-        incident = (
-            await incidents.create(unit, parse(NewIncident, sample["incident"]), now=now)
-        ).value.id
-        known[sample["key"]] = str(incident)
-        for name, tell in _ways(unit, incident, known, now=now).items():
-            for it in sample.get(name, ()):
-                await tell(it)
+    references: dict[str, str] = {}
+    for template in json.loads(Path(__file__).with_name("samples.json").read_text()):
+        sample = _read(template, now)
+        new = parse(NewIncident, sample["incident"])
+        reply = await incidents.create(unit, new, now=now)
+        incident = reply.value.id
+        references[sample["key"]] = str(incident)
+        for name, store in _writers(unit, incident, references, now=now).items():
+            for item in sample.get(name, ()):
+                await store(item)
 
 
-def _ways(
-    unit: Unit, incident: UUID, known: Mapping[str, str], *, now: datetime
+def _writers(
+    unit: Unit, incident: UUID, references: Mapping[str, str], *, now: datetime
 ) -> Mapping[str, Callable[[Any], Awaitable[object]]]:
-    """Return what records the items of each member of a sample, in this order."""
+    """Return the functions that record an item of each member of a sample, in this order."""
 
-    async def attach(told: Mapping[str, Any]) -> None:
+    async def attach(batch: Mapping[str, Any]) -> None:
         # Machine sources need a token; people do not.
-        source = told["source"]
+        source = batch["source"]
         scopes = frozenset({"signals:write"})
         token = Principal(actor="demo", name=source, scopes=scopes, source=source)
-        who = SEEDER if source == "manual" else token
+        recorder = SEEDER if source == "manual" else token
         facts = [
-            Fact.of(index, parse(NewSignal, item), who) for index, item in enumerate(told["items"])
+            Fact.of(index, parse(NewSignal, signal), recorder)
+            for index, signal in enumerate(batch["items"])
         ]
-        done = await signals.store(Unit(unit.connection, who, None), facts, now=now)
+        done = await signals.store(Unit(unit.connection, recorder, None), facts, now=now)
         ids = [result.signal_id for result in done.results if result.signal_id]
         await signals.attach(unit, incident, Attachments(ids=ids))
 
     return {
-        "moves": lambda it: incidents.transition(unit, incident, parse(Move, it), now=now),
+        "moves": lambda item: incidents.transition(unit, incident, parse(Move, item), now=now),
         "signals": attach,
-        "edits": lambda it: timeline.add_edit(unit, incident, parse(AnyEdit, it).root, now=now),
-        "annotations": lambda it: timeline.add_annotation(
-            unit, incident, parse(NewAnnotation, it), now=now
+        "edits": lambda item: timeline.add_edit(unit, incident, parse(AnyEdit, item).root, now=now),
+        "annotations": lambda item: timeline.add_annotation(
+            unit, incident, parse(NewAnnotation, item), now=now
         ),
-        "actions": lambda it: actions.add(unit, incident, parse(actions.NewAction, it)),
-        "links": lambda it: links.link(
-            unit, incident, parse(links.NewLink, it | {"to": known[it["to"]]})
+        "actions": lambda item: actions.add(unit, incident, parse(actions.NewAction, item)),
+        "links": lambda item: links.link(
+            unit, incident, parse(links.NewLink, item | {"to": references[item["to"]]})
         ),
-        "drafts": lambda it: postmortems.write(
-            unit, incident, parse(Draft, it), follows=lambda _: None
+        "drafts": lambda item: postmortems.write(
+            unit, incident, parse(Draft, item), follows=lambda _: None
         ),
-        "stages": lambda it: postmortems.transition(
-            unit, incident, parse(Transition, it), follows=lambda _: None
+        "stages": lambda item: postmortems.transition(
+            unit, incident, parse(Transition, item), follows=lambda _: None
         ),
     }
 
 
-def _read(written: Mapping[str, Any], now: datetime) -> Any:
+def _read(template: Mapping[str, Any], now: datetime) -> Any:
     """Replace relative times: `T-2.5` is two and a half minutes before the declaration."""
-    began = now.replace(second=0, microsecond=0) - timedelta(hours=written["hours_ago"])
+    began = now.replace(second=0, microsecond=0) - timedelta(hours=template["hours_ago"])
 
-    def absolute(found: re.Match[str]) -> str:
-        if found[1] == "D":
-            return f'"{now.date() + timedelta(days=int(found[2]))}"'
-        return f'"{format_time(min(began + timedelta(minutes=float(found[2])), now))}"'
+    def absolute(match: re.Match[str]) -> str:
+        if match[1] == "D":
+            return f'"{now.date() + timedelta(days=int(match[2]))}"'
+        at = began + timedelta(minutes=float(match[2]))
+        return f'"{format_time(min(at, now))}"'
 
-    return json.loads(_RELATIVE.sub(absolute, json.dumps(written)))
+    return json.loads(_RELATIVE.sub(absolute, json.dumps(template)))

@@ -110,7 +110,7 @@ class About:
         self.etag = f'"{hashlib.sha256(self.document).hexdigest()[:32]}"'
 
 
-Here = Annotated[About, part(About)]
+ThisService = Annotated[About, part(About)]
 
 
 @routes.api(
@@ -135,29 +135,29 @@ async def healthz() -> Annotated[Response, Healthy]:
 
 
 @routes.api("GET /service-info", OPEN, "Describe this service")
-async def service_info(here: Here) -> Annotated[Response, ServiceInfo]:
+async def service_info(service: ThisService) -> Annotated[Response, ServiceInfo]:
     return encoded(
         {
             "name": "PostFacta API",
-            "environment": here.environment,
-            "uptime": f"{int(here.clock() - here.started)}s",
-            "codebase": here.codebase.model_dump(exclude_none=True),
+            "environment": service.environment,
+            "uptime": f"{int(service.clock() - service.started)}s",
+            "codebase": service.codebase.model_dump(exclude_none=True),
         }
     )
 
 
 @routes.api("GET /openapi.json", OPEN, "Read this OpenAPI document", conditional=True)
-async def openapi(here: Here, *, request: Request) -> Annotated[Response, Document]:
-    headers = {"ETag": here.etag}
-    if is_not_modified(request, here.etag):
+async def openapi(service: ThisService, *, request: Request) -> Annotated[Response, Document]:
+    headers = {"ETag": service.etag}
+    if is_not_modified(request, service.etag):
         return Response(status_code=304, headers=headers)
-    return Response(here.document, headers=headers, media_type="application/json")
+    return Response(service.document, headers=headers, media_type="application/json")
 
 
 # The page
 
-# Of the metrics, those that the page shows begin so.
-_SHOWN: Final = (
+# The page shows the metrics whose names begin with one of these.
+_PROTECTION: Final = (
     "postfacta_breaker_",
     "db_client_connection_",
     "postfacta_ratelimit_",
@@ -166,23 +166,24 @@ _SHOWN: Final = (
 
 
 @routes.page("/reliability", Access.READ)
-async def show(here: Here) -> Page:
+async def show(service: ThisService) -> Page:
     context: dict[str, object] = {
         "here": "reliability",
-        "since": here.since,
-        "watch": here.watch,
-        "health": here.health.snapshot(),
+        "since": service.since,
+        "watch": service.watch,
+        "health": service.health.snapshot(),
         "percent": percent,
         "facts": facts,
         "plot": plot,
     }
 
-    def shown() -> Mapping[str, object]:
+    def samples() -> Mapping[str, object]:
         # In a thread, like a scrape: with many routes it takes long.
-        families = [family for family in here.metrics.collect() if family.name.startswith(_SHOWN)]
-        return {"samples": [sample for family in families for sample in family.samples]}
+        families = service.metrics.collect()
+        chosen = [family for family in families if family.name.startswith(_PROTECTION)]
+        return {"samples": [sample for family in chosen for sample in family.samples]}
 
-    return Page("reliability.html", context, size=LARGE, more=shown)
+    return Page("reliability.html", context, size=LARGE, more=samples)
 
 
 # Business metrics
@@ -247,12 +248,14 @@ class BusinessMetrics(Collector):
     def __init__(self, *, expected: str, clock: Clock = MONOTONIC) -> None:
         self._expected = expected
         self._clock = clock
-        self._told: Sequence[Sample] = ()
-        self._told_at = clock()
+        self._samples: Sequence[Sample] = ()
+        self._read_at = clock()
         self._counts = {
-            name: Family(it, 1000) for name, it in METRICS.items() if name.endswith("_total")
+            name: Family(metric, 1000)
+            for name, metric in METRICS.items()
+            if name.endswith("_total")
         }
-        self._shown: dict[tuple[str, tuple[str, ...]], Callable[[], float | None]] = {}
+        self._gauges: dict[tuple[str, tuple[str, ...]], Callable[[], float | None]] = {}
         self._schema: Sequence[Sample] = ()
 
     def count(self, metric: str, *labels: str) -> None:
@@ -260,7 +263,7 @@ class BusinessMetrics(Collector):
 
     def show(self, metric: str, read: Callable[[], float | None], *labels: str) -> None:
         """Export a value at each scrape, unless it is None."""
-        self._shown[metric, labels] = read
+        self._gauges[metric, labels] = read
 
     async def look(
         self,
@@ -273,22 +276,24 @@ class BusinessMetrics(Collector):
             Sample("postfacta_schema_revision_mismatch", (), actual != self._expected),
         )
         if actual is not None:
-            self._told = await read()
-            self._told_at = self._clock()
+            self._samples = await read()
+            self._read_at = self._clock()
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         for name, about in METRICS.items():
             kind = CounterMetricFamily if name in self._counts else GaugeMetricFamily
             families[name] = kind(name, about.text, labels=about.labels)
-        for name, counted in self._counts.items():
-            for labels, series in tuple(counted.items()):
+        for name, family in self._counts.items():
+            for labels, series in tuple(family.items()):
                 families[name].add_metric(labels, series.total)
-        age = Sample("postfacta_business_metrics_age_seconds", (), self._clock() - self._told_at)
-        shown = [
-            Sample(*it, value) for it, read in self._shown.items() if (value := read()) is not None
-        ]
-        for sample in (*self._told, *shown, *self._schema, age):
+        age = Sample("postfacta_business_metrics_age_seconds", (), self._clock() - self._read_at)
+        samples = [*self._samples, *self._schema, age]
+        for (metric, labels), read in self._gauges.items():
+            value = read()
+            if value is not None:
+                samples.append(Sample(metric, labels, value))
+        for sample in samples:
             families[sample.metric].add_metric(sample.labels, sample.value)
         yield from families.values()
 
@@ -298,31 +303,52 @@ class BusinessMetrics(Collector):
 # Without exercises and private incidents. The durations are those of the API. Quantiles are by
 # nearest rank; the median needs 5 values and the ninth decile 10.
 _BUSINESS = """
-with kept as (
-  select id, kind, severity, status, declared_at from incidents
-   where archived_at is null and kind <> 'exercise' and visibility = 'internal'
+with counted as (
+  select id, kind, severity, status, declared_at
+    from incidents
+   where archived_at is null
+     and kind <> 'exercise'
+     and visibility = 'internal'
 ), durations as (
-  select p.* from kept k left join incident_measures m on m.incident_id = k.id
-   cross join lateral unnest('{detect,acknowledge,mitigate,resolve,open}'::text[],
-     coalesce(m.status, array_fill('missing'::text, array[5])), m.seconds) p(phase, status, seconds)
-   where k.kind = 'incident' and k.declared_at > now() - interval '30 days'
+  select p.*
+    from counted c
+    left join incident_measures m
+      on m.incident_id = c.id
+   cross join lateral unnest(
+           '{detect,acknowledge,mitigate,resolve,open}'::text[],
+           coalesce(m.status, array_fill('missing'::text, array[5])),
+           m.seconds) p(phase, status, seconds)
+   where c.kind = 'incident'
+     and c.declared_at > now() - interval '30 days'
 )
-select 'postfacta_incidents' as metric, array[severity, status] as labels, count(k.id)::float8 as value
+select 'postfacta_incidents' as metric, array[severity, status] as labels,
+       count(c.id)::float8 as value
   from unnest('{LOW,MEDIUM,HIGH,CRITICAL}'::text[]) severity
-  cross join unnest('{OPEN,IN_PROGRESS,RESOLVED,CLOSED}'::text[]) status
-  left join kept k using (severity, status) group by severity, status
+ cross join unnest('{OPEN,IN_PROGRESS,RESOLVED,CLOSED}'::text[]) status
+  left join counted c using (severity, status)
+ group by severity, status
 union all
 select 'postfacta_incident_duration_samples', array[phase, status], count(d.phase)
   from unnest('{detect,acknowledge,mitigate,resolve,open}'::text[]) phase
-  cross join unnest('{ok,imprecise,missing,invalid_order,pending}'::text[]) status
-  left join durations d using (phase, status) group by phase, status
+ cross join unnest('{ok,imprecise,missing,invalid_order,pending}'::text[]) status
+  left join durations d using (phase, status)
+ group by phase, status
 union all
-select 'postfacta_incident_duration_seconds', array[phase, stat], percentile_disc(part) within group (order by seconds)
-  from durations cross join (values ('p50', 0.5::float8, 5), ('p90', 0.9, 10)) q(stat, part, least) where status = 'ok'
- group by phase, stat, part, least having count(*) >= least
+select 'postfacta_incident_duration_seconds', array[phase, stat],
+       percentile_disc(part) within group (order by seconds)
+  from durations
+ cross join (values ('p50', 0.5::float8, 5), ('p90', 0.9, 10)) q(stat, part, least)
+ where status = 'ok'
+ group by phase, stat, part, least
+having count(*) >= least
 union all
-select 'postfacta_secret_age_seconds', array['api_token'], extract(epoch from now() - min(created_at))
-  from tokens where kind = 'api' and revoked_at is null and expires_at > now() having count(*) > 0"""
+select 'postfacta_secret_age_seconds', array['api_token'],
+       extract(epoch from now() - min(created_at))
+  from tokens
+ where kind = 'api'
+   and revoked_at is null
+   and expires_at > now()
+having count(*) > 0"""
 
 
 async def read_business(database: Database) -> Sequence[Sample]:
