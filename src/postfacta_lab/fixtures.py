@@ -67,11 +67,11 @@ class Loading:
         refuse_strangers(url)
         target = Target(url, credentials())
         asks = read_mix(paths, mix)
-        plan = Plan(target=target, asks=asks, rate=rate, seconds=seconds, limits=limits or Limits())
+        limits = limits or Limits()
+        plan = Plan(target=target, asks=asks, rate=rate, seconds=seconds, limits=limits)
         parts = asyncio.run(run_profile(PROFILES["expected"], plan))
-        return Report(
-            parts, plan.limits, {"url": url, "rate": f"{rate:g}", "seconds": f"{seconds:g}"}
-        )
+        about = {"url": url, "rate": f"{rate:g}", "seconds": f"{seconds:g}"}
+        return Report(parts, limits, about)
 
 
 class Stopping:

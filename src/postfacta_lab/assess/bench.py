@@ -49,12 +49,12 @@ _USUAL = {
     "metrics": ("/metrics", "/actuator/prometheus", "/-/metrics"),
 }
 _JSON = {"Content-Type": "application/json"}
-_MOST_ROWS = 10_000
+_MOST_ROWS = 10_000  # that a run writes into the service's database
 MOST_LOG = 256 * 2**20  # bytes, after which no check is begun
 PATIENCE = 60.0  # seconds for a start
 HAS_PROC = Path("/proc/self/stat").exists()
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_PERIOD = 0.05
+_PERIOD = 0.05  # seconds in which it gets its share of the processor
 _FOR_EVER = 10**9  # milliseconds
 _Value = TypeVar("_Value")
 
@@ -377,7 +377,8 @@ class Bench:
         )
         identity = at_pointer(answer.json, write.id or "/id")
         if identity is None:
-            identity = answer.headers.get("location", "").rstrip("/").rpartition("/")[2] or mark
+            location = answer.headers.get("location", "").rstrip("/")
+            identity = location.rpartition("/")[2] or mark
         return Written(answer, mark, str(identity) if answer.good else "")
 
     async def has(self, written: Written, patience: float = 10.0) -> bool | None:

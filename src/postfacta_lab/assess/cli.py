@@ -163,7 +163,8 @@ def _spec(file: Path | None, command: list[str]) -> Spec:
     whole = file is not None or path.exists()
     path = path if whole else Path("pyproject.toml")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8")) if whole or path.exists() else {}
+        text = path.read_text(encoding="utf-8") if whole or path.exists() else ""
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: {error}") from None
     if not whole:
@@ -203,7 +204,8 @@ def _show(arguments: argparse.Namespace, document: Mapping[str, Any]) -> int:
 
 
 def _code(arguments: argparse.Namespace, document: Mapping[str, Any]) -> int:
-    if any(check["outcome"] == Outcome.ERROR for check in (*document["checks"], *document["own"])):
+    checks = [*document["checks"], *document["own"]]
+    if any(check["outcome"] == Outcome.ERROR for check in checks):
         return UNTOLD
     if arguments.baseline and (names := report.worse(_read(arguments.baseline), document)):
         sys.stderr.write(f"assess: worse than in {arguments.baseline}: {', '.join(names)}\n")

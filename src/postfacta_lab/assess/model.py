@@ -213,7 +213,8 @@ def grade(catalogue: Rubric, verdicts: Mapping[str, Verdict]) -> Grade:
     for name, entry in catalogue.entries.items():
         verdict = verdicts.get(name, Verdict.not_run(""))
         if verdict.outcome not in {Outcome.NOT_APPLICABLE, Outcome.DECLARED}:
-            scores[name] = entry, verdict.score if verdict.outcome is Outcome.MEASURED else None
+            is_measured = verdict.outcome is Outcome.MEASURED
+            scores[name] = (entry, verdict.score if is_measured else None)
     total = sum(entry.weight for entry, _ in scores.values()) or 1.0
     measured = sum(entry.weight for entry, score in scores.values() if score is not None)
     earned = sum(entry.weight * score for entry, score in scores.values() if score is not None)
@@ -232,12 +233,12 @@ def grade(catalogue: Rubric, verdicts: Mapping[str, Verdict]) -> Grade:
 
 
 def _letter(scores: _Scores, points: float, *, unknown: float, best: bool) -> str:
-    caps = [
-        CAPS[entry.gate]
-        for entry, score in scores.values()
-        if entry.gate is not None and (unknown if score is None else score) < _HALF
-    ]
-    letter = min([letter_of(points), *caps], key=LETTERS.index)
+    letters = [letter_of(points)]
+    for entry, measured in scores.values():
+        score = unknown if measured is None else measured
+        if entry.gate is not None and score < _HALF:
+            letters.append(CAPS[entry.gate])
+    letter = min(letters, key=LETTERS.index)
     return "A+" if best and letter == "A" and points >= _BEST else letter
 
 
@@ -253,7 +254,11 @@ def _steps(scores: _Scores, letter: str, total: float) -> tuple[Step, ...]:
         steps.append(Step(name, gain, cap))
     holding = [cap for cap in CAPS if LETTERS.index(cap) <= LETTERS.index(letter)]
     ranks = {cap: rank for rank, cap in enumerate(holding)}
-    return tuple(sorted(steps, key=lambda step: (ranks.get(step.cap, len(ranks)), -step.gain)))
+
+    def order(step: Step) -> tuple[int, float]:
+        return ranks.get(step.cap, len(ranks)), -step.gain
+
+    return tuple(sorted(steps, key=order))
 
 
 _Need = Literal["read", "write", "database", "auth", "metrics", "project", "proc"]

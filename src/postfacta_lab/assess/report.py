@@ -30,10 +30,10 @@ _PLOTS = {
 def document_of(run: Run) -> dict[str, Any]:
     """Return all that was found, with the grade and what would raise it."""
     catalogue = rubric()
-    graded = grade(
-        catalogue,
-        {name: verdict for name, verdict in run.verdicts.items() if name in catalogue.entries},
-    )
+    verdicts = {
+        name: verdict for name, verdict in run.verdicts.items() if name in catalogue.entries
+    }
+    graded = grade(catalogue, verdicts)
     shown = {**asdict(graded), "text": str(graded)}
     shown.update(points=round(graded.points, 1), measured=round(graded.measured, 3))
     del shown["steps"]
@@ -92,7 +92,9 @@ def changes(old: Document, new: Document) -> Iterator[tuple[str, Document, Docum
     before = {check["id"]: check for check in _all_checks(old)}
     for check in _all_checks(new):
         was = before.get(check["id"])
-        if was is not None and (was["word"], was["score"]) != (check["word"], check["score"]):
+        if was is None:
+            continue
+        if was["word"] != check["word"] or was["score"] != check["score"]:
             yield check["id"], was, check
 
 

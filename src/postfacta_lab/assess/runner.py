@@ -84,8 +84,8 @@ class _Runner:
         if spec.write is not None:
             _demand("write", (await self._bench.write()).answer)
         if spec.read is not None:
-            times = [_demand("read", await self._bench.read()).seconds for _ in range(11)]
-            self._bench.calm = median(times)
+            answers = [_demand("read", await self._bench.read()) for _ in range(11)]
+            self._bench.calm = median(answer.seconds for answer in answers)
 
     async def _group(self, group: Group) -> None:
         declared = self._bench.spec.declared
@@ -169,7 +169,8 @@ class _Runner:
                 value = value.replace(secret, "***")
             return "".join(char if char.isprintable() else " " for char in value)
         if isinstance(value, dict):
-            return {key: self._clean(entry) for key, entry in cast("dict[str, Any]", value).items()}
+            entries = cast("dict[str, Any]", value).items()
+            return {key: self._clean(entry) for key, entry in entries}
         if isinstance(value, list | tuple):
             return [self._clean(entry) for entry in cast("list[Any]", value)]
         return value

@@ -57,7 +57,8 @@ class Database:
     @property
     def address(self) -> tuple[str, int]:
         parts = urlsplit(self.url)
-        return parts.hostname or "", parts.port or _PORTS.get(parts.scheme.partition("+")[0], 0)
+        scheme, _, _ = parts.scheme.partition("+")  # a driver may follow
+        return parts.hostname or "", parts.port or _PORTS.get(scheme, 0)
 
     def at(self, port: int) -> str:
         """Return the address with the port of a link in place of its own."""
@@ -108,13 +109,13 @@ class Spec:
         `${NAME}` is taken from the environment.
         """
         file = _table("", _filled(data, environment))
-        tables = {
-            name: _table(name, file.get(name, {})) for name in _KEYS if name not in {"", "declare"}
-        }
+        names = [name for name in _KEYS if name not in {"", "declare"}]
+        tables = {name: _table(name, file.get(name, {})) for name in names}
         declares = [_table("declare", entry) for entry in file.get("declare", [])]
         if tables["write"]:
             tables["write"].setdefault("method", "POST")
-        service: dict[str, Any] = {**tables["service"], "start": tuple(tables["service"]["start"])}
+        service: dict[str, Any] = dict(tables["service"])
+        service["start"] = tuple(service["start"])
         if project := service.pop("project", ""):
             service["project"] = folder / project
         header, _, value = tables["auth"].get("header", "").partition(":")

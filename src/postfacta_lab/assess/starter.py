@@ -96,7 +96,8 @@ def _example(document: dict[str, Any], schema: dict[str, Any], depth: int = 0) -
         "boolean": True,
         "array": [],
     }
-    texts = as_list(schema.get("enum")) or [_TEXTS.get(str(schema.get("format")), "{unique}")]
+    text = _TEXTS.get(str(schema.get("format")), "{unique}")
+    texts = as_list(schema.get("enum")) or [text]
     return plain.get(str(schema.get("type")), texts[0])
 
 
@@ -114,7 +115,9 @@ async def _read(bench: Bench, paths: dict[str, Any]) -> Ask:
         for path, operations in paths.items()
         if "{" not in path and "get" in as_dict(operations)
     ]
-    for path in sorted([*free, "/"], key=lambda path: bool(_PROBES.search(path))):
+    # A probe is the last resort.
+    ordered = sorted([*free, "/"], key=lambda path: bool(_PROBES.search(path)))
+    for path in ordered:
         if (await bench.call(path)).good:
             return Ask(path=path)
     return Ask(path=bench.spec.live or "/")
@@ -132,7 +135,8 @@ def toml_of(spec: Spec) -> str:
         if ask is None:
             text += f'\n# [{name}]\n# path = "/"\n'
         else:
-            text += "\n" + _table(name, {"method": ask.method, "path": ask.path, "json": ask.json})
+            values = {"method": ask.method, "path": ask.path, "json": ask.json}
+            text += f"\n{_table(name, values)}"
     return text + _REST
 
 

@@ -92,10 +92,14 @@ def _points(file: Path) -> list[tuple[float, float]]:
 
 
 def _page(scaling: Scaling, lines: Sequence[str], verdict: Verdict) -> str:
-    loads = [n for n, _ in scaling.points]
-    steps = [loads[0] + (loads[-1] - loads[0]) * step / 50 for step in range(51)]
-    curves = {"measured": scaling.points, "fitted": [(n, scaling.at(n)) for n in steps]}
-    residuals = [(n, abs(residual)) for n, residual in zip(loads, scaling.residuals, strict=True)]
+    loads = [under_way for under_way, _ in scaling.points]
+    first = loads[0]
+    length = loads[-1] - first
+    steps = [first + length * step / 50 for step in range(51)]
+    fitted = [(under_way, scaling.at(under_way)) for under_way in steps]
+    curves = {"measured": scaling.points, "fitted": fitted}
+    sizes = [abs(residual) for residual in scaling.residuals]
+    residuals = list(zip(loads, sizes, strict=True))
     sections = [
         section("Throughput by what is under way", chart(curves, x="requests", y="a second")),
         section("Residuals", chart({"size": residuals}, x="requests under way", y="a second")),
@@ -169,7 +173,8 @@ def fit(points: Sequence[tuple[float, float]]) -> Scaling:
     inverse = _inverse([[product(i, j) for j in _THREE] for i in _THREE])
     right = [sum(weight * term[i] * value for weight, term, value in rows) for i in _THREE]
     a, b, d = (sum(row[i] * right[i] for i in _THREE) for row in inverse)
-    scaling = Scaling(1 / a, b / a, d / a, (math.inf,) * 3, used)
+    unknown = (math.inf, math.inf, math.inf)
+    scaling = Scaling(1 / a, b / a, d / a, unknown, used)
     if len(used) == 3:
         return scaling
     variance = sum(residual**2 for residual in scaling.residuals) / (len(used) - 3)
@@ -179,13 +184,19 @@ def fit(points: Sequence[tuple[float, float]]) -> Scaling:
         (-b / a**2, 1 / a, 0.0),
         (-d / a**2, 0.0, 1 / a),
     )
-    squares = [sum(s[i] * s[j] * inverse[i][j] for i in _THREE for j in _THREE) for s in slopes]
-    return replace(scaling, errors=[math.sqrt(variance * max(square, 0.0)) for square in squares])
+    errors: list[float] = []
+    for slope in slopes:
+        square = sum(slope[i] * slope[j] * inverse[i][j] for i in _THREE for j in _THREE)
+        errors.append(math.sqrt(variance * max(square, 0.0)))
+    return replace(scaling, errors=errors)
 
 
 def _inverse(matrix: list[list[float]]) -> list[list[float]]:
     """Invert a symmetric matrix of sums of squares, by Gauss and Jordan."""
-    rows = [[*row, *(float(i == j) for j in _THREE)] for i, row in enumerate(matrix)]
+    rows: list[list[float]] = []
+    for i, row in enumerate(matrix):
+        identity = [float(i == j) for j in _THREE]
+        rows.append([*row, *identity])
     for k in _THREE:
         pivot = rows[k][k]
         if pivot <= 1e-13 * matrix[k][k]:

@@ -222,9 +222,9 @@ def section_of(experiment: Experiment) -> str:
         parts.append(f"<ul>{reasons}</ul>")
     if seconds:
         at = [mark["at"] for mark in marks]
-        requests, failed, longest = (
-            [(second[0], second[column]) for second in seconds] for column in (1, 2, 3)
-        )
+        requests = [(second, count) for second, count, _, _ in seconds]
+        failed = [(second, count) for second, _, count, _ in seconds]
+        longest = [(second, wait) for second, _, _, wait in seconds]
         lines = {"requests": requests, "failed": failed}
         parts.append(chart(lines, x="seconds; dashed: something was done", y="a second", marks=at))
         parts.append(chart({"longest wait": longest}, x="seconds", y="seconds", marks=at))

@@ -197,7 +197,8 @@ class Lab:
         """Stop the load, and return how users fared, for the judge and the report."""
         self.load.stop()
         samples = self.load.meter.samples
-        seconds = {at: self.load.since(at, at + 1) for at in range(int(self.load.now()) + 1)}
+        elapsed = int(self.load.now()) + 1
+        seconds = {second: self.load.since(second, second + 1) for second in range(elapsed)}
         return {
             "users": asdict(self.load.since(0.0)),
             "ended": len(samples),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -12,7 +13,7 @@ from time import monotonic
 from ..engine.client import Connection, Outcome, PartialRequest, ask, encode
 from ..load.mix import Ask
 
-_KEEP_ALIVE = 10
+_KEEP_ALIVE = 10  # connections
 _PROBE_TIMEOUT = 1.0  # what a load balancer gives a probe
 _PATIENCE = 20.0
 
@@ -50,7 +51,8 @@ class Clients:
         self._port = port
         self._notice = notice
         self._headers = headers or {}
-        self._stops = self.ends = float("inf")
+        self._stops = math.inf
+        self.ends = math.inf
         self.attempts: list[Attempt] = []
 
     @property
@@ -131,17 +133,17 @@ class Clients:
         body = json.dumps(ask.body).encode()
         headers = {"Content-Type": "application/json", **self._headers}
         request = encode(ask.method, ask.path, headers, body=body)
-        partial = await PartialRequest.begin(
-            self._port, request, method=ask.method, remainder=len(body) - len(body) // 2
-        )
+        half = len(body) - len(body) // 2
+        partial = await PartialRequest.begin(self._port, request, method=ask.method, remainder=half)
         opened.release()
         await go_on.wait()
         answer = await partial.finish(_PATIENCE)
         outcome = answer.outcome
-        if answer.status:
-            outcome = (
-                Outcome.OK if ask.is_good(answer.status) else Outcome.of(max(answer.status, 400))
-            )
+        if ask.is_good(answer.status):
+            outcome = Outcome.OK
+        elif answer.status:
+            # Another status than the expected one is an error, even one below 400.
+            outcome = Outcome.of(max(answer.status, 400))
         self.attempts.append(Attempt("half-sent", outcome, at))
 
     async def _send(

@@ -73,7 +73,8 @@ class StartError(RuntimeError):
     """A service did not come up; with what it said last."""
 
     def __init__(self, verdict: Verdict, why: str, words: str = "") -> None:
-        super().__init__("\n".join([why, *words.strip().splitlines()[-10:]]))
+        last_lines = words.strip().splitlines()[-10:]
+        super().__init__("\n".join([why, *last_lines]))
         self.verdict = verdict
 
 
@@ -83,7 +84,8 @@ class Subject(Child):
     def __init__(self, service: Service, folder: Path) -> None:
         self.service = service
         self.port = free_port()
-        words = [word.replace("{port}", str(self.port)) for word in shlex.split(service.command)]
+        port = str(self.port)
+        words = [word.replace("{port}", port) for word in shlex.split(service.command)]
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / f"{self.port}.log"
         super().__init__(service.name, words, log=log, environment=for_a_service(self.port))

@@ -231,13 +231,18 @@ class Connection:
 
     async def _chunks(self) -> bytes:
         body = b""
-        while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
+        while size := await self._chunk_size():
             _bounded(len(body) + size)
             chunk = await self._reader.readexactly(size + 2)
             body += chunk[:-2]
         while (await self._reader.readuntil(b"\r\n")) != b"\r\n":
             pass
         return body
+
+    async def _chunk_size(self) -> int:
+        line = await self._reader.readuntil(b"\r\n")
+        digits, _, _ = line.partition(b";")  # an extension may follow: RFC 9112, 7.1.1
+        return int(digits, 16)
 
     def close(self) -> None:
         if self._writer is not None:

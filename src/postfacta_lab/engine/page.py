@@ -70,7 +70,11 @@ def section(heading: str, *parts: str, about: str = "") -> str:
 
 def badge(verdict: str, name: str = "") -> str:
     """Show a verdict, perhaps of something, by word and colour."""
-    kind = "good" if verdict in _GOOD else "bad" if verdict in _BAD else "odd"
+    kind = "odd"
+    if verdict in _GOOD:
+        kind = "good"
+    elif verdict in _BAD:
+        kind = "bad"
     return f'<span class="badge {kind}">{escape(f"{name} {verdict}".strip())}</span>'
 
 
@@ -94,7 +98,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         cells = (f"<{cell}{kind}>{text}</{cell}>" for kind, text in zip(kinds, texts, strict=True))
         return f"<tr>{''.join(cells)}</tr>"
 
-    lines = [line("th", map(escape, head)), *(line("td", map(_cell, row)) for row in body)]
+    lines = [line("th", map(escape, head))]
+    lines += [line("td", map(_cell, row)) for row in body]
     # One that is wider than the screen is scrolled, also by keys.
     scrolled = f'class="wide" tabindex="0" role="group" aria-label="{escape(", ".join(head))}"'
     return f"<div {scrolled}><table>{''.join(lines)}</table></div>"
@@ -132,15 +137,16 @@ def chart(lines: Mapping[str, Points], *, x: str, y: str, marks: Sequence[float]
         left, height = at((0, value))
         parts.append(_line("grid", (left, height), (right, height)))
         parts.append(_text(f"{value:g}", left - 8, height + 4, anchor="end"))
-    parts += [
-        _text(f"{value:g}", at((value, 0))[0], _HEIGHT - 16, anchor="middle") for value in across
-    ]
+    for value in across:
+        left, _ = at((value, 0))
+        parts.append(_text(f"{value:g}", left, _HEIGHT - 16, anchor="middle"))
     parts += [_line("mark", at((mark, 0)), at((mark, high))) for mark in marks]
     for number, (name, line) in enumerate(lines.items(), 1):
         path = " L ".join(f"{left:.1f} {height:.1f}" for left, height in map(at, line))
         parts.append(f'<path class="c{number}" d="M {path}"/>')
         parts.append(_text(name, _LEFT + (number - 1) * 170, 14, kind=f"c{number}"))
-    parts += [_text(x, right, _HEIGHT - 2, anchor="end"), _text(y, right, 14, anchor="end")]
+    parts.append(_text(x, right, _HEIGHT - 2, anchor="end"))
+    parts.append(_text(y, right, 14, anchor="end"))
     label = escape(f"{', '.join(lines)} over {x}")
     box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}"'
     return f"<svg {box}>{''.join(parts)}</svg>"
@@ -152,7 +158,8 @@ def _text(text: str, x: float, y: float, *, anchor: str = "start", kind: str = "
 
 
 def _line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str:
-    (x1, y1), (x2, y2) = start, end
+    x1, y1 = start
+    x2, y2 = end
     return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
 

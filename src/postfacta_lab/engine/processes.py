@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 
 _PORTS = range(12_000, 20_000)  # below those that clients and the embedded PostgreSQL are given
-_MOST_ROUNDS = 50
+_MOST_ROUNDS = 50  # of killing what forks while it is killed
 _SCHEDSTAT = Path("/proc/self/schedstat")
 _STAT = Path("/proc/stat")
-_MOST_OUTPUT = 4 * 2**20
+_MOST_OUTPUT = 4 * 2**20  # bytes
 _LEAST_GRACE = 45.0  # more than the service's own longest drain
 
 
@@ -291,7 +291,9 @@ def _ticks() -> tuple[int, int, int]:
     """Return the seconds of all processors since their start, idle ones, and ours and below."""
     if not _STAT.exists():
         return 0, 0, 0
-    every = [int(word) for word in _STAT.read_text().split("\n", 1)[0].split()[1:9]]
+    first_line, _, _ = _STAT.read_text().partition("\n")
+    # Of all processors: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)).
+    every = [int(word) for word in first_line.split()[1:9]]
     our_pid = os.getpid()
     stats = [fields_of(pid) for pid in (our_pid, *descendants(our_pid))]
     # Of itself and of the children that it waited for, in user and system mode: proc(5).
@@ -301,5 +303,7 @@ def _ticks() -> tuple[int, int, int]:
 
 
 def _times() -> tuple[int, int]:
-    ran, waited, *_ = _SCHEDSTAT.read_text().split() if _SCHEDSTAT.exists() else (0, 0)
+    if not _SCHEDSTAT.exists():
+        return 0, 0
+    ran, waited, *_ = _SCHEDSTAT.read_text().split()
     return int(ran), int(waited)

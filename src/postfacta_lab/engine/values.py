@@ -54,8 +54,12 @@ def as_dicts(value: Any) -> list[dict[str, Any]]:
 def at_pointer(value: Any, pointer: str) -> Any:
     """Return what a JSON pointer points to; None if there is nothing."""
     for key in pointer.strip("/").split("/"):
-        entries = dict(enumerate(as_list(value)))
-        value = entries.get(int(key)) if entries and key.isdigit() else as_dict(value).get(key)
+        items = as_list(value)
+        if items and key.isdigit():
+            place = int(key)
+            value = items[place] if place < len(items) else None
+            continue
+        value = as_dict(value).get(key)
     return value
 
 

@@ -25,7 +25,8 @@ def for_a_service(port: int) -> dict[str, str]:
     Ours, with PORT, and with our own programs found.
     """
     ours = for_an_experiment({})
-    programs = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])
+    own_programs = str(Path(sys.executable).parent)
+    programs = os.pathsep.join([own_programs, ours.get("PATH", os.defpath)])
     return {**ours, "PATH": programs, "PORT": str(port)}
 
 
@@ -50,7 +51,8 @@ def refuse_strangers(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError(f"--url must begin with http:// or https://, not {url!r}")
-    if parts.hostname not in _LOCAL | set(os.environ.get("LOAD_HOSTS", "").split(",")):
+    listed = os.environ.get("LOAD_HOSTS", "").split(",")
+    if parts.hostname not in {*_LOCAL, *listed}:
         raise ValueError(
             f"{parts.hostname} is not this machine: list it in LOAD_HOSTS if it is yours"
         )

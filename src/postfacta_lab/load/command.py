@@ -101,8 +101,9 @@ def command(
         **numbers,
     )
     parts = asyncio.run(run_profile(chosen, plan))
-    about = {"url": url, "profile": profile, "mix": mix or " ".join(paths), **numbers}
-    report = Report(parts, limits, {name: str(value) for name, value in about.items()})
+    settings = {"url": url, "profile": profile, "mix": mix or " ".join(paths), **numbers}
+    about = {name: str(value) for name, value in settings.items()}
+    report = Report(parts, limits, about)
     report.write(folder)
     click.echo(report.as_text())
     return report.verdict
@@ -172,7 +173,8 @@ class Report:
                 seconds.setdefault(int(sample.intended), []).append(sample)
         rows = [(second, row("all", figures)) for second, figures in sorted(seconds.items())]
         lines = {
-            name: [(at, getattr(figures, name)) for at, figures in rows] for name in ("p50", "p99")
+            "p50": [(second, figures.p50) for second, figures in rows],
+            "p99": [(second, figures.p99) for second, figures in rows],
         }
         marks = [part.start for part in self.parts[1:]]
         reasons = "".join(f"<li>{escape(reason)}</li>" for reason in self.reasons)

@@ -117,7 +117,9 @@ class Run:
         routes: dict[str, list[Sample]] = {}
         for sample in self.judged:
             routes.setdefault(sample.route, []).append(sample)
-        return [row("all", self.judged), *(row(route, routes[route]) for route in sorted(routes))]
+        rows = [row("all", self.judged)]
+        rows += [row(route, routes[route]) for route in sorted(routes)]
+        return rows
 
     @property
     def errors(self) -> dict[str, int]:
@@ -227,8 +229,16 @@ def _errors(samples: Sequence[Sample]) -> dict[str, int]:
 
 def row(route: str, samples: Sequence[Sample]) -> Row:
     latencies = sorted(sample.latency for sample in samples)
-    shares = (percentile(latencies, share) for share in (0.50, 0.95, 0.99, 1.0))
-    return Row(route, len(samples), sum(bool(sample.error) for sample in samples), *shares)
+    failed = sum(bool(sample.error) for sample in samples)
+    return Row(
+        route=route,
+        count=len(samples),
+        failed=failed,
+        p50=percentile(latencies, 0.50),
+        p95=percentile(latencies, 0.95),
+        p99=percentile(latencies, 0.99),
+        most=percentile(latencies, 1.0),
+    )
 
 
 def percentile(values: Sequence[float], share: float) -> float:

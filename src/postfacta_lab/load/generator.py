@@ -25,8 +25,8 @@ from ..engine.client import Answer, Connection, Outcome, encode
 from .gate import Sample
 from .mix import Ask
 
-_TICK = 0.001
-_CONNECT = 5.0
+_TICK = 0.001  # seconds; a shorter sleep is one turn of the loop for nothing
+_CONNECT = 5.0  # seconds that a connection may take
 _SAFE = {"GET", "HEAD"}
 MOST_ARRIVALS = 500_000  # each answer is kept, for percentiles that are exact
 
@@ -106,7 +106,8 @@ class Target:
             headers["Connection"] = "close"
         if not randbelow(100):
             headers["traceparent"] = f"00-{token_hex(16)}-{token_hex(8)}-01"
-        return encode(ask.method, parts.path.rstrip("/") + ask.path, headers, body=body)
+        path = parts.path.rstrip("/") + ask.path
+        return encode(ask.method, path, headers, body=body)
 
 
 class Generator:

@@ -18,17 +18,18 @@ from .gate import Limits, Run, Verdict, judge, judge_overload
 from .generator import Generator, Meter, Target, moments, randomness
 from .mix import Ask
 
-_STEP = 1.05
-_MOST_STEPS = 80
-_ABOVE = 1.5
-_OVERLOAD = 3.0
-_SPIKE = 10.0
+# The figures of the profiles: docs/how-to/run-chaos-and-load.md.
+_STEP = 1.05  # from one step of `breakpoint` to the next
+_MOST_STEPS = 80  # to 47 times the first rate
+_ABOVE = 1.5  # of the rate that broke it
+_OVERLOAD = 3.0  # of the rate, in `ab`
+_SPIKE = 10.0  # of the peak
 _LEAST_GOODPUT = 0.9  # of the capacity
-_ROUNDS = 3
-_FEWEST_LOOKS = 10
-_MOST_PER_HOUR = 0.01
+_ROUNDS = 3  # of `ab`
+_FEWEST_LOOKS = 10  # that a trend of resources can rest on
+_MOST_PER_HOUR = 0.01  # growth of a resource, as a share of its mean
 _HOUR = 3600.0
-_Z = 1.96  # for an interval of 95 %
+_Z = 1.96  # standard errors on either side: an interval of 95 % of a normal distribution
 
 Look = tuple[float, int, int, int]  # seconds of the clock, and what a service holds then
 
@@ -140,14 +141,14 @@ async def _breakpoint(bench: Bench) -> list[Run]:
     best = max((step.goodput for step in passed), default=0.0)
     if not best:
         return steps
-    high = rate * _ABOVE
-    low = best / 2
-    above, after = await bench.play(Stage("above", length, high), Stage("after", length, low))
+    above, after = await bench.play(
+        Stage("above", length, rate * _ABOVE),
+        Stage("after", length, best / 2),
+    )
     return [
         *passed,
-        judge_overload(
-            broken, limits
-        ),  # it ended the search: no failure, unless the generator lagged
+        # It ended the search: no failure, unless the generator lagged.
+        judge_overload(broken, limits),
         judge_overload(above, limits, least=_LEAST_GOODPUT * best),
         judge(replace(after, warm_up=length / 2), limits),
     ]
@@ -161,9 +162,10 @@ async def _spike(bench: Bench) -> list[Run]:
     limits = bench.plan.limits
     length = bench.plan.seconds
     peak = bench.plan.rate
-    rise = [
-        Stage("rise", length / 60, peak * (1 + share * (_SPIKE - 1) / 5)) for share in range(1, 5)
-    ]
+    rise: list[Stage] = []
+    for fifth in range(1, 5):
+        rate = peak * (1 + fifth * (_SPIKE - 1) / 5)
+        rise.append(Stage("rise", length / 60, rate))
     before, *_, spike, after = await bench.play(
         Stage("before", length, peak),
         *rise,

@@ -88,7 +88,8 @@ class Api:
         if request.headers.get("user-agent", "").startswith("Mozilla/"):
             # As the original does: any page could else send requests to a loopback address.
             return Reply(403, b"User agent not allowed\n")
-        path = [unquote(part) for part in request.target.partition("?")[0].split("/")[1:]]
+        target, _, _ = request.target.partition("?")
+        path = [unquote(part) for part in target.split("/")[1:]]
         call = [request.method, *path]
         try:
             async with self._turn:
@@ -159,10 +160,10 @@ class Api:
 
         One with the same addresses is left alone.
         """
-        where = " at proxy {}" if replaces else ""
-        new = [
-            self._new(_object(body), where.format(number)) for number, body in enumerate(bodies, 1)
-        ]
+        new: list[tuple[Proxy, bool]] = []
+        for number, body in enumerate(bodies, 1):
+            place = f" at proxy {number}" if replaces else ""
+            new.append(self._new(_object(body), place))
         for proxy, is_enabled in new:
             before = self.proxies.get(proxy.name)
             if before is None or (before.listen, before.upstream) != (proxy.listen, proxy.upstream):
@@ -256,7 +257,8 @@ def _changed(toxic: Toxic, fields: Mapping[str, Any]) -> Toxic:
     toxicity = float(fields.get("toxicity", toxic.toxicity))
     if not 0 <= toxicity <= 1:
         raise ValueError("toxicity must be a number from 0 to 1")
-    attributes = attributes_of(toxic.type, {**toxic.attributes, **fields.get("attributes", {})})
+    changes = fields.get("attributes", {})
+    attributes = attributes_of(toxic.type, {**toxic.attributes, **changes})
     return replace(toxic, toxicity=toxicity, attributes=attributes)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from .toxics import BURST, STREAMS, Chunk, Stage, Toxic, next_step
 
-_BACKLOG = 1024
+_BACKLOG = 1024  # connections that wait to be accepted
 _CONNECT_TIMEOUT = 30.0
 _READ_BYTES = 32_768
 _QUEUE_BYTES = 65_536
@@ -53,9 +53,9 @@ class _Link:
         before = {stage.toxic.name: stage for stage in self._stages}
         self._stages = [Stage.of(toxic, self._now(), before.get(toxic.name)) for toxic in toxics]
         swallowing = {stage.toxic.name for stage in self._stages if stage.swallows}
-        self._lacks_bytes |= any(
-            stage.swallows and name not in swallowing for name, stage in before.items()
-        )
+        swallowed = {name for name, stage in before.items() if stage.swallows}
+        if swallowed - swallowing:
+            self._lacks_bytes = True
         self._tell()
 
     async def run(self) -> None:
@@ -83,9 +83,8 @@ class _Link:
 
     async def _write(self) -> None:
         while not self._lacks_bytes:
-            step, after = next_step(
-                self._chunks[0] if self._chunks else None, self._stages, self._last
-            )
+            chunk = self._chunks[0] if self._chunks else None
+            step, stages = next_step(chunk, self._stages, self._last)
             if step.due > self._now():
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(step.due):
@@ -95,7 +94,8 @@ class _Link:
                 return
             if step.fate == "reset":
                 raise _ResetError
-            self._stages, data = after, self._take(step.size)
+            self._stages = stages
+            data = self._take(step.size)
             if step.fate == "pass":
                 await self._send(data, step.due)
 
@@ -104,7 +104,7 @@ class _Link:
         await self._target.drain()
         await asyncio.sleep(0)  # the others' turn, between many small pieces
         self._last = self._now()
-        # Who let us wait gets what a late wake-up may make up for, and no more, at once.
+        # A stage may catch up what a late wake-up cost, up to a burst, and no more.
         for stage in self._stages:
             stage.free += max(0.0, self._last - due - BURST)
 
@@ -116,7 +116,8 @@ class _Link:
     def _take(self, size: int) -> bytes:
         chunk = self._chunks.popleft()
         if size < len(chunk.data):
-            self._chunks.appendleft(chunk._replace(data=chunk.data[size:], luck=_chance()))
+            rest = chunk.data[size:]
+            self._chunks.appendleft(chunk._replace(data=rest, luck=_chance()))
         self._size -= size
         self._tell()
         return chunk.data[:size]
@@ -126,7 +127,7 @@ class _Link:
         return _LATENCY_BYTES if is_slow else _QUEUE_BYTES
 
     def _tell(self) -> None:
-        """Wake up who waits for a change of toxics or of the queue."""
+        """Wake up what waits for a change of toxics or of the queue."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -198,7 +199,8 @@ class Proxy:
                 host, port = split(self.upstream)
                 answers, upstream = await asyncio.open_connection(host, port, limit=_READ_BYTES)
             writers.append(upstream)
-            links |= zip(STREAMS, (_Link(reader, upstream), _Link(answers, writer)), strict=True)
+            links["upstream"] = _Link(reader, upstream)
+            links["downstream"] = _Link(answers, writer)
             self._place(links)
             async with asyncio.TaskGroup() as tasks:
                 for link in links.values():

@@ -1,9 +1,9 @@
 """What can be done to one direction of a TCP connection, as Toxiproxy 2.12 names and means it.
 
 Nothing here waits or holds bytes. From the first chunk of a direction, the toxics in force work out
-one step: how many of its bytes go next, when, and what becomes of them. Who moves the bytes waits
-for that, and asks anew if the toxics change meanwhile. That is how they come and go while
-connections live, and nothing is lost or moved.
+one step: how many of its bytes go next, when, and what becomes of them. The mover of the bytes
+waits until then, and computes the step again if the toxics change meanwhile. So toxics come and go
+while connections live, and no byte is lost or reordered.
 """
 
 from __future__ import annotations
@@ -45,20 +45,21 @@ class Stage:
     """How far a toxic has come on one connection."""
 
     toxic: Toxic
-    acts: bool  # or the dice said no
+    acts: bool  # decided by its toxicity, once for a connection
     free: float  # when it takes the next piece; at first, when it began
     sent: int = 0  # bytes, where they are counted
 
     @classmethod
     def of(cls, toxic: Toxic, now: float, before: Stage | None) -> Stage:
-        """Throw the dice, unless this very toxic was there before.
+        """Decide by chance whether it acts, unless this very toxic was there before.
 
         What was sent already still counts.
         """
         if before is not None and before.toxic is toxic:
             return before
         acts = random.random() < toxic.toxicity  # noqa: S311 - no secret
-        return cls(toxic, acts, now, before.sent if before else 0)
+        sent = before.sent if before else 0
+        return cls(toxic, acts, now, sent)
 
     @property
     def swallows(self) -> bool:
@@ -103,56 +104,64 @@ def next_step(
         size = step.size  # a smaller piece takes less time, in the toxics before too
 
 
-def _latency(has: Mapping[str, int], stage: Stage, step: Step) -> None:
+# Lengths of time are in milliseconds, those of the slicer in microseconds.
+def _latency(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
     if step.fate == "pass":
-        step.due += max(0.0, has["latency"] + step.luck * has["jitter"]) / 1000
+        milliseconds = attributes["latency"] + step.luck * attributes["jitter"]
+        step.due += max(0.0, milliseconds) / 1000
 
 
-def _bandwidth(has: Mapping[str, int], stage: Stage, step: Step) -> None:
+def _bandwidth(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
     """Let a piece go when its time on the wire is over, which begins after the one before."""
-    rate = has["rate"] * 1000
+    rate = attributes["rate"] * 1000  # bytes a second
     step.size = min(step.size, int(rate * BURST))
-    step.due = stage.free = max(step.due, stage.free) + step.size / rate
+    step.due = max(step.due, stage.free) + step.size / rate
+    stage.free = step.due
 
 
-def _slow_close(has: Mapping[str, int], stage: Stage, step: Step) -> None:
+def _slow_close(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
     if step.fate == "end":
-        step.due += has["delay"] / 1000
+        step.due += attributes["delay"] / 1000
 
 
-def _timeout(has: Mapping[str, int], stage: Stage, step: Step) -> None:
-    over = stage.free + has["timeout"] / 1000 if has["timeout"] else math.inf
-    if step.fate == "pass" and step.due < over:
+def _timeout(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
+    deadline = math.inf
+    if attributes["timeout"]:
+        deadline = stage.free + attributes["timeout"] / 1000
+    if step.fate == "pass" and step.due < deadline:
         step.fate = "swallow"
     else:
         step.fate = "end"
-        step.due = min(step.due, over)
+        step.due = min(step.due, deadline)
 
 
-def _reset_peer(has: Mapping[str, int], stage: Stage, step: Step) -> None:
+def _reset_peer(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
     if step.fate != "wait":
         step.fate = "reset"
-        step.due = max(step.due, stage.free) + has["timeout"] / 1000
+        step.due = max(step.due, stage.free) + attributes["timeout"] / 1000
 
 
-def _slicer(has: Mapping[str, int], stage: Stage, step: Step) -> None:
-    step.size = min(step.size, has["average_size"] + round(step.luck * has["size_variation"]))
+def _slicer(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
+    variation = round(step.luck * attributes["size_variation"])
+    step.size = min(step.size, attributes["average_size"] + variation)
     step.due = max(step.due, stage.free)
-    stage.free = step.due + has["delay"] / 1_000_000
+    stage.free = step.due + attributes["delay"] / 1_000_000
 
 
-def _limit_data(has: Mapping[str, int], stage: Stage, step: Step) -> None:
-    if stage.sent >= has["bytes"] and (stage.sent or step.fate == "pass"):
+def _limit_data(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
+    if stage.sent >= attributes["bytes"] and (stage.sent or step.fate == "pass"):
         step.fate = "end"
         step.due = min(step.due, stage.free)
     elif step.fate == "pass":
-        step.size = min(step.size, has["bytes"] - stage.sent)
+        step.size = min(step.size, attributes["bytes"] - stage.sent)
         stage.sent += step.size
         stage.free = step.due
 
 
+_Effect = Callable[[Mapping[str, int], Stage, Step], None]  # changes the step and its own stage
+
 # What each type does, and its attributes.
-TYPES: Mapping[str, tuple[Callable[[Mapping[str, int], Stage, Step], None], tuple[str, ...]]] = {
+TYPES: Mapping[str, tuple[_Effect, tuple[str, ...]]] = {
     "latency": (_latency, ("latency", "jitter")),
     "bandwidth": (_bandwidth, ("rate",)),
     "slow_close": (_slow_close, ("delay",)),
@@ -169,8 +178,13 @@ def attributes_of(kind: str, fields: Mapping[str, object]) -> dict[str, int]:
     `ValueError` if one makes no sense.
     """
     attributes: dict[str, int] = {}
-    for name in TYPES[kind][1]:
-        least = {"rate": 1, "average_size": attributes.get("size_variation", 0) + 1}.get(name, 0)
+    _, names = TYPES[kind]
+    for name in names:
+        least = 0
+        if name == "rate":
+            least = 1
+        elif name == "average_size":
+            least = attributes["size_variation"] + 1
         value = fields.get(name, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"attribute {name} must be an integer of {least} or more")

@@ -22,9 +22,9 @@ _ORIGIN = "https://assess.example"
 _COMMON = frozenset({"type", "title", "status", "detail", "error", "message", "code", "errors"})
 _REQUEST_ID = re.compile(r"request_?id|correlation")
 _DOCUMENTS = ("/openapi.json", "/swagger.json", "/openapi.yaml", "/v3/api-docs")
-_LARGE = 32 * 2**20
-_HALF = 16 * 2**20
-_PIECE = 2**16
+_LARGE = 32 * 2**20  # bytes of a body that is too large for any API
+_HALF = 16 * 2**20  # an answer before this many of them came in time
+_PIECE = 2**16  # bytes that are sent at once
 _BODIES = (
     b"",
     b"{",
@@ -147,7 +147,9 @@ def _base64url(content: bytes) -> str:
 
 @group("SECU-4", needs=("read",))
 async def _headers(bench: Bench) -> Verdict:
-    answers = [(await bench.read()).headers, (await bench.call("/assess-unknown")).headers]
+    read = await bench.read()
+    unknown = await bench.call("/assess-unknown")
+    answers = [read.headers, unknown.headers]
     sniff = all(
         headers.get("x-content-type-options", "").lower() == "nosniff" for headers in answers
     )
@@ -224,7 +226,8 @@ async def _large(bench: Bench, way: Mapping[str, str]) -> tuple[int, int, Answer
     """Return how much it took before its answer or end, its growth of memory, and the answer."""
     write, _ = bench.writing("assess-large")
     connection = await bench.connect()
-    await connection.send(encode(write.method, write.path, bench.headers({**_JSON, **way})))
+    headers = bench.headers({**_JSON, **way})
+    await connection.send(encode(write.method, write.path, headers))
     frame = piece = b'"' + b"x" * (_PIECE - 2) + b'"'
     if chunked := "Transfer-Encoding" in way:
         frame = f"{_PIECE:x}\r\n".encode() + piece + b"\r\n"
@@ -249,7 +252,11 @@ async def _large(bench: Bench, way: Mapping[str, str]) -> tuple[int, int, Answer
 
 def _ambiguous(bench: Bench) -> dict[str, bytes]:
     write, body = bench.writing("assess-ambiguous")
-    method, path = (write.method, write.path) if bench.spec.write else ("GET", bench.read_path())
+    method = "GET"
+    path = bench.read_path()
+    if bench.spec.write:
+        method = write.method
+        path = write.path
     head = encode(method, path, bench.headers(_JSON))[:-2]
     length = str(len(body)).encode()
     chunks = f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
@@ -304,7 +311,8 @@ def _requests(bench: Bench) -> Iterator[tuple[str, str, bytes | None]]:
 
 def _broken_fields(body: dict[str, Any]) -> Iterator[bytes]:
     for number, key in enumerate(list(body)[:4]):
-        yield json.dumps({name: value for name, value in body.items() if name != key}).encode()
+        without = {name: value for name, value in body.items() if name != key}
+        yield json.dumps(without).encode()
         for value in _VALUES if number < 2 else _VALUES[:6]:
             yield json.dumps({**body, key: value}).encode()
 

@@ -21,6 +21,7 @@ _DURATION = re.compile(
 )
 _BARE_DURATION = re.compile(r"\d\s?(ms|µs|us|s)\b")
 _PAIR = re.compile(r'\b[\w.]+=("[^"]*"|\S+)')
+# Counts that no series goes up by otherwise, of reads and of requests for an unknown path.
 _SENT = 23
 _MISSED = 11
 _NO_GAUGES = ("_total", "_count", "_sum", "_bucket", "_created")
@@ -77,10 +78,8 @@ def _parsed(log: str) -> Verdict:
         return Verdict.fails("it logged nothing")
     pairs = sum(len(_PAIR.findall(line)) >= 3 for line in lines)
     objects = sum(map(_is_object, lines))
-    evidence = (
-        f"{max(objects, pairs)} of {len(lines)} lines are"
-        f" {'JSON' if objects >= pairs else 'key=value'}"
-    )
+    form = "JSON" if objects >= pairs else "key=value"
+    evidence = f"{max(objects, pairs)} of {len(lines)} lines are {form}"
     return Verdict.scored(max(objects, 0.75 * pairs) / len(lines), evidence)
 
 
@@ -166,22 +165,24 @@ def _any_series(counted: list[Series], fits: Callable[[Series], bool], quality: 
 def _counted(bench: Bench, counted: list[Series]) -> Verdict:
     if not counted:
         return Verdict.fails(f"no series went up by {_SENT} with {_SENT} requests")
-    path = bench.reading.path.partition("{")[0].partition("?")[0].rstrip("/")
+    template, _, _ = bench.reading.path.partition("?")
+    path = template.partition("{")[0].rstrip("/")
     unsaid = [(series.name, _unsaid(series, path)) for series in counted]
     name, missing = min(unsaid, key=lambda pair: len(pair[1]))
-    evidence = (
-        f"{name} went up by exactly {_SENT}{', without ' if missing else ''}{' and '.join(missing)}"
-    )
+    evidence = f"{name} went up by exactly {_SENT}"
+    if missing:
+        evidence += f", without {' and '.join(missing)}"
     return Verdict.scored((1.0, 0.75, 0.5, 0.0)[len(missing)], evidence)
 
 
 def _unsaid(series: Series, path: str) -> list[str]:
     """Name what no label says; a route is the template of the read, not its raw path with an id."""
-    routes = [value for _, value in series.labels if "/" in value and "assess-" not in value]
+    values = [value for _, value in series.labels if "/" in value and "assess-" not in value]
+    routes = [re.split("[{:<]", value)[0].rstrip("/") for value in values]
     labelled = {
         "method": series.says("GET"),
         "status": series.says("200") or series.says("2xx"),
-        "route": any(re.split("[{:<]", route)[0].rstrip("/").endswith(path) for route in routes),
+        "route": any(route.endswith(path) for route in routes),
     }
     return [name for name, is_there in labelled.items() if not is_there]
 
