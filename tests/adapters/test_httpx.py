@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import socket
-import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from email.utils import formatdate
@@ -16,7 +15,6 @@ import anyio.lowlevel
 import httpx
 import httpx2
 import pytest
-import uvicorn
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -46,6 +44,7 @@ from postfacta_core.guards.timeout import Timeout
 from postfacta_core.limits._waiting import Priority
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.behind import behind_uvicorn
 from tests.kit.every import every
 
 NOW = 1_700_000_000.0
@@ -136,15 +135,8 @@ class Service:
 def server() -> Generator[Service]:
     service = Service()
     app = ContextMiddleware(DeadlineMiddleware(service, RunningRequests()))
-    config = uvicorn.Config(app, lifespan="off", ws="none", log_level="critical", loop="asyncio")
-    running = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        service.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-        thread.start()
+    with behind_uvicorn(app) as service.url:
         yield service
-        running.should_exit = True
-        thread.join(20)
 
 
 @pytest.fixture

@@ -95,11 +95,11 @@ def taken_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def live(
     programs: None, postgres_server: EmbeddedPostgres, app_template: str
 ) -> Generator[LiveService]:
-    """Run the whole service for a module whose tests look from outside."""
+    """Run the whole service for all tests that look from outside; each uses data of its own."""
     with live_service(postgres_server, app_template) as running:
         yield running
 
@@ -111,7 +111,15 @@ def browser(chromiums: None, live: LiveService) -> Generator[Browser]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def signed_in() -> list[StorageState]:
+    """Hold the cookies of an administrator for all modules: sign-ins are throttled."""
+    return []
+
+
 @pytest.fixture(scope="module")
-def session(browser: Browser, live: LiveService) -> StorageState:
+def session(browser: Browser, live: LiveService, signed_in: list[StorageState]) -> StorageState:
     """Give the cookies of an administrator who has signed in once."""
-    return session_of(browser, live.url)
+    if not signed_in:
+        signed_in.append(session_of(browser, live.url))
+    return signed_in[0]

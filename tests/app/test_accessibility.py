@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped] # it has no types
 from playwright.sync_api import Page
 
-from tests.app.browsing import NEEDS_CHROMIUM, chromium, sign_in
+from tests.app.browsing import NEEDS_CHROMIUM, chromium, session_of
 from tests.app.running import Account, demo
 from tests.kit.pg import open_folder
 
@@ -47,36 +48,31 @@ PATHS = [
 LOOKS = {"light, wide": (1280, "light"), "dark, narrow": (320, "dark")}
 
 
-@pytest.fixture(scope="module", params=LOOKS)
-def page(chromiums: None, request: pytest.FixtureRequest) -> Generator[Page]:
-    """A page of the demo, signed in."""
-    width, scheme = LOOKS[request.param]
+@pytest.fixture(scope="module")
+def opened(chromiums: None) -> Generator[Callable[..., Page]]:
+    """Run the demo; give what opens a page of it, signed in."""
     with open_folder() as folder, demo(Path(folder)) as (_, printed), chromium() as browser:
         found = re.search(
             r"sign in as +(\S+)\n +password +(\S+)(?s:.*)listening on (http://\S+?);", printed
         )
         assert found is not None
-        opened = browser.new_page(
-            base_url=found[3],
-            viewport={"width": width, "height": 800},
-            color_scheme=scheme,  # type: ignore[arg-type] # one of its words
-        )
-        opened.goto("/signin")
-        sign_in(opened, Account(found[1], found[2]))
-        yield opened
+        who, url = Account(found[1], found[2]), found[3]
+        session = session_of(browser, url, who)
+        yield partial(browser.new_page, base_url=url, storage_state=session)
+
+
+@pytest.fixture(scope="module", params=LOOKS)
+def page(opened: Callable[..., Page], request: pytest.FixtureRequest) -> Page:
+    """A page of the demo, signed in."""
+    width, scheme = LOOKS[request.param]
+    return opened(viewport={"width": width, "height": 800}, color_scheme=scheme)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_axe_finds_nothing(page: Page, path: str) -> None:
-    page.goto(path)
-    page.evaluate("document.querySelectorAll('details').forEach(it => { it.open = true })")
-    results = Axe().run(page)  # pyright: ignore[reportUnknownMemberType] # it has no types
-    assert results.violations_count == 0, results.generate_report()
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_no_page_scrolls_sideways(page: Page, path: str) -> None:
+def test_axe_finds_nothing_and_no_page_scrolls_sideways(page: Page, path: str) -> None:
     page.goto(path)
     page.evaluate("document.querySelectorAll('details').forEach(it => { it.open = true })")
     width = page.viewport_size["width"] if page.viewport_size else 0
     assert 0 < page.evaluate("document.documentElement.scrollWidth") <= width
+    results = Axe().run(page)  # pyright: ignore[reportUnknownMemberType] # it has no types
+    assert results.violations_count == 0, results.generate_report()

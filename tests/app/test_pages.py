@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, StorageState
 
 from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM, sign_in
 from tests.app.running import Account, LiveService
+from tests.kit.every import every
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -113,25 +114,27 @@ def test_a_problem_is_explained_in_plain_words(page: Page) -> None:
     assert page.text_content(".lead") == "If-Match names an older version than the stored one."
 
 
+PATHS = [
+    *("/signin", "/incidents", "/incidents/INC-1", "/problems/validation", "/nowhere"),
+    *("/incidents/new", "/insights", "/actions"),
+]
+
+
 @pytest.mark.parametrize("width", [320, 1280])
-@pytest.mark.parametrize(
-    "path",
-    [
-        *("/signin", "/incidents", "/incidents/INC-1", "/problems/validation", "/nowhere"),
-        *("/incidents/new", "/insights", "/actions"),
-    ],
-)
 def test_no_page_scrolls_sideways(
-    browser: Browser, live: LiveService, session: StorageState, path: str, width: int
+    browser: Browser, live: LiveService, session: StorageState, width: int
 ) -> None:
     live.record(title="W" * 200, description="unbroken" * 200, services=["a" * 63, "b" * 63])
     context = browser.new_context(
         base_url=live.url, viewport={"width": width, "height": 800}, storage_state=session
     )
     page = context.new_page()
-    page.goto(path)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("h1").count() == 1
+    with every() as case:
+        for path in PATHS:
+            with case(path):
+                page.goto(path)
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+                assert page.locator("h1").count() == 1
     context.close()
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 import runpy
-import socket
-import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,6 +17,7 @@ from starlette.routing import Route
 
 from postfacta_core.asgi import Hardened
 from postfacta_core.testing import call_asgi
+from tests.kit.behind import behind_uvicorn
 from tests.kit.keys import Key, ec_key
 from tests.kit.lifespan import running
 
@@ -49,18 +47,10 @@ def login(monkeypatch: pytest.MonkeyPatch) -> Generator[Login]:
     """Serve an issuer from a thread, and set the page to it."""
     login = Login()
     app = Starlette(routes=[Route("/.well-known/jwks.json", login.publish)])
-    config = uvicorn.Config(app, lifespan="off", ws="none", log_level="critical", loop="asyncio")
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        login.url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    with behind_uvicorn(app) as url:
+        login.url = f"{url}/"
         monkeypatch.setenv("ISSUER", login.url)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield login
-        finally:
-            server.should_exit = True
-            thread.join(20)
+        yield login
 
 
 def _app(folder: Path) -> Hardened:

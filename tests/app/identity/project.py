@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import socket
-import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,13 +15,13 @@ from uuid import UUID
 
 import anyio
 import jwt
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from postfacta_app.settings import Settings, load_settings
+from tests.kit.behind import behind_uvicorn
 from tests.kit.keys import Key, ec_key
 
 __all__ = ["ANON_KEY", "SECRET", "SUB", "FakeProject", "running_project"]
@@ -199,18 +197,6 @@ def running_project() -> Generator[FakeProject]:
         Route("/auth/v1/token", project.gotrue, methods=["POST"]),
         Route("/elsewhere", project.publish_elsewhere),
     ]
-    config = uvicorn.Config(
-        Starlette(routes=routes), lifespan="off", ws="none", log_level="critical", loop="asyncio"
-    )
     # What is slow to answer is not waited for.
-    config.timeout_graceful_shutdown = 0
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        project.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield project
-        finally:
-            server.should_exit = True
-            thread.join(20)
+    with behind_uvicorn(Starlette(routes=routes), timeout_graceful_shutdown=0) as project.url:
+        yield project

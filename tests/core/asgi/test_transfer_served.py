@@ -3,78 +3,36 @@
 from __future__ import annotations
 
 import http.client
-import socket
-import subprocess
-import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
-
-SERVED = """
 from fastapi import FastAPI, Request
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+
 from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.deadlines._limits import TransferLimits
+from tests.kit.behind import behind_uvicorn
 
-async def read(request: Request):
+SERVERS = ("uvicorn.error", "asyncio")
+POLICY = HardenOptions(limits=TransferLimits(max_body_bytes=100_000))
+
+
+async def read(request: Request) -> PlainTextResponse:
     return PlainTextResponse(str(len(await request.body())))
 
-policy = HardenOptions(limits=TransferLimits(max_body_bytes=100_000))
-starlette = harden(Starlette(routes=[Route("/read", read, methods=["POST"])]), service="test", options=policy)
-api = FastAPI()
-api.post("/read")(read)
-fastapi = harden(api, service="test", options=policy)
-"""
+
+def starlette() -> Starlette:
+    return Starlette(routes=[Route("/read", read, methods=["POST"])])
 
 
-@contextmanager
-def served(folder: Path, flavour: str, framework: str) -> Generator[int]:
-    """Run uvicorn as a direct child, on a socket that is open before it starts."""
-    (folder / "served.py").write_text(SERVED)
-    # A port below those that the kernel gives to outgoing connections.
-    with _listening() as listener, (folder / "log").open("wb") as log:
-        words = [
-            "-m",
-            "uvicorn",
-            "--http",
-            flavour,
-            "--fd",
-            str(listener.fileno()),
-            f"served:{framework}",
-        ]
-        process = subprocess.Popen(  # noqa: S603 - a fixed program
-            [sys.executable, *words],
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-            pass_fds=[listener.fileno()],
-        )
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(10)
-
-
-def _listening() -> socket.socket:
-    for port in range(21_000, 32_000):
-        listener = socket.socket()
-        try:
-            listener.bind(("127.0.0.1", port))
-            listener.listen()
-        except OSError:
-            listener.close()
-        else:
-            return listener
-    raise AssertionError
+def fastapi() -> FastAPI:
+    api = FastAPI()
+    api.post("/read")(read)
+    return api
 
 
 def chunks(number: int) -> Iterator[bytes]:
@@ -82,34 +40,37 @@ def chunks(number: int) -> Iterator[bytes]:
         yield b"x" * 10_000
 
 
-@pytest.mark.usefixtures("programs")
-@pytest.mark.parametrize("framework", ["starlette", "fastapi"])
+def ask(connection: http.client.HTTPConnection, number: int) -> tuple[int, bytes]:
+    headers = {"transfer-encoding": "chunked"}
+    connection.request("POST", "/read", chunks(number), encode_chunked=True, headers=headers)
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+@pytest.mark.parametrize("framework", [starlette, fastapi])
 @pytest.mark.parametrize("flavour", ["h11", "httptools"])
 def test_behind_a_real_server_a_chunked_body_gets_its_413_and_nothing_else(
-    tmp_path: Path, flavour: str, framework: str
+    caplog: pytest.LogCaptureFixture, flavour: str, framework: Callable[[], Starlette]
 ) -> None:
-    with served(tmp_path, flavour, framework) as port:
-        for size, status in ((5, 200), (30, 413), (5, 200)):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            connection.request(
-                "POST",
-                "/read",
-                chunks(size),
-                encode_chunked=True,
-                headers={"transfer-encoding": "chunked"},
-            )
-            response = connection.getresponse()
-            body = response.read()
-            assert response.status == status, body
-            assert (b"too-large" in body) == (status == 413)
-            if connection.sock is not None:
-                # Nothing more comes on this connection: whatever follows would be taken for the
-                # next answer.
-                connection.sock.settimeout(0.2)
-                with pytest.raises(TimeoutError):
-                    assert connection.sock.recv(1) == b""
-                    raise TimeoutError
-            connection.close()
-    log = (tmp_path / "log").read_text()
-    assert "Traceback" not in log
-    assert "Exception" not in log
+    app = harden(framework(), service="test", options=POLICY)
+    loggers = [logging.getLogger(name) for name in SERVERS]
+    with behind_uvicorn(app, http=flavour, log_config=None, log_level="info") as url:
+        for logger in loggers:
+            logger.addHandler(caplog.handler)
+        address = url.removeprefix("http://")
+        with closing(http.client.HTTPConnection(address, timeout=30)) as connection:
+            assert ask(connection, 5) == (200, b"50000")
+            # What follows an answer would be taken for the next one.
+            assert ask(connection, 6) == (200, b"60000")
+            status, body = ask(connection, 30)
+            assert (status, b"too-large" in body) == (413, True)
+            assert ask(connection, 7) == (200, b"70000")
+    for logger in loggers:
+        logger.removeHandler(caplog.handler)
+    assert "Finished server process" in caplog.text
+    complaints = [
+        record
+        for record in caplog.records
+        if record.name in SERVERS and record.levelno > logging.INFO
+    ]
+    assert complaints == []
