@@ -32,8 +32,9 @@ from postfacta_core.asgi import (
 )
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.limits._address import TrustedProxies
-from postfacta_core.telemetry.logs import AccessSampler, FloodFilter
+from postfacta_core.telemetry.logs import FloodFilter
 from postfacta_core.telemetry.metrics import Metrics
+from postfacta_core.telemetry.sampling import AccessSampler
 from postfacta_postgres import Database, PoolOptions
 from tests.attack.wrong import (
     BYTES,

@@ -25,6 +25,14 @@ _LISTS: Final = (
 _Headers = list[tuple[bytes, bytes]]
 _VARY: Final = b"vary"
 PREFLIGHT: Final = b"access-control-request-method"
+# The headers of a response by which these rules grant access.
+GRANTS: Final = frozenset(
+    {
+        b"access-control-allow-origin",
+        b"access-control-allow-credentials",
+        b"access-control-expose-headers",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,26 +18,21 @@ How a response ends that is cut by a deadline or a drain:
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..clock import MONOTONIC, Clock
 from ..context import RequestContext
 from ..deadlines._limits import may_have_body
-from ..deadlines.requests import RunningRequests
-from ..drain.lifecycle import Lifecycle
 from ..errors import StoppedError
-from ..events import ListenerFailed, Observer
-from ..limits._address import NO_PROXIES, TrustedProxies
 from ..limits._overload import Ending
 from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes, Exchange
-from ._concurrency import Slotted, watched
-from ._problem import BODY_TOO_LARGE, BODY_TOO_SLOW, Problem, Render, problem_of, send_problem
+from ._answering import Answering, Headers, Shared
+from ._concurrency import watched
+from ._cors import GRANTS
+from ._problem import BODY_TOO_LARGE, BODY_TOO_SLOW, Problem, send_problem
 from ._rules import Rules
 from ._sse import MEDIA_TYPE, EventStream, are_events, farewell, is_resumed
 from ._types import Message, Receive, Scope, Send
@@ -61,96 +56,6 @@ _PIECE: Final = 65_536
 # Closing a connection on which bytes still arrive resets it, and the client may lose the answer
 # with it.
 _LINGER: Final = 2.0
-
-Headers = Sequence[tuple[bytes, bytes]]
-Record = Callable[[Any], None]
-"""A method of a recorder."""
-
-GRANTS: Final = frozenset(
-    {
-        b"access-control-allow-origin",
-        b"access-control-allow-credentials",
-        b"access-control-expose-headers",
-    }
-)
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class Shared:
-    """What all exchanges of one kernel have in common.
-
-    Of each part, what is asked of it in mid-exchange.
-    """
-
-    clock: Clock = MONOTONIC
-    render: Render | None = None
-    identifies: bool = False  # A response has its request's id.
-    process: Lifecycle | None = None
-    requests: RunningRequests | None = None
-    permit: Callable[[HttpExchange], Awaitable[bool]] | None = None  # See `asgi._application`.
-    trusted_traces: TrustedProxies = NO_PROXIES  # Peers whose trace context is followed.
-    added: Headers = field(
-        init=False
-    )  # Of each response that does not set them itself, in lower case.
-    owned: frozenset[bytes] = field(
-        init=False
-    )  # All names that the application may not set beside these.
-    is_bounded: bool = field(init=False)  # Clients have limits of size and pace.
-    room: float = field(init=False)  # The size up to which a response is sent without a timer.
-    answered: Sequence[Record] = field(init=False)  # Called at the last byte of each response.
-    opened: Sequence[Record] = field(init=False)  # Called as a WebSocket is accepted.
-    observe: Observer = field(init=False)
-
-    def tell(self, records: Iterable[Record], exchange: Exchange) -> None:
-        """Call recorders; what one raises reaches neither the request nor the others."""
-        for record in records:
-            try:
-                record(exchange)
-            except Exception as error:  # noqa: BLE001 - foreign code
-                self.blame(record, error)
-
-    def blame(self, record: Record, error: Exception) -> None:
-        self.observe(ListenerFailed(getattr(record, "__qualname__", "recorder"), repr(error)))
-
-
-class Answering(Slotted):
-    """What may be answered in its application's place, if its response can still be sent."""
-
-    shared: Shared
-    fields: Headers = ()  # More of its response.
-    has_begun: bool = False  # Its response was started, by the application or in its place.
-    has_left: bool
-    _is_ending: bool = False
-    _answered: anyio.Event | None = None
-    _scope: Scope
-
-    @property
-    def is_followed(self) -> bool:
-        peer = self._scope.get("client")
-        return self.shared.trusted_traces.includes(peer[0] if peer else None)
-
-    def is_due(self, drained: float) -> bool:
-        return drained >= self.rules.drain_timeout or (self.is_endless and self._may_part())
-
-    def _may_part(self) -> bool:
-        """Return whether it can be ended in order at this moment."""
-        return True
-
-    async def answer(self) -> None:
-        if self._answered is not None:
-            # An answer under way must reach the server completely before the end.
-            await self._answered.wait()
-        elif self.reason is not None and not (self._is_ending or self.has_left):
-            self._answered = anyio.Event()
-            problem = problem_of(self.reason)
-            self.request.error_type = self.request.error_type or problem.error_type
-            try:
-                await self._tell(problem)
-            finally:
-                self._answered.set()
-
-    async def _tell(self, problem: Problem) -> None:
-        raise NotImplementedError
 
 
 class HttpExchange(Answering, Exchange):

@@ -27,10 +27,11 @@ from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
 from ..limits._waiting import ADMIT, Shed, Wait
 from ..telemetry.exchange import PREROUTING, UNMATCHED, ErrorTypes, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
+from ._answering import Headers, Record, Shared
 from ._concurrency import Shedding
 from ._cookies import IS_SLOW, are_costly
-from ._cors import PREFLIGHT, CorsRules
-from ._exchange import GRANTS, Headers, HttpExchange, Record, Shared
+from ._cors import GRANTS, PREFLIGHT, CorsRules
+from ._exchange import HttpExchange
 from ._problem import DRAINING, HEADERS_TOO_LARGE, URI_TOO_LONG, problem_of, request_of
 from ._route import RouteReader, local_path
 from ._rules import UNBOUNDED, Find, Rules

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from ..context import RequestContext
 from ..telemetry.exchange import ErrorTypes, SocketExchange
-from ._exchange import Answering, Shared
+from ._answering import Answering, Shared
 from ._problem import Problem
 from ._rules import Rules
 from ._types import Message, Receive, Scope, Send

@@ -19,8 +19,9 @@ from ..health import runtime
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..limits._address import TrustedProxies
 from ..limits._waiting import Priority
-from ..telemetry.logs import LOGGER, AccessLog, AccessSampler, EventLog
+from ..telemetry.logs import LOGGER, AccessLog, EventLog
 from ..telemetry.metrics import Metrics
+from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
 from ..validation import validation
 from ._application import cors_rules, note_taken, permit

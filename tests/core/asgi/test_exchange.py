@@ -1,10 +1,9 @@
-"""What a watched client sends reaches the application to the byte, and no client is answered twice."""
+"""What a watched client sends reaches the application to the byte."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 
 import anyio
 import anyio.lowlevel
@@ -12,159 +11,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_core.asgi import HardenOptions
-from postfacta_core.asgi._exchange import HttpExchange
-from postfacta_core.asgi._kernel import Kernel
-from postfacta_core.asgi._rules import Rules
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import (
     ContextMiddleware,
     ErrorMiddleware,
     ResponseHeadersMiddleware,
 )
-from postfacta_core.context import RequestContext
-from postfacta_core.deadlines.requests import RunningRequests
-from postfacta_core.errors import DeadlineExceededError, StoppedError
-from postfacta_core.events import ListenerFailed
-from postfacta_core.telemetry.exchange import Exchange
-from postfacta_core.testing import RecordingObserver, call_asgi
+from postfacta_core.errors import DeadlineExceededError
+from postfacta_core.testing import call_asgi
+from tests.core.asgi.exchanges import (
+    DISCONNECT,
+    SCOPE,
+    START,
+    Wire,
+    body,
+    exchange_on,
+    make,
+    part,
+)
 from tests.kit.garbage import garbage
-
-SCOPE: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-START: Message = {"type": "http.response.start", "status": 200, "headers": []}
-EVENTS: Message = {**START, "headers": [(b"Content-Type", b"text/event-stream; charset=utf-8")]}
-DISCONNECT: Message = {"type": "http.disconnect"}
-
-
-class Wire:
-    """The server's end: what it has received, and what it is sent."""
-
-    def __init__(self, *messages: Message) -> None:
-        self.coming = list(messages)
-        self.sent: list[Message] = []
-        self.more = anyio.Event()
-        self.pause = 0.0
-        self.error: Exception | None = None
-
-    def arrive(self, *messages: Message) -> None:
-        self.coming += messages
-        self.more.set()
-        self.more = anyio.Event()
-
-    async def receive(self) -> Message:
-        while not self.coming:
-            await self.more.wait()
-        return self.coming.pop(0)
-
-    async def send(self, message: Message) -> None:
-        await anyio.sleep(self.pause)
-        if self.error is not None:
-            raise self.error
-        self.sent.append(message)
-
-    @property
-    def bodies(self) -> list[bytes]:
-        return [message["body"] for message in self.sent if message["type"] == "http.response.body"]
-
-
-async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stand for the application."""
-
-
-def make(
-    scope: Scope, receive: Receive, send: Send, *, stream_timeout: float = math.inf
-) -> HttpExchange:
-    kernel, rules = (
-        Kernel(nothing, requests=RunningRequests()),
-        Rules(stream_timeout=stream_timeout),
-    )
-    return HttpExchange(kernel, rules, RequestContext("request-id", 1000.0), scope, receive, send)
-
-
-def exchange_on(
-    wire: Wire, *, stream_timeout: float = math.inf, cancels: bool = False
-) -> HttpExchange:
-    exchange = make(SCOPE, wire.receive, wire.send, stream_timeout=stream_timeout)
-    exchange.rules = replace(exchange.rules, cancels=cancels)
-    exchange.request.deadline = 1030.0
-    return exchange
-
-
-def body(piece: bytes, *, more: bool) -> Message:
-    return {"type": "http.response.body", "body": piece, "more_body": more}
-
-
-def part(piece: bytes, *, more: bool) -> Message:
-    return {"type": "http.request", "body": piece, "more_body": more}
-
-
-async def test_an_unanswered_caller_gets_the_problem_and_nothing_after_it() -> None:
-    wire = Wire()
-    exchange = exchange_on(wire)
-    exchange.cancel(DeadlineExceededError("request"))
-    await exchange.answer()
-    await exchange.send(START)
-    await exchange.send(body(b"late", more=False))
-    await exchange.answer()
-    assert [message.get("status") for message in wire.sent] == [504, None]
-    assert exchange.request.error_type == "deadline_exceeded"
-
-
-async def test_a_reason_that_was_noted_before_stays() -> None:
-    exchange = exchange_on(Wire())
-    exchange.request.error_type = "pool_timeout"
-    exchange.cancel(DeadlineExceededError("request"))
-    await exchange.answer()
-    assert exchange.request.error_type == "pool_timeout"
-
-
-async def test_who_comes_second_to_answer_waits_until_the_server_has_it_all() -> None:
-    wire = Wire()
-    exchange = exchange_on(wire)
-    exchange.cancel(DeadlineExceededError("request"))
-    wire.pause = 0.03
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(exchange.answer)
-        await anyio.sleep(0.01)
-        await exchange.answer()
-        assert len(wire.sent) == 2
-
-
-async def test_a_complete_response_is_not_added_to() -> None:
-    wire = Wire()
-    exchange = exchange_on(wire)
-    await exchange.send(START)
-    await exchange.send(body(b"done", more=False))
-    exchange.cancel(DeadlineExceededError("request"))
-    await exchange.answer()
-    assert wire.bodies == [b"done"]
-
-
-async def test_nothing_is_sent_without_a_cancellation_or_a_client() -> None:
-    wire = Wire()
-    exchange = exchange_on(wire)
-    await exchange.answer()
-    exchange.cancel(None)
-    await exchange.answer()
-    assert wire.sent == []
-
-
-async def test_a_response_that_was_begun_is_left_unfinished() -> None:
-    wire = Wire()
-    exchange = exchange_on(wire)
-    await exchange.send(START)
-    await exchange.send(body(b"half", more=True))
-    exchange.cancel(StoppedError("drain"))
-    await exchange.answer()
-    assert wire.sent == [START, body(b"half", more=True)]
-
-
-async def test_a_client_that_is_gone_gets_nothing() -> None:
-    wire = Wire()
-    wire.error = OSError("gone")
-    exchange = exchange_on(wire)
-    exchange.cancel(DeadlineExceededError("request"))
-    await exchange.answer()
-    await exchange.answer()
 
 
 @pytest.mark.parametrize(
@@ -475,17 +340,3 @@ async def test_it_leaves_nothing_for_the_cyclic_collector() -> None:
         await app(dict(scope), None, _read_nothing)  # type: ignore[arg-type] # it is not called
 
     assert await garbage(once) == 0
-
-
-def test_a_recorder_that_raises_is_reported_and_the_next_one_is_called() -> None:
-    seen: list[Exchange] = []
-
-    def broken(exchange: Exchange) -> None:
-        raise ValueError("a crash")
-
-    observer = RecordingObserver()
-    exchange = Exchange(RequestContext("request-id", 0.0), "GET", "/")
-    Kernel(nothing, observer=observer).tell([broken, seen.append], exchange)
-    assert seen == [exchange]
-    (failure,) = observer.of(ListenerFailed)
-    assert "broken" in failure.policy

@@ -42,12 +42,12 @@ from postfacta_core.telemetry.exchange import Exchange, SocketExchange
 from postfacta_core.telemetry.logs import (
     LOGGER,
     AccessLog,
-    AccessSampler,
     EventLog,
     FloodFilter,
     JsonFormatter,
     RequestFilter,
 )
+from postfacta_core.telemetry.sampling import AccessSampler
 from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
 from tests.kit.every import every
 

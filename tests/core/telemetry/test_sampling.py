@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_core.clock import Luck
-from postfacta_core.telemetry.logs import AccessSampler
+from postfacta_core.telemetry.sampling import AccessSampler
 
 
 def lucky(seed: int = 7) -> Luck:

@@ -1,0 +1,107 @@
+"""What both kinds of exchange have in common: the part of their kernel, and an answer of ours.
+
+An answer in the application's place:
+
+1. It is sent once. Who comes second waits until the server has all of it.
+2. It is sent only while there is a `reason`, the response is not ending, and its client is there.
+3. The type of error that was noted first stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from ..clock import MONOTONIC, Clock
+from ..deadlines.requests import RunningRequests
+from ..drain.lifecycle import Lifecycle
+from ..events import ListenerFailed, Observer
+from ..limits._address import NO_PROXIES, TrustedProxies
+from ..telemetry.exchange import Exchange
+from ._concurrency import Slotted
+from ._problem import Problem, Render, problem_of
+from ._types import Scope
+
+Headers = Sequence[tuple[bytes, bytes]]
+Record = Callable[[Any], None]
+"""A method of a recorder."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Shared:
+    """What all exchanges of one kernel have in common.
+
+    Of each part, what is asked of it in mid-exchange.
+    """
+
+    clock: Clock = MONOTONIC
+    render: Render | None = None
+    identifies: bool = False  # A response has its request's id.
+    process: Lifecycle | None = None
+    requests: RunningRequests | None = None
+    # See `asgi._application`, of an `HttpExchange`.
+    permit: Callable[[Any], Awaitable[bool]] | None = None
+    trusted_traces: TrustedProxies = NO_PROXIES  # Peers whose trace context is followed.
+    # Of each response that does not set them itself, in lower case.
+    added: Headers = field(init=False)
+    # All names that the application may not set beside these.
+    owned: frozenset[bytes] = field(init=False)
+    is_bounded: bool = field(init=False)  # Clients have limits of size and pace.
+    room: float = field(init=False)  # The size up to which a response is sent without a timer.
+    answered: Sequence[Record] = field(init=False)  # Called at the last byte of each response.
+    opened: Sequence[Record] = field(init=False)  # Called as a WebSocket is accepted.
+    observe: Observer = field(init=False)
+
+    def tell(self, records: Iterable[Record], exchange: Exchange) -> None:
+        """Call recorders; what one raises reaches neither the request nor the others."""
+        for record in records:
+            try:
+                record(exchange)
+            except Exception as error:  # noqa: BLE001 - foreign code
+                self.blame(record, error)
+
+    def blame(self, record: Record, error: Exception) -> None:
+        self.observe(ListenerFailed(getattr(record, "__qualname__", "recorder"), repr(error)))
+
+
+class Answering(Slotted):
+    """What may be answered in its application's place, if its response can still be sent."""
+
+    shared: Shared
+    fields: Headers = ()  # More of its response.
+    has_begun: bool = False  # Its response was started, by the application or in its place.
+    has_left: bool
+    _is_ending: bool = False
+    _answered: anyio.Event | None = None
+    _scope: Scope
+
+    @property
+    def is_followed(self) -> bool:
+        peer = self._scope.get("client")
+        return self.shared.trusted_traces.includes(peer[0] if peer else None)
+
+    def is_due(self, drained: float) -> bool:
+        return drained >= self.rules.drain_timeout or (self.is_endless and self._may_part())
+
+    def _may_part(self) -> bool:
+        """Return whether it can be ended in order at this moment."""
+        return True
+
+    async def answer(self) -> None:
+        if self._answered is not None:
+            # An answer under way must reach the server completely before the end.
+            await self._answered.wait()
+        elif self.reason is not None and not (self._is_ending or self.has_left):
+            self._answered = anyio.Event()
+            problem = problem_of(self.reason)
+            self.request.error_type = self.request.error_type or problem.error_type
+            try:
+                await self._tell(problem)
+            finally:
+                self._answered.set()
+
+    async def _tell(self, problem: Problem) -> None:
+        raise NotImplementedError
