@@ -31,9 +31,10 @@ from postfacta_app.db import Unit
 from postfacta_app.migrations import upgrade
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.signals.model import Precision, micros
-from postfacta_app.timeline.kept import TimelinePage, facts_in
+from postfacta_app.timeline.kept import TimelinePage
 from postfacta_app.timeline.model import Edit, Facts, Op, Signal, moment
 from postfacta_app.timeline.rules import RULES, build
+from postfacta_app.timeline.verify import facts_in
 from postfacta_app.web.slices import as_json
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database

@@ -28,7 +28,7 @@ from .migrations import HEAD, revision, upgrade
 from .principal import Principal, Role
 from .server import serve
 from .settings import AuthMode, Settings, SettingsError, exposed_secrets, load_settings
-from .timeline.kept import REPAIR, verify
+from .timeline.verify import REPAIR, verify
 from .web.body import parse
 
 T = TypeVar("T")

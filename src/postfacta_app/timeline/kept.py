@@ -1,6 +1,14 @@
 """Read the timelines that the database keeps, for the present or any past.
 
-Only `verify` builds them again.
+The rules of a read:
+
+* One statement reads the incident and its entries, so both come from one snapshot.
+* Triggers keep the entries of the present. A past differs from it in entries that were changed or
+  whose source's clock was corrected since: `timeline_seen` makes those anew, the index gives the
+  rest.
+* A condition on the entries that people knew decides what a tie is. Filters only select from them.
+* Entries leave the database as JSON in parts of 250, in the order of `sort_key`.
+* The digest of a version never changes, so it is computed once for each version.
 """
 
 from __future__ import annotations
@@ -10,25 +18,20 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
-from operator import itemgetter
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import anyio
 from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
 
-from postfacta_postgres import Database
-
 from ..aside import aside
-from ..db import VISIBLE, Query, Reader, Unit, Where, sees
+from ..db import VISIBLE, Query, Unit, Where, sees
 from ..incidents.access import COLUMNS, incident_of, not_kept, ref_of, ref_text, seen
 from ..incidents.model import Incident, Many, Word
-from ..principal import ANONYMOUS
 from ..signals.model import Precision, micros
 from ..web.body import Time, decode_cursor, encode_cursor, filters_hash
-from .model import Entry, Facts, Instant, Milestone, Repeats
-from .rules import AHEAD, RULES, build, sort_key
+from .model import Entry, Instant, Milestone, Repeats
+from .rules import AHEAD, RULES, sort_key
 
 Short = Annotated[str, StringConstraints(max_length=200)]
 
@@ -87,11 +90,10 @@ class TimelineQuery(BaseModel, extra="forbid", frozen=True):
 
     def after(self, ref: UUID | int) -> tuple[Any, ...] | None:
         """Return the place of the cursor, which belongs to this reference of the incident."""
+        if self.cursor is None:
+            return None
         kinds = (int, int, int, str, bool, str, str)
-        of = filters_hash(self)
-        return (
-            None if self.cursor is None else decode_cursor(self.cursor, ref_text(ref), of, *kinds)
-        )
+        return decode_cursor(self.cursor, ref_text(ref), filters_hash(self), *kinds)
 
 
 class TimelinePage(BaseModel):
@@ -127,9 +129,8 @@ class Wanted(BaseModel, extra="forbid", frozen=True):
     text: Short = ""  # only the entries whose title has it, in either case
     edit: Short = ""
     page: int = Field(default=1, ge=1, le=10_000)
-    repeats: Literal["folded", "each"] = (
-        "folded"  # one line, if there are more entries than the page holds
-    )
+    # One line for repeats, if there are more entries than the page holds.
+    repeats: Literal["folded", "each"] = "folded"
     group: Group | None = None  # only the entries of this group of repeats
     entry: Short = ""
 
@@ -144,9 +145,8 @@ class NumberedPage:
     page: int
     count: int  # how many lines the view has
     hidden: int  # how many are hidden
-    marks: Mapping[
-        str, tuple[int, int, str]
-    ]  # the milestones by name: time, rank of the precision, basis
+    # The milestones by name: time, rank of the precision, basis.
+    marks: Mapping[str, tuple[int, int, str]]
     is_open: bool
     reasons: Mapping[str, str | None]  # why it was moved, by the id of the status change
     total: int  # how many entries the view has
@@ -171,7 +171,7 @@ json_build_object(
   'id', e.id,
   'kind', e.kind,
   't', e.t,
-  'p', (array{[it.value for it in Precision]})[e.p + 1],
+  'p', (array{[precision.value for precision in Precision]})[e.p + 1],
   'title', e.title,
   'sha', e.sha,
   'pinned', e.pinned,
@@ -196,8 +196,8 @@ json_build_object(
   'conflicts', (select count(*) from signal_conflicts c where c.signal_id = e.signal_id),
   'tie', {{tie}})"""  # noqa: S608 - only constants of our modules
 # What has an annotation is never folded.
-_SAID: Final = """
-said as (
+_ANNOTATED: Final = """
+annotated as (
   select a.entry_source collate "C", a.entry_id collate "C"
     from i
     join annotations a on a.incident_id = i.id
@@ -215,15 +215,15 @@ select *
                e.t - (e.t % f.width + f.width) % f.width as start,
                f.width,
                case
-                 when f.width > 0 and (e.source, e.id) not in (select * from said) then e.alike
-               end as same
-          from ({{of}}) e, ({{width}}) f(width)) e
+                 when f.width > 0 and (e.source, e.id) not in (select * from annotated) then e.alike
+               end as alike_group
+          from ({{entries}}) e, ({{width}}) f(width)) e
     window w as (
       partition by
-        e.same,
+        e.alike_group,
         e.start,
-        case when e.same is null then e.source end,
-        case when e.same is null then e.id end)) e
+        case when e.alike_group is null then e.source end,
+        case when e.alike_group is null then e.id end)) e
  where e.nth = 1"""  # noqa: S608 - only constants of this module
 _REPEATS: Final = f"""
 (select json_agg(
@@ -231,7 +231,7 @@ _REPEATS: Final = f"""
             e.item,
             e.repeats,
             e.until,
-            e.same || '.' || e.start || '.' || e.width)
+            e.alike_group || '.' || e.start || '.' || e.width)
           order by e.item)
    from (select e.*, row_number() over (order by {_KEY}) - 1 as item from page e) e
   where e.repeats > 1)"""  # noqa: S608 - only constants of this module
@@ -239,7 +239,7 @@ _OF_GROUP: Final = """
 e.alike::text = split_part({0}::text, '.', 1)
   and e.t >= split_part({0}, '.', 2)::bigint
   and e.t < split_part({0}, '.', 2)::bigint + split_part({0}, '.', 3)::bigint
-  and (e.source, e.id) not in (select * from said)"""
+  and (e.source, e.id) not in (select * from annotated)"""
 # Of what is kept and of what was changed no more than the page, which the index gives in its order.
 _SLICE: Final = """
 with i as materialized (
@@ -259,9 +259,9 @@ changed as materialized (
 page as materialized (
   select *
     from (
-      (select {columns} from timeline_entries e where {kept} and {own} order by {key} limit {limit})
+      (select {columns} from timeline_entries e where {kept} and {matches} order by {key} limit {limit})
       union all
-      (select {columns} from changed e where {own} order by {key} limit {limit})) e
+      (select {columns} from changed e where {matches} order by {key} limit {limit})) e
    order by {key}
    limit {limit})
 select i.*,
@@ -278,11 +278,11 @@ select i.*,
        (select count(*)
           from signal_conflicts c
           join (select e.* from timeline_entries e where {kept}) e on e.signal_id = c.signal_id
-         where {whole})
+         where {is_known})
          + (select count(*)
               from signal_conflicts c
               join changed e on e.signal_id = c.signal_id
-             where {whole}) as conflicts,
+             where {is_known}) as conflicts,
        timeline_milestones(i.id, i.until) as milestones
   from i"""
 # The second condition lets the range of the index begin there in any plan.
@@ -304,7 +304,7 @@ exists (
    where x.incident_id = (select id from i)
      and x.present
      and x.t = e.t
-     and {whole}
+     and {is_known}
      and (x.source, x.id) <> (e.source, e.id))"""
 # As `is_narrative` of the page.
 _NARRATIVE: Final = """
@@ -332,20 +332,20 @@ _TIE: Final = """
      from timeline_entries x
     where {kept}
       and x.t = e.t
-      and {whole}
+      and {is_known}
       and (x.source, x.id) <> (e.source, e.id))
  or exists (
    select
      from changed x
     where x.t = e.t
-      and {whole}
+      and {is_known}
       and (x.source, x.id) <> (e.source, e.id)))"""
 # Above a page, the least width of which thirty cover the view; so there are at most thirty lines of
 # a kind.
 _WIDTH: Final = f"""
 select min(w)
   from unnest(array{[*WIDTHS]}::bigint[]) w,
-       (select count(*) as entries, max(t) - min(t) as length from own) o
+       (select count(*) as entries, max(t) - min(t) as length from matching) o
  where o.entries > {{size}}
    and (o.length <= 30 * w or w = {max(WIDTHS)})"""  # noqa: S608 - only constants of our modules
 # A page by its number, of the present.
@@ -359,14 +359,14 @@ with i as materialized (
     join incident_measures m on m.incident_id = i.id and m.rules = $5
    where {visible}
      and (i.id = $3::uuid or i.number = $4::bigint)),
-{said},
-own as (
+{annotated},
+matching as (
   select e.*
     from timeline_entries e
    where e.incident_id = (select id from i)
      and e.present
-     and {own}),
-lines as ({of}),
+     and {matches}),
+lines as ({lines}),
 counted as materialized (
   select count(*) as count from lines),
 place as materialized (
@@ -380,13 +380,13 @@ page as materialized (
 select i.*,
        place.at,
        counted.count,
-       (select count(*) from own) as entries,
+       (select count(*) from matching) as entries,
        (select count(*)
           from timeline_entries e
          where e.incident_id = (select id from i)
            and e.present
            and e.hidden
-           and {whole}) as hidden,
+           and {is_known}) as hidden,
        array(
          select json_agg(f.entry)::text
            from (
@@ -420,7 +420,7 @@ coalesce((
 _DIGEST: Final = (
     "select timeline_digest($1, coalesce($2::timestamptz, 'infinity'), $3, coalesce($4, false))"
 )
-_OWN: Final = f"select {_COLUMNS} from own e"  # noqa: S608 - only constants of this module
+_MATCHING: Final = f"select {_COLUMNS} from matching e"  # noqa: S608 - only constants of this module
 
 Key = tuple[UUID, datetime, int | None, bool]
 Names = Collection[tuple[str, str]]
@@ -449,30 +449,30 @@ class KeptTimelines:
 
         Raise `NotFoundError` if the caller may not see it.
         """
-        whole, own = _conditions(query, *sees(q.principal), *ref_of(ref), query.as_of, RULES)
-        own.add("e.kind = any ({}::text[])", query.kind)
-        own.add("e.source = any ({}::text[])", query.source)
-        own.add("e.pinned = {}::boolean", query.pinned)
-        own.add(_BEYOND, *query.after(ref) or [None])
+        is_known, matches = _conditions(query, *sees(q.principal), *ref_of(ref), query.as_of, RULES)
+        matches.add("e.kind = any ({}::text[])", query.kind)
+        matches.add("e.source = any ({}::text[])", query.source)
+        matches.add("e.pinned = {}::boolean", query.pinned)
+        matches.add(_BEYOND, *query.after(ref) or [None])
         if not query.include_hidden:  # What the timeline is, and so what a tie is.
-            whole = f"not e.hidden and {whole}"
-        tie = _TIE.format(kept=_KEPT.format(e="x"), whole=whole.replace("e.", "x."))
+            is_known = f"not e.hidden and {is_known}"
+        tie = _TIE.format(kept=_KEPT.format(e="x"), is_known=is_known.replace("e.", "x."))
         statement = _SLICE.format(
             incident=COLUMNS,
             visible=VISIBLE,
             columns=_COLUMNS,
             kept=_KEPT.format(e="e"),
-            own=own,
-            whole=whole,
+            matches=matches,
+            is_known=is_known,
             key=_KEY,
-            limit=own.bind(query.limit + 1, "int"),
+            limit=matches.bind(query.limit + 1, "int"),
             entry=_ENTRY.format(tie=tie),
         )
-        row = await _read(q, ref, statement, *own.args, operation="timeline_slice")
+        row = await _read(q, ref, statement, *matches.args, operation="timeline_slice")
         incident = incident_of(row)
         conflicts = row["conflicts"]
-        known = None if query.known_as_of is None else micros(query.known_as_of)
-        key = (incident.id, row["until"], known, query.include_hidden)
+        known_as_of = None if query.known_as_of is None else micros(query.known_as_of)
+        key = (incident.id, row["until"], known_as_of, query.include_hidden)
         is_complete = query.digest or row["entries"] <= COMPLETE
         digest = await self.digest(q, key) if is_complete else self._digests.get(key)
         entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
@@ -487,48 +487,51 @@ class KeptTimelines:
             next_cursor=query.cursor_after(ref, items[-1]) if len(entries) > len(items) else None,
         )
         version = f'W/"{micros(row["timeline_at"])}-{conflicts}"'
-        return Slice(
-            incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version, row["until"]
-        )
+        etag = f'"{digest[:32]}-{conflicts}"' if digest else version
+        return Slice(incident, page, etag, row["until"])
 
     async def page(
-        self, q: Query, ref: UUID | int, wanted: Wanted, *, size: int, names: Names | None = None
+        self, q: Query, ref: UUID | int, query: Wanted, *, size: int, names: Names | None = None
     ) -> NumberedPage:
         """Read a page of the present, of these sources and ids only if some are named.
 
         A number after the last page gives the last one. Raise `NotFoundError` if the caller may not
         see the incident.
         """
-        whole, own = _conditions(wanted, *sees(q.principal), *ref_of(ref), RULES)
-        own.add(_NARRATIVE if wanted.view == "narrative" else "true")
-        own.add(_OF_GROUP, wanted.group)
+        is_known, matches = _conditions(query, *sees(q.principal), *ref_of(ref), RULES)
+        matches.add(_NARRATIVE if query.view == "narrative" else "true")
+        matches.add(_OF_GROUP, query.group)
         if names is not None:
-            own.add(_NAMED, *([name[part] for name in names] for part in (0, 1)))
-        limit = own.bind(size + 1, "int")
-        at = own.bind(wanted.page - 1, "int")
-        turned = wanted.entry or wanted.edit
-        fold = wanted.repeats == "folded" and wanted.view == "all" and not (turned or wanted.group)
-        if turned:
-            at = _PLACE.format(key=_KEY, size=size, anchor=own.bind(turned, "text"), at=at)
-        of = _FOLDED.format(of=_OWN, width=_WIDTH.format(size=size)) if fold else _OWN
+            matches.add(_NAMED, *([name[part] for name in names] for part in (0, 1)))
+        limit = matches.bind(size + 1, "int")
+        at = matches.bind(query.page - 1, "int")
+        anchor = query.entry or query.edit
+        selects_one = bool(anchor or query.group)
+        fold = query.repeats == "folded" and query.view == "all" and not selects_one
+        if anchor:
+            at = _PLACE.format(key=_KEY, size=size, anchor=matches.bind(anchor, "text"), at=at)
+        tie = _TIE_NOW.format(is_known=is_known.replace("e.", "x."))
+        lines = (
+            _FOLDED.format(entries=_MATCHING, width=_WIDTH.format(size=size)) if fold else _MATCHING
+        )
         statement = _PAGE.format(
             incident=COLUMNS,
             visible=VISIBLE,
-            own=own,
-            whole=whole,
+            matches=matches,
+            is_known=is_known,
             key=_KEY,
             limit=limit,
             at=at,
             size=size,
-            said=_SAID,
-            of=of,
-            entry=_ENTRY.format(tie=_TIE_NOW.format(whole=whole.replace("e.", "x."))),
+            annotated=_ANNOTATED,
+            lines=lines,
+            entry=_ENTRY.format(tie=tie),
             repeats=_REPEATS if fold else "null",
         )
-        row = await _read(q, ref, statement, *own.args, operation="timeline_page")
+        row = await _read(q, ref, statement, *matches.args, operation="timeline_page")
         entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
         marks, reasons, repeats = (
-            json.loads(row[it] or "{}") for it in ("marks", "reasons", "repeats")
+            json.loads(row[column] or "{}") for column in ("marks", "reasons", "repeats")
         )
         return NumberedPage(
             incident=incident_of(row),
@@ -541,26 +544,25 @@ class KeptTimelines:
             hidden=row["hidden"],
             total=row["entries"],
             is_open=row["is_open"],
-            repeats=[Repeats(*it) for it in repeats],
+            repeats=[Repeats(*repeat) for repeat in repeats],
             marks=marks,
             reasons=reasons,
         )
 
     async def named(self, q: Query, ref: UUID, names: Names) -> Sequence[Entry]:
         """Read the entries with these sources and ids, without hidden ones."""
-        wanted = Wanted(repeats="each")
-        return (
-            (await self.page(q, ref, wanted, size=len(names), names=names)).entries if names else ()
-        )
+        if not names:
+            return ()
+        page = await self.page(q, ref, Wanted(repeats="each"), size=len(names), names=names)
+        return page.entries
 
     async def digest(self, q: Query, key: Key) -> str:
         """Return the digest of a version of a timeline, which never changes."""
         if key not in self._digests:
             async with self._turns:
                 if key not in self._digests:
-                    self._digests[key] = (
-                        await q.fetch(_DIGEST, *key, operation="timeline_digest")
-                    )[0][0]
+                    rows = await q.fetch(_DIGEST, *key, operation="timeline_digest")
+                    self._digests[key] = rows[0][0]
         self._digests.move_to_end(key)
         while len(self._digests) > _MOST_DIGESTS:
             self._digests.popitem(last=False)
@@ -568,147 +570,27 @@ class KeptTimelines:
 
 
 async def digest_in(unit: Unit, incident_id: UUID) -> str:
-    return str(
-        (await unit.fetch(_DIGEST, incident_id, None, None, None, operation="timeline_digest"))[0][
-            0
-        ]
-    )
+    """Return the digest of the timeline as the unit sees it, which may still change."""
+    args = (incident_id, None, None, None)
+    rows = await unit.fetch(_DIGEST, *args, operation="timeline_digest")
+    return str(rows[0][0])
 
 
-def _conditions(wanted: TimelineQuery | Wanted, *args: object) -> tuple[str, Where]:
-    """Return which entries were known then, and which are wanted.
+def _conditions(query: TimelineQuery | Wanted, *args: object) -> tuple[str, Where]:
+    """Return which entries were known then, and which of them match the query.
 
     The statement has `args` before theirs.
     """
-    own = Where(*args)
-    at = wanted.known_as_of
-    known = (
-        "true" if at is None else f"coalesce(e.known_at, e.t) <= {own.bind(micros(at), 'bigint')}"
-    )
-    own.add(known)
-    own.add("true" if wanted.include_hidden else "not e.hidden")
-    own.add("strpos(lower(e.title), lower({}::text)) > 0", wanted.text or None)
-    return known, own
+    matches = Where(*args)
+    is_known = "true"
+    if query.known_as_of is not None:
+        known_as_of = matches.bind(micros(query.known_as_of), "bigint")
+        is_known = f"coalesce(e.known_at, e.t) <= {known_as_of}"
+    matches.add(is_known)
+    matches.add("true" if query.include_hidden else "not e.hidden")
+    matches.add("strpos(lower(e.title), lower({}::text)) > 0", query.text or None)
+    return is_known, matches
 
 
 def _entries(texts: Sequence[str]) -> list[Entry]:
     return [entry for text in texts for entry in ENTRIES.validate_json(text)]
-
-
-# Whether what is kept is what the rules make of the facts
-
-_FACTS: Final = TypeAdapter(Facts)
-_ALL_FACTS: Final = """
-select json_build_object(
-  'signals', (
-    select coalesce(json_agg(f), '[]')
-      from (
-        select s.id as signal_id,
-               s.source,
-               s.external_id,
-               s.kind,
-               timeline_us(s.occurred_at) as occurred_at,
-               s.precision,
-               s.title,
-               encode(s.content_sha256, 'hex') as content_sha256,
-               s.sequence,
-               timeline_us(s.known_at) as known_at,
-               timeline_us(s.received_at) as received_at,
-               s.time_basis,
-               s.services,
-               s.environment,
-               s.links,
-               (select count(*) from signal_conflicts c where c.signal_id = s.id) as conflicts
-          from signals s
-         where s.id in (
-           select signal_id from edits where incident_id = $1 and op = 'attach')) f),
-  'changes', (
-    select coalesce(json_agg(f), '[]')
-      from (
-        select id,
-               timeline_us(at) as at,
-               from_status,
-               to_status,
-               outcome,
-               reason,
-               timeline_us(occurred_at) as occurred_at
-          from status_changes
-         where incident_id = $1) f),
-  'annotations', (
-    select coalesce(json_agg(f), '[]')
-      from (
-        select a.id,
-               a.root,
-               timeline_us(a.at) as at,
-               a.kind,
-               a.state,
-               a.body,
-               timeline_us(a.occurred_at) as occurred_at,
-               a.retracted,
-               coalesce(first.precision, 'exact') as precision
-          from annotations a
-          join annotations first on first.id = a.root
-         where a.incident_id = $1
-           and a.occurred_at is not null) f),
-  'edits', (
-    select coalesce(json_agg(f), '[]')
-      from (
-        select id,
-               timeline_us(at) as at,
-               op,
-               signal_id,
-               source,
-               external_id,
-               value
-          from edits
-         where incident_id = $1) f))::text"""
-
-
-_REVISIONS: Final = """
-select i.id,
-       i.number,
-       r.rev,
-       r.timeline_digest as digest,
-       timeline_us(r.timeline_at) as at,
-       r.rules
-  from incidents i
-  left join postmortem_revisions r on r.incident_id = i.id
- order by i.id, r.rev"""
-REPAIR: Final = (
-    "select timeline_rebuild(id) from (select id from incidents where number = {} for no key"
-    " update) i"
-)
-"""Writes the kept timeline of an incident again; for the role that owns the tables."""
-
-
-async def facts_in(q: Query, incident_id: UUID) -> Facts:
-    """Read the facts of an incident in one statement, so from one snapshot."""
-    rows = await q.fetch(_ALL_FACTS, incident_id, operation="timeline_facts")
-    return _FACTS.validate_json(rows[0][0])
-
-
-async def verify(database: Database) -> Mapping[str, Sequence[Any]]:
-    """Build the timelines of each incident from its facts.
-
-    Compare the kept one, and the digest of each revision.
-
-    Return the revisions by result: `equal`, `fault`, or `other_rules`, which were not compared; and
-    `kept_fault`, the incidents whose kept timeline is not the one of their facts.
-    """
-    found: dict[str, list[Any]] = {"equal": [], "fault": [], "other_rules": [], "kept_fault": []}
-    rows = await Reader(database, ANONYMOUS).fetch(_REVISIONS, operation="revisions")
-    for incident_id, revisions in groupby(rows, itemgetter("id")):
-        async with database.transaction(isolation="repeatable read") as connection:
-            unit = Unit(connection, ANONYMOUS, None)
-            facts = await facts_in(unit, incident_id)
-            kept = await digest_in(unit, incident_id)
-        for n, it in enumerate(revisions):
-            if n == 0 and build(facts).digest != kept:
-                found["kept_fault"].append(it)
-            if it["rev"] is not None:
-                is_comparable = it["rules"] == RULES
-                is_equal = is_comparable and build(facts, as_of=it["at"]).digest == it["digest"]
-                found["equal" if is_equal else "fault" if is_comparable else "other_rules"].append(
-                    it
-                )
-    return found

@@ -359,8 +359,8 @@ async def test_no_page_of_a_kept_timeline_reads_all_facts(
     def refuse(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("postfacta_app.timeline.kept.facts_in", refuse)
-    monkeypatch.setattr("postfacta_app.timeline.kept.build", refuse)
+    monkeypatch.setattr("postfacta_app.timeline.verify.facts_in", refuse)
+    monkeypatch.setattr("postfacta_app.timeline.verify.build", refuse)
     path = f"/incidents/{desk.ref}"
     page = (await screen.get(f"{path}/postmortem")).text
     assert "1 entry renamed since this version" in page

@@ -12,8 +12,9 @@ import pytest
 from postfacta_app.db import Reader, Unit
 from postfacta_app.migrations import apply, migrate
 from postfacta_app.principal import ANONYMOUS
-from postfacta_app.timeline.kept import KeptTimelines, TimelineQuery, facts_in
+from postfacta_app.timeline.kept import KeptTimelines, TimelineQuery
 from postfacta_app.timeline.rules import build
+from postfacta_app.timeline.verify import facts_in
 from postfacta_postgres import Database
 from tests.app.timeline.stored import revision_of
 

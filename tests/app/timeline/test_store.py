@@ -17,9 +17,9 @@ from postfacta_app.cli import main
 from postfacta_app.db import Unit
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.signals.model import Precision
-from postfacta_app.timeline.kept import facts_in
 from postfacta_app.timeline.model import Annotation, Facts, Op, Signal, StatusChange, moment
 from postfacta_app.timeline.rules import RULES, build
+from postfacta_app.timeline.verify import facts_in
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_embedded.binaries import find_binaries
 from postfacta_postgres import Database
