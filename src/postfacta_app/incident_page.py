@@ -115,7 +115,7 @@ async def show(
     links_of_incident = await links.of(q, incident.id)
     labels_of_incident = await labels.of(q, incident.id)
     share(incident.visibility, *(far.incident.visibility for far in links_of_incident))
-    annotations = await timeline.said(q, incident.id, entries, limit=_MOST_ANNOTATIONS + 1)
+    annotations = await timeline.remarks_on(q, incident.id, entries, limit=_MOST_ANNOTATIONS + 1)
     if view.known_as_of is not None:
         # What is written about an entry, or about the whole, may be hindsight.
         annotations = [

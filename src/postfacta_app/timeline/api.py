@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
 
@@ -35,7 +36,7 @@ from .model import (
 READ = Access.READ
 WRITE = Access.WRITE
 ANNOTATE = Access.ANNOTATE
-_ONE: Final = "/api/v1/incidents/{ref}"
+_OF_INCIDENT: Final = "/api/v1/incidents/{ref}"
 _OF_ROOT: Final = "/api/v1/annotations/{root}"
 _ENTRY: Final = 500  # Bytes of an entry's JSON, about.
 routes: Final = Routes("annotation")
@@ -44,7 +45,7 @@ Kept = Annotated[KeptTimelines, part(KeptTimelines)]  # the timelines that the d
 
 
 @routes.api(
-    f"GET {_ONE}/timeline",
+    f"GET {_OF_INCIDENT}/timeline",
     READ,
     "Read the timeline of an incident",
     kind=RouteClass.READ,
@@ -52,15 +53,15 @@ Kept = Annotated[KeptTimelines, part(KeptTimelines)]  # the timelines that the d
     stale=True,
 )
 async def timeline(
-    q: Reader, ref: Ref, query: TimelineQuery, *, kept: Kept, request: Request, share: Share
+    q: Reader, ref: Ref, query: TimelineQuery, *, timelines: Kept, request: Request, share: Share
 ) -> Annotated[Response, TimelinePage]:
-    found = await kept.slice(q, ref, query)
-    share(found.incident.visibility)
-    headers = {"ETag": found.etag}
-    if is_not_modified(request, found.etag):
+    read = await timelines.slice(q, ref, query)
+    share(read.incident.visibility)
+    headers = {"ETag": read.etag}
+    if is_not_modified(request, read.etag):
         return Response(status_code=304, headers=headers)
-    headers |= next_link(request, found.page.next_cursor)
-    return await aside(_ENTRY * len(found.page.items), as_json, 200, found.page, headers)
+    headers |= next_link(request, read.page.next_cursor)
+    return await aside(_ENTRY * len(read.page.items), as_json, 200, read.page, headers)
 
 
 # Edits
@@ -112,27 +113,31 @@ async def _sent_edit(call: Call, _: str) -> model.NewEdit:
 SentEdit = Annotated[model.NewEdit, Fill(_sent_edit)]
 
 
-@routes.api(f"GET {_ONE}/edits", READ, "List the edits of a timeline", kind=RouteClass.READ)
+@routes.api(f"GET {_OF_INCIDENT}/edits", READ, "List the edits of a timeline", kind=RouteClass.READ)
 async def edit_page(q: Reader, ref: Ref, query: Paged) -> model.EditPage:
     incident_id = (await seen(q, ref)).id
     args = (*(query.after(str(incident_id)) or (None, None)), query.limit + 1)
     rows = await q.fetch(_EDITS, incident_id, *args, operation="edit_list")
     edits = [ShownEdit.model_validate_json(row[0]) for row in rows]
-    return query.page(model.EditPage, edits, str(incident_id), key=lambda it: (it.at, it.id))
+    return query.page(model.EditPage, edits, str(incident_id), key=_place)
 
 
 @routes.api(
-    f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=AnyEdit
+    f"POST {_OF_INCIDENT}/edits",
+    WRITE,
+    "Edit a timeline; originals are kept",
+    once=True,
+    reads=AnyEdit,
 )
 async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> model.AddedEdit:
     entry = getattr(new, "entry", None)
     value = getattr(new, "value", None)
-    if (at := getattr(value, "at", None)) is not None:
+    at = getattr(value, "at", None)
+    if at is not None:
         check_time("/value/at", at, now)
     incident = await lock_active(unit, ref)
-    source, external_id = (
-        (entry.source, entry.id) if entry else (getattr(new, "source", None), None)
-    )
+    source = entry.source if entry else getattr(new, "source", None)
+    external_id = entry.id if entry else None
     rows = await unit.fetch(
         _ADD_EDIT,
         *(uuid4(), incident.id, await unit.stamp(incident.id), new.op, source, external_id),
@@ -151,8 +156,13 @@ async def decided(q: Query, incident_id: UUID, entries: Sequence[Entry]) -> Sequ
     return [ShownEdit.model_validate_json(row[0]) for row in rows]
 
 
+def _place(fact: ShownEdit | ShownAnnotation) -> tuple[datetime, UUID]:
+    """Return the place of an edit or annotation in a list, oldest first."""
+    return fact.at, fact.id
+
+
 def _keys(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
-    return [it.source for it in entries], [it.id for it in entries]
+    return [entry.source for entry in entries], [entry.id for entry in entries]
 
 
 # Annotations
@@ -193,7 +203,7 @@ _ANNOTATIONS: Final = f"""{_REMARKS}
  order by first.at, first.id
  limit $4"""
 # Annotations that are entries come first, since the list may be truncated.
-_SAID: Final = f"""{_REMARKS}
+_REMARKS_ON: Final = f"""{_REMARKS}
    and first.root = first.id
    and first.incident_id = $1
    and (first.id = any ($2::uuid[])
@@ -217,7 +227,7 @@ select $1, a.root, a.id, a.incident_id, a.kind, a.entry_source, a.entry_id, a.oc
 
 
 @routes.api(
-    f"GET {_ONE}/annotations",
+    f"GET {_OF_INCIDENT}/annotations",
     READ,
     "List notes, decisions, hypotheses and questions",
     kind=RouteClass.READ,
@@ -225,11 +235,14 @@ select $1, a.root, a.id, a.incident_id, a.kind, a.entry_source, a.entry_id, a.oc
 async def annotation_page(q: Reader, ref: Ref, query: Paged) -> model.AnnotationPage:
     incident_id = (await seen(q, ref)).id
     rows = await remarks(q, incident_id, query)
-    return query.page(model.AnnotationPage, rows, str(incident_id), key=lambda it: (it.at, it.id))
+    return query.page(model.AnnotationPage, rows, str(incident_id), key=_place)
 
 
 @routes.api(
-    f"POST {_ONE}/annotations", ANNOTATE, "Add a note, decision, hypothesis or question", once=True
+    f"POST {_OF_INCIDENT}/annotations",
+    ANNOTATE,
+    "Add a note, decision, hypothesis or question",
+    once=True,
 )
 async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) -> ShownAnnotation:
     if new.occurred_at is not None:
@@ -248,15 +261,16 @@ async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) 
     root = uuid4()
     at = await unit.stamp(incident.id)
     entry = new.entry
-    about = {"entry_source": entry and entry.source, "entry_id": entry and entry.id}
-    same = {
+    columns = {
         "id": root,
         "root": root,
         "incident_id": incident.id,
         "at": at,
         "author": unit.principal.actor,
+        "entry_source": entry and entry.source,
+        "entry_id": entry and entry.id,
     }
-    await insert(unit, "annotations", **same, **about, **new.model_dump(exclude={"entry"}))
+    await insert(unit, "annotations", **columns, **new.model_dump(exclude={"entry"}))
     await unit.audit(
         "annotation.add", incident.ref, incident_id=incident.id, detail={"annotation": root}
     )
@@ -288,7 +302,7 @@ async def retract(unit: Unit, root: UUID, *, matches: Matches) -> None:
 
 
 async def find(q: Query, root: UUID) -> tuple[UUID, ShownAnnotation]:
-    """Read one and the id of its incident.
+    """Read an annotation and the id of its incident.
 
     The error is the same for what does not exist and for what is not visible.
     """
@@ -300,23 +314,24 @@ async def find(q: Query, root: UUID) -> tuple[UUID, ShownAnnotation]:
 async def remarks(
     q: Query, incident_id: UUID, query: Paged | None = None
 ) -> Sequence[ShownAnnotation]:
-    """List them, oldest first: one more than a page holds, or all."""
+    """List annotations, oldest first: one more than a page holds, or all."""
     last = query.after(str(incident_id)) if query else None
     args = (incident_id, *(last or (None, None)), query.limit + 1 if query else None)
     rows = await q.fetch(_ANNOTATIONS, *args, operation="annotation_list")
     return [ShownAnnotation.model_validate_json(row[0]) for row in rows]
 
 
-async def said(
+async def remarks_on(
     q: Query, incident_id: UUID, entries: Sequence[Entry], *, limit: int
 ) -> Sequence[ShownAnnotation]:
     """List annotations on entries or on the incident as a whole, oldest first."""
-    roots = [UUID(it.id.partition(":")[2]) for it in entries if it.source == "human"]
+    notes = [entry for entry in entries if entry.source == "human"]
+    roots = [UUID(note.id.partition(":")[2]) for note in notes]
     rows = await q.fetch(
-        _SAID, incident_id, roots, *_keys(entries), limit, operation="annotation_said"
+        _REMARKS_ON, incident_id, roots, *_keys(entries), limit, operation="annotation_said"
     )
-    found = [ShownAnnotation.model_validate_json(row[0]) for row in rows]
-    return sorted(found, key=lambda it: (it.at, it.id))
+    annotations = [ShownAnnotation.model_validate_json(row[0]) for row in rows]
+    return sorted(annotations, key=_place)
 
 
 async def _locked(unit: Unit, root: UUID, matches: Matches) -> tuple[Incident, ShownAnnotation]:

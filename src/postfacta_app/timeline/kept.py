@@ -28,10 +28,11 @@ from ..aside import aside
 from ..db import VISIBLE, Query, Unit, Where, sees
 from ..incidents.access import COLUMNS, incident_of, not_kept, ref_of, ref_text, seen
 from ..incidents.model import Incident, Many, Word
-from ..signals.model import Precision, micros
+from ..signals.model import micros
 from ..web.body import Time, decode_cursor, encode_cursor, filters_hash
+from . import statements
 from .model import Entry, Instant, Milestone, Repeats
-from .rules import AHEAD, RULES, sort_key
+from .rules import RULES, sort_key
 
 Short = Annotated[str, StringConstraints(max_length=200)]
 
@@ -48,17 +49,6 @@ EntryKind = Literal[
     "other",
 ]
 
-# The windows of time within which repeats are folded, in microseconds; each begins at a multiple
-# since 1970.
-WIDTHS: Final = (
-    60_000_000,
-    300_000_000,
-    900_000_000,
-    3_600_000_000,
-    21_600_000_000,
-    86_400_000_000,
-    604_800_000_000,
-)
 Group = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,19}\.-?[0-9]{1,18}\.[0-9]{1,18}$")]
 """The name of a group of repeats.
 
@@ -158,269 +148,7 @@ class NumberedPage:
 COMPLETE: Final = 10_000  # the most entries of an incident for which every answer has the digest
 
 _MOST_DIGESTS: Final = 10_000
-_KEY: Final = (
-    'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
-)
-_COLUMNS: Final = """
-e.source, e.id, e.signal_id, e.kind, e.t, e.p, e.k, e.unnumbered, e.sequence, e.occurred,
-e.known_at, e.title, e.original, e.sha, e.pinned, e.hidden, e.first_at, e.alike"""
 ENTRIES: Final = TypeAdapter(Sequence[Entry])
-_ENTRY: Final = f"""
-json_build_object(
-  'source', e.source,
-  'id', e.id,
-  'kind', e.kind,
-  't', e.t,
-  'p', (array{[precision.value for precision in Precision]})[e.p + 1],
-  'title', e.title,
-  'sha', e.sha,
-  'pinned', e.pinned,
-  'hidden', e.hidden,
-  'occurred_at', e.occurred,
-  'original_precision', coalesce(
-    s.precision,
-    (select a.precision
-       from annotations a
-      where a.id = case when e.source = 'human' then split_part(e.id, ':', 2)::uuid end),
-    'exact'),
-  'original_title', coalesce(e.original, e.title),
-  'sequence', case when not e.unnumbered then e.sequence end,
-  'known_at', e.known_at,
-  'received_at', timeline_us(coalesce(s.received_at, e.first_at)),
-  'time_basis', coalesce(s.time_basis, 'event'),
-  'signal_id', e.signal_id,
-  'clock_suspect', coalesce(e.occurred > timeline_us(s.received_at) + {AHEAD}, false),
-  'services', coalesce(s.services, '{{{{}}}}'),
-  'environment', s.environment,
-  'links', coalesce(s.links, '[]'),
-  'conflicts', (select count(*) from signal_conflicts c where c.signal_id = e.signal_id),
-  'tie', {{tie}})"""  # noqa: S608 - only constants of our modules
-# What has an annotation is never folded.
-_ANNOTATED: Final = """
-annotated as (
-  select a.entry_source collate "C", a.entry_id collate "C"
-    from i
-    join annotations a on a.incident_id = i.id
-   where a.entry_source is not null)"""
-# The first entry of each group of repeats, and entries that stand alone.
-_FOLDED: Final = f"""
-select *
-  from (
-    select e.*,
-           count(*) over w as repeats,
-           max(e.t) over w as until,
-           row_number() over (w order by {_KEY}) as nth
-      from (
-        select e.*,
-               e.t - (e.t % f.width + f.width) % f.width as start,
-               f.width,
-               case
-                 when f.width > 0 and (e.source, e.id) not in (select * from annotated) then e.alike
-               end as alike_group
-          from ({{entries}}) e, ({{width}}) f(width)) e
-    window w as (
-      partition by
-        e.alike_group,
-        e.start,
-        case when e.alike_group is null then e.source end,
-        case when e.alike_group is null then e.id end)) e
- where e.nth = 1"""  # noqa: S608 - only constants of this module
-_REPEATS: Final = f"""
-(select json_agg(
-          json_build_array(
-            e.item,
-            e.repeats,
-            e.until,
-            e.alike_group || '.' || e.start || '.' || e.width)
-          order by e.item)
-   from (select e.*, row_number() over (order by {_KEY}) - 1 as item from page e) e
-  where e.repeats > 1)"""  # noqa: S608 - only constants of this module
-_OF_GROUP: Final = """
-e.alike::text = split_part({0}::text, '.', 1)
-  and e.t >= split_part({0}, '.', 2)::bigint
-  and e.t < split_part({0}, '.', 2)::bigint + split_part({0}, '.', 3)::bigint
-  and (e.source, e.id) not in (select * from annotated)"""
-# Of what is kept and of what was changed no more than the page, which the index gives in its order.
-_SLICE: Final = """
-with i as materialized (
-  select {incident},
-         i.timeline_at,
-         least($5::timestamptz, i.timeline_at) as until,
-         m.entries
-    from incidents i
-    join incident_measures m on m.incident_id = i.id and m.rules = $6
-   where {visible}
-     and (i.id = $3::uuid or i.number = $4::bigint)),
-changed as materialized (
-  select e.*
-    from i,
-         timeline_seen(
-           i.id, case when i.until < i.timeline_at then i.until else 'infinity' end) e),
-page as materialized (
-  select *
-    from (
-      (select {columns} from timeline_entries e where {kept} and {matches} order by {key} limit {limit})
-      union all
-      (select {columns} from changed e where {matches} order by {key} limit {limit})) e
-   order by {key}
-   limit {limit})
-select i.*,
-       array(
-         select json_agg(f.entry)::text
-           from (
-             select {entry} as entry,
-                    row_number() over (order by {key}) / 250 as part
-               from page e
-               left join signals s on s.id = e.signal_id
-              order by {key}) f
-          group by f.part
-          order by f.part) as page,
-       (select count(*)
-          from signal_conflicts c
-          join (select e.* from timeline_entries e where {kept}) e on e.signal_id = c.signal_id
-         where {is_known})
-         + (select count(*)
-              from signal_conflicts c
-              join changed e on e.signal_id = c.signal_id
-             where {is_known}) as conflicts,
-       timeline_milestones(i.id, i.until) as milestones
-  from i"""
-# The second condition lets the range of the index begin there in any plan.
-_BEYOND: Final = f"""
-({_KEY}) > (
-    {{0}}::bigint,
-    {{1}}::smallint,
-    {{2}}::smallint,
-    {{3}}::text collate "C",
-    {{4}}::boolean,
-    {{5}}::text collate "C",
-    {{6}}::text collate "C")
-  and e.t >= {{0}}::bigint"""
-# As it was at the end: what was changed since, and whose clock was, is in `changed` instead.
-_TIE_NOW: Final = """
-exists (
-  select
-    from timeline_entries x
-   where x.incident_id = (select id from i)
-     and x.present
-     and x.t = e.t
-     and {is_known}
-     and (x.source, x.id) <> (e.source, e.id))"""
-# As `is_narrative` of the page.
-_NARRATIVE: Final = """
-(e.pinned
-  or e.kind = 'action'
-  or e.source in ('human', 'postfacta')
-  or e.source >= 'manual/' and e.source < 'manual0')"""
-_NAMED: Final = """
-(e.source, e.id) in (
-  select n.source collate "C", n.id collate "C"
-    from unnest({}::text[], {}::text[]) n(source, id))"""
-_KEPT: Final = """
-{e}.incident_id = (select id from i)
-  and {e}.present
-  and {e}.since <= (select until from i)
-  and ({e}.shift is null
-    or {e}.source <> all ((
-      select array(
-        select m.source
-          from i, timeline_moved(i.id, i.until) m
-         where i.until < i.timeline_at))::text[]))"""
-_TIE: Final = """
-(exists (
-   select
-     from timeline_entries x
-    where {kept}
-      and x.t = e.t
-      and {is_known}
-      and (x.source, x.id) <> (e.source, e.id))
- or exists (
-   select
-     from changed x
-    where x.t = e.t
-      and {is_known}
-      and (x.source, x.id) <> (e.source, e.id)))"""
-# Above a page, the least width of which thirty cover the view; so there are at most thirty lines of
-# a kind.
-_WIDTH: Final = f"""
-select min(w)
-  from unnest(array{[*WIDTHS]}::bigint[]) w,
-       (select count(*) as entries, max(t) - min(t) as length from matching) o
- where o.entries > {{size}}
-   and (o.length <= 30 * w or w = {max(WIDTHS)})"""  # noqa: S608 - only constants of our modules
-# A page by its number, of the present.
-_PAGE: Final = """
-with i as materialized (
-  select {incident},
-         i.timeline_at,
-         m.marks::text as marks,
-         m.is_open
-    from incidents i
-    join incident_measures m on m.incident_id = i.id and m.rules = $5
-   where {visible}
-     and (i.id = $3::uuid or i.number = $4::bigint)),
-{annotated},
-matching as (
-  select e.*
-    from timeline_entries e
-   where e.incident_id = (select id from i)
-     and e.present
-     and {matches}),
-lines as ({lines}),
-counted as materialized (
-  select count(*) as count from lines),
-place as materialized (
-  select least({at}, greatest(0, count - 1) / {size}) as at from counted),
-page as materialized (
-  select *
-    from lines e
-   order by {key}
-   limit {limit}
-  offset (select at * {size} from place))
-select i.*,
-       place.at,
-       counted.count,
-       (select count(*) from matching) as entries,
-       (select count(*)
-          from timeline_entries e
-         where e.incident_id = (select id from i)
-           and e.present
-           and e.hidden
-           and {is_known}) as hidden,
-       array(
-         select json_agg(f.entry)::text
-           from (
-             select {entry} as entry,
-                    row_number() over (order by {key}) / 250 as part
-               from page e
-               left join signals s on s.id = e.signal_id
-              order by {key}) f
-          group by f.part
-          order by f.part) as page,
-       {repeats}::text as repeats,
-       (select json_object_agg(c.id, c.reason)
-          from status_changes c
-         where c.incident_id = i.id)::text as reasons
-  from i, place, counted"""
-# As `anchor` in view.py.
-_PLACE: Final = """
-coalesce((
-  select n / {size}
-    from (
-      select row_number() over (order by {key}) - 1 as n,
-             e.source,
-             e.id
-        from lines e) e
-   where 'e-' || left(
-           encode(
-             sha256(convert_to(length(e.source) || ' ' || e.source || ' ' || e.id, 'UTF8')),
-             'hex'),
-           12) = {anchor}),
-  {at})"""
-_DIGEST: Final = (
-    "select timeline_digest($1, coalesce($2::timestamptz, 'infinity'), $3, coalesce($4, false))"
-)
-_MATCHING: Final = f"select {_COLUMNS} from matching e"  # noqa: S608 - only constants of this module
 
 Key = tuple[UUID, datetime, int | None, bool]
 Names = Collection[tuple[str, str]]
@@ -453,20 +181,22 @@ class KeptTimelines:
         matches.add("e.kind = any ({}::text[])", query.kind)
         matches.add("e.source = any ({}::text[])", query.source)
         matches.add("e.pinned = {}::boolean", query.pinned)
-        matches.add(_BEYOND, *query.after(ref) or [None])
+        matches.add(statements.BEYOND, *query.after(ref) or [None])
         if not query.include_hidden:  # What the timeline is, and so what a tie is.
             is_known = f"not e.hidden and {is_known}"
-        tie = _TIE.format(kept=_KEPT.format(e="x"), is_known=is_known.replace("e.", "x."))
-        statement = _SLICE.format(
+        tie = statements.TIE.format(
+            kept=statements.KEPT.format(e="x"), is_known=is_known.replace("e.", "x.")
+        )
+        statement = statements.SLICE.format(
             incident=COLUMNS,
             visible=VISIBLE,
-            columns=_COLUMNS,
-            kept=_KEPT.format(e="e"),
+            columns=statements.COLUMNS,
+            kept=statements.KEPT.format(e="e"),
             matches=matches,
             is_known=is_known,
-            key=_KEY,
+            key=statements.KEY,
             limit=matches.bind(query.limit + 1, "int"),
-            entry=_ENTRY.format(tie=tie),
+            entry=statements.ENTRY.format(tie=tie),
         )
         row = await _read(q, ref, statement, *matches.args, operation="timeline_slice")
         incident = incident_of(row)
@@ -499,34 +229,37 @@ class KeptTimelines:
         see the incident.
         """
         is_known, matches = _conditions(query, *sees(q.principal), *ref_of(ref), RULES)
-        matches.add(_NARRATIVE if query.view == "narrative" else "true")
-        matches.add(_OF_GROUP, query.group)
+        matches.add(statements.NARRATIVE if query.view == "narrative" else "true")
+        matches.add(statements.OF_GROUP, query.group)
         if names is not None:
-            matches.add(_NAMED, *([name[part] for name in names] for part in (0, 1)))
+            matches.add(statements.NAMED, *([name[part] for name in names] for part in (0, 1)))
         limit = matches.bind(size + 1, "int")
         at = matches.bind(query.page - 1, "int")
         anchor = query.entry or query.edit
         selects_one = bool(anchor or query.group)
         fold = query.repeats == "folded" and query.view == "all" and not selects_one
         if anchor:
-            at = _PLACE.format(key=_KEY, size=size, anchor=matches.bind(anchor, "text"), at=at)
-        tie = _TIE_NOW.format(is_known=is_known.replace("e.", "x."))
-        lines = (
-            _FOLDED.format(entries=_MATCHING, width=_WIDTH.format(size=size)) if fold else _MATCHING
-        )
-        statement = _PAGE.format(
+            at = statements.PLACE.format(
+                key=statements.KEY, size=size, anchor=matches.bind(anchor, "text"), at=at
+            )
+        tie = statements.TIE_NOW.format(is_known=is_known.replace("e.", "x."))
+        lines = statements.MATCHING
+        if fold:
+            width = statements.WIDTH.format(size=size)
+            lines = statements.FOLDED.format(entries=lines, width=width)
+        statement = statements.PAGE.format(
             incident=COLUMNS,
             visible=VISIBLE,
             matches=matches,
             is_known=is_known,
-            key=_KEY,
+            key=statements.KEY,
             limit=limit,
             at=at,
             size=size,
-            annotated=_ANNOTATED,
+            annotated=statements.ANNOTATED,
             lines=lines,
-            entry=_ENTRY.format(tie=tie),
-            repeats=_REPEATS if fold else "null",
+            entry=statements.ENTRY.format(tie=tie),
+            repeats=statements.REPEATS if fold else "null",
         )
         row = await _read(q, ref, statement, *matches.args, operation="timeline_page")
         entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
@@ -561,7 +294,7 @@ class KeptTimelines:
         if key not in self._digests:
             async with self._turns:
                 if key not in self._digests:
-                    rows = await q.fetch(_DIGEST, *key, operation="timeline_digest")
+                    rows = await q.fetch(statements.DIGEST, *key, operation="timeline_digest")
                     self._digests[key] = rows[0][0]
         self._digests.move_to_end(key)
         while len(self._digests) > _MOST_DIGESTS:
@@ -572,7 +305,7 @@ class KeptTimelines:
 async def digest_in(unit: Unit, incident_id: UUID) -> str:
     """Return the digest of the timeline as the unit sees it, which may still change."""
     args = (incident_id, None, None, None)
-    rows = await unit.fetch(_DIGEST, *args, operation="timeline_digest")
+    rows = await unit.fetch(statements.DIGEST, *args, operation="timeline_digest")
     return str(rows[0][0])
 
 

@@ -1,6 +1,17 @@
 """The rules that turn facts into an ordered timeline, independent of their order.
 
 No clock, no row order, no randomness: the same facts give the same digest on every machine.
+
+1. A signal that is attached, a status change, and a note with a time each make one entry.
+2. Of the edits of one kind on one target the last counts. An edit that undoes another is of its
+   kind.
+3. A time is cut to its precision first, then shifted by its source's clock offset. A corrected time
+   is not shifted.
+4. Entries are sorted by time, coarser precision first, then by kind (causes before symptoms),
+   source, sequence and id.
+5. The digest covers the entries, the milestones that people set, and the version of these rules.
+
+`build` is the oracle of the same rules in SQL (`migrations/versions`), which keep the timelines.
 """
 
 from __future__ import annotations
@@ -14,7 +25,18 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from ..signals.model import Precision, micros
-from .model import UNDOES, Annotation, Edit, Entry, Facts, Instant, Milestone, Op, StatusChange
+from .model import (
+    UNDOES,
+    Annotation,
+    Edit,
+    Entry,
+    Facts,
+    Instant,
+    Milestone,
+    Op,
+    Signal,
+    StatusChange,
+)
 
 RULES: Final = 2  # the version of these rules; only digests of the same version are comparable
 
@@ -35,7 +57,7 @@ _KINDS: Final = {
 }
 _CANONICAL: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 # What an entry has of its signal, and what a digest has of an entry.
-_SAME: Final = (
+_OF_SIGNAL: Final = (
     "source",
     "kind",
     "title",
@@ -80,13 +102,13 @@ def build(
     microseconds.
     """
     last = _last(_until(facts.edits, as_of))
-    made = (_edited(entry, last) for entry in _entries(facts, last, as_of))
-    shown = [entry for entry in _unique(made) if include_hidden or not entry.hidden]
-    known = _known_by(sorted(shown, key=sort_key), known_as_of)
-    times = Counter(entry.t for entry in known)
-    entries = [replace(entry, tie=True) if times[entry.t] > 1 else entry for entry in known]
-    given = {name: _instant(last.get((Op.MILESTONE, name.value))) for name in Milestone}
-    milestones = {name: at for name, at in given.items() if at is not None}
+    edited = (_edited(entry, last) for entry in _entries(facts, last, as_of))
+    shown = [entry for entry in _unique(edited) if include_hidden or not entry.hidden]
+    in_order = _known_by(sorted(shown, key=sort_key), known_as_of)
+    times = Counter(entry.t for entry in in_order)
+    entries = [replace(entry, tie=True) if times[entry.t] > 1 else entry for entry in in_order]
+    instants = {name: _instant(last.get((Op.MILESTONE, name.value))) for name in Milestone}
+    milestones = {name: at for name, at in instants.items() if at is not None}
     return Timeline(entries, milestones, _digest(entries, milestones))
 
 
@@ -100,8 +122,8 @@ D = TypeVar("D", Edit, StatusChange, Annotation)
 
 
 def _until(facts: Iterable[D], as_of: int | None) -> list[D]:
-    known = [fact for fact in facts if as_of is None or fact.at <= as_of]
-    return sorted(known, key=lambda fact: (fact.at, fact.id.int))
+    recorded = [fact for fact in facts if as_of is None or fact.at <= as_of]
+    return sorted(recorded, key=lambda fact: (fact.at, fact.id.int))
 
 
 def _last(edits: Iterable[Edit]) -> Last:
@@ -120,43 +142,68 @@ def _instant(edit: Edit | None) -> Instant | None:
     if edit is None or edit.value is None or edit.value["at"] is None:
         return None
     precision = Precision(str(edit.value["precision"]))
-    return Instant(
-        precision.floor(micros(datetime.fromisoformat(str(edit.value["at"])))), precision
-    )
+    at = datetime.fromisoformat(str(edit.value["at"]))
+    return Instant(precision.floor(micros(at)), precision)
 
 
 def _entries(facts: Facts, last: Last, as_of: int | None) -> Iterator[Entry]:
     """Make an entry of each fact, as it was before any edit."""
-    for signal in facts.signals:
-        edit = last.get((Op.ATTACH, signal.signal_id))
-        if edit is not None and edit.op is Op.ATTACH:
-            same = {name: getattr(signal, name) for name in _SAME}
-            same["clock_suspect"] = signal.occurred_at > signal.received_at + AHEAD
-            when = Instant(signal.occurred_at, signal.precision)
-            yield _made(when, id=signal.external_id, sha=signal.content_sha256, **same)
+    yield from _of_signals(facts.signals, last)
     for change in _until(facts.changes, as_of):
-        title = "Declared" if change.from_status is None else f"Moved to {_words(change.to_status)}"
-        title = title if change.outcome is None else f"{title}: {_words(change.outcome)}"
-        sha = _sha256({"to": change.to_status, "outcome": change.outcome, "reason": change.reason})
-        named = {"source": "postfacta", "id": f"status:{change.id}", "kind": "status"}
-        when = Instant(change.occurred_at, Precision.EXACT)
-        yield _made(when, title=title, sha=sha, received_at=change.at, **named)
+        yield _of_change(change)
     notes = _until(facts.annotations, as_of)
     recorded = {note.root: note.at for note in reversed(notes)}
     for note in {note.root: note for note in notes}.values():
         if note.occurred_at is not None and not note.retracted:
-            title = note.body.strip().partition("\n")[0][:_TITLE] or note.kind
-            sha = _sha256({"kind": note.kind, "state": note.state, "text": note.body})
-            named = {"source": "human", "id": f"annotation:{note.root}", "kind": "note"}
             when = Instant(note.occurred_at, note.precision)
-            yield _made(when, title=title, sha=sha, received_at=recorded[note.root], **named)
+            yield _of_note(note, when, recorded[note.root])
+
+
+def _of_signals(signals: Iterable[Signal], last: Last) -> Iterator[Entry]:
+    for signal in signals:
+        edit = last.get((Op.ATTACH, signal.signal_id))
+        if edit is not None and edit.op is Op.ATTACH:
+            yield _made(
+                Instant(signal.occurred_at, signal.precision),
+                id=signal.external_id,
+                sha=signal.content_sha256,
+                clock_suspect=signal.occurred_at > signal.received_at + AHEAD,
+                **{name: getattr(signal, name) for name in _OF_SIGNAL},
+            )
+
+
+def _of_change(change: StatusChange) -> Entry:
+    title = "Declared" if change.from_status is None else f"Moved to {_words(change.to_status)}"
+    if change.outcome is not None:
+        title = f"{title}: {_words(change.outcome)}"
+    return _made(
+        Instant(change.occurred_at, Precision.EXACT),
+        source="postfacta",
+        id=f"status:{change.id}",
+        kind="status",
+        title=title,
+        sha=_sha256({"to": change.to_status, "outcome": change.outcome, "reason": change.reason}),
+        received_at=change.at,
+    )
+
+
+def _of_note(note: Annotation, when: Instant, recorded_at: int) -> Entry:
+    return _made(
+        when,
+        source="human",
+        id=f"annotation:{note.root}",
+        kind="note",
+        title=note.body.strip().partition("\n")[0][:_TITLE] or note.kind,
+        sha=_sha256({"kind": note.kind, "state": note.state, "text": note.body}),
+        received_at=recorded_at,
+    )
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ").lower()
 
 
-def _made(when: Instant, *, title: str, **others: Any) -> Entry:
+def _made(when: Instant, *, title: str, **fields: Any) -> Entry:
     return Entry(
         t=when.p.floor(when.t),
         p=when.p,
@@ -166,7 +213,7 @@ def _made(when: Instant, *, title: str, **others: Any) -> Entry:
         occurred_at=when.t,
         original_precision=when.p,
         original_title=title,
-        **others,
+        **fields,
     )
 
 
@@ -176,9 +223,9 @@ def _edited(entry: Entry, last: Last) -> Entry:
     shift = 0 if offset is None or offset.value is None else int(str(offset.value["ms"])) * 1000
     at = _when(entry, _instant(last.get((Op.SET_TIME, target))), shift)
     retitled = last.get((Op.SET_TITLE, target))
-    title = (
-        entry.title if retitled is None or retitled.value is None else str(retitled.value["title"])
-    )
+    title = entry.title
+    if retitled is not None and retitled.value is not None:
+        title = str(retitled.value["title"])
     flags = ((op, last.get((op, target))) for op in (Op.PIN, Op.HIDE))
     pinned, hidden = (edit is not None and edit.op is op for op, edit in flags)
     if (at.t, at.p, title) == (entry.t, entry.p, entry.title) and not (pinned or hidden):
@@ -198,21 +245,22 @@ def _unique(entries: Iterable[Entry]) -> Iterable[Entry]:
 def _known_by(entries: Sequence[Entry], known_as_of: int | None) -> Sequence[Entry]:
     if known_as_of is None:
         return entries
-    return [it for it in entries if (it.t if it.known_at is None else it.known_at) <= known_as_of]
+    learned = [(entry, entry.t if entry.known_at is None else entry.known_at) for entry in entries]
+    return [entry for entry, learned_at in learned if learned_at <= known_as_of]
 
 
 def _digest(entries: Iterable[Entry], milestones: Mapping[Milestone, Instant]) -> str:
     """Hash the canonical JSON entry by entry: a single large text would block other threads."""
-    hashed = hashlib.sha256(b'{"entries":[')
+    digest = hashlib.sha256(b'{"entries":[')
     comma = b""
     for entry in entries:
-        told = {name: getattr(entry, name) for name in _HASHED}
-        hashed.update(comma + _CANONICAL.encode(told).encode())
+        hashed = {name: getattr(entry, name) for name in _HASHED}
+        digest.update(comma + _CANONICAL.encode(hashed).encode())
         comma = b","
-    turns = {name: {"t": at.t, "p": at.p} for name, at in milestones.items()}
-    rest = _CANONICAL.encode({"milestones": turns, "rules": RULES}).removeprefix("{")
-    hashed.update(b"]," + rest.encode())
-    return hashed.hexdigest()
+    instants = {name: {"t": at.t, "p": at.p} for name, at in milestones.items()}
+    end = _CANONICAL.encode({"milestones": instants, "rules": RULES}).removeprefix("{")
+    digest.update(b"]," + end.encode())
+    return digest.hexdigest()
 
 
 def _sha256(value: object) -> str:

@@ -31,7 +31,7 @@ class Line:
     entry: Entry
     anchor: str  # its id on the page
     sign: str  # its kind, or that of the annotation that it is
-    known: str = ""  # when people learned of it, if later
+    learned_at: str = ""  # when people learned of it, if later
     late: str = ""  # when a person recorded it, if more than five minutes later
     shift: str = ""  # the clock offset of its source, such as `+2 min`
     was: str = ""  # the original time, if it was corrected
@@ -55,9 +55,9 @@ class Line:
     def text(self) -> str:
         """The full text, if it is longer than the title."""
         body: str | None = self.content["body"] if self.content else None
-        said = self.remark.body if self.remark else (self.reason or body or "")
-        first, _, rest = said.strip().partition("\n")
-        return rest.strip() if first == self.entry.title else said
+        text = self.remark.body if self.remark else (self.reason or body or "")
+        title, _, paragraphs = text.strip().partition("\n")
+        return paragraphs.strip() if title == self.entry.title else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,46 +83,39 @@ def lines(
 ) -> list[Line]:
     """Combine each entry, in the given order, with its edits and annotations, oldest first."""
     last = {_target(edit): edit for edit in edits}
-    said = {f"annotation:{it.id}": it for it in remarks}
-    why = reasons or {}
-    folded = {it.item: it for it in repeats}
+    by_entry_id = {f"annotation:{remark.id}": remark for remark in remarks}
+    folded = {repeat.item: repeat for repeat in repeats}
     beneath: dict[tuple[str, str], list[ShownAnnotation]] = defaultdict(list)
-    for it in remarks:
-        if it.entry is not None:
-            beneath[it.entry.source, it.entry.id].append(it)
-    made: list[Line] = []
+    for annotation in remarks:
+        if annotation.entry is not None:
+            beneath[annotation.entry.source, annotation.entry.id].append(annotation)
+    shown: list[Line] = []
     for n, entry in enumerate(entries):
         decided = _decided(entry, last)
         original = entry.original_precision
-        corrected = any(edit.op is Op.SET_TIME for edit in decided)
-        remark = said.get(entry.id) if entry.source == "human" else None
+        is_corrected = any(edit.op is Op.SET_TIME for edit in decided)
+        was = _within(original.floor(entry.occurred_at), original, entry.t)
+        remark = by_entry_id.get(entry.id) if entry.source == "human" else None
+        change = entry.id.removeprefix("status:") if entry.source == "postfacta" else ""
         is_of_people = entry.source in {"human", "postfacta"} or entry.source.startswith("manual/")
-        made.append(
+        shown.append(
             Line(
                 entry=entry,
                 anchor=anchor(entry.source, entry.id),
                 sign=remark.kind if remark is not None else entry.kind,
-                known=_later(entry, entry.known_at, _MINUTE),
+                learned_at=_later(entry, entry.known_at, _MINUTE),
                 late=_later(entry, entry.received_at, 5 * _MINUTE) if is_of_people else "",
-                shift="" if corrected else _shift(entry),
-                was=(
-                    _within(original.floor(entry.occurred_at), original, entry.t)
-                    if corrected
-                    else ""
-                ),
+                shift="" if is_corrected else _shift(entry),
+                was=was if is_corrected else "",
                 remark=remark,
-                reason=(
-                    why.get(entry.id.removeprefix("status:"))
-                    if entry.source == "postfacta"
-                    else None
-                ),
+                reason=(reasons or {}).get(change),
                 beneath=beneath[entry.source, entry.id],
                 decided=decided,
                 content=(contents or {}).get(entry.signal_id) if entry.signal_id else None,
                 repeats=folded.get(n),
             )
         )
-    return made
+    return shown
 
 
 def days(
@@ -132,10 +125,11 @@ def days(
 
     A text is a silence.
     """
-    at_once = [[*same] for _, same in groupby(shown, key=lambda line: (line.entry.t, line.entry.p))]
-    ends = accumulate((max(line.until for line in same) for same in at_once), max)
+    by_time = groupby(shown, key=lambda line: (line.entry.t, line.entry.p))
+    at_once = [[*group] for _, group in by_time]
+    ends = accumulate((max(line.until for line in group) for group in at_once), max)
     placed: list[tuple[int, int, list[Line] | Turn | str]] = [(turn.t, 0, turn) for turn in turns]
-    placed += [(same[0].entry.t, 1, same) for same in at_once]
+    placed += [(group[0].entry.t, 1, group) for group in at_once]
     for [before, *_], end, [after, *_] in zip(at_once, ends, at_once[1:], strict=False):
         gap = after.entry.t - end
         # No silence beside a time that is only known to the hour or day.
@@ -171,16 +165,16 @@ def _target(edit: ShownEdit) -> tuple[str, str, str]:
 
 def _decided(entry: Entry, last: Mapping[tuple[str, str, str], ShownEdit]) -> list[ShownEdit]:
     """Return the edits that changed the entry, which are shown with author and reason."""
-    known = {
+    effective = {
         op: last.get((op, entry.source, entry.id)) for op in (Op.SET_TIME, Op.SET_TITLE, Op.HIDE)
     }
-    if not ((corrected := known[Op.SET_TIME]) and corrected.value):
-        known[Op.SET_TIME] = last.get((Op.CLOCK_OFFSET, entry.source, ""))
+    corrected = effective[Op.SET_TIME]
+    if not (corrected and corrected.value):
+        effective[Op.SET_TIME] = last.get((Op.CLOCK_OFFSET, entry.source, ""))
     was = (entry.original_precision.floor(entry.occurred_at), entry.original_precision)
     is_changed = ((entry.t, entry.p) != was, entry.title != entry.original_title, entry.hidden)
-    return [
-        edit for edit, applies in zip(known.values(), is_changed, strict=True) if applies and edit
-    ]
+    pairs = zip(effective.values(), is_changed, strict=True)
+    return [edit for edit, applies in pairs if applies and edit]
 
 
 def _shift(entry: Entry) -> str:
@@ -204,14 +198,13 @@ def _later(entry: Entry, at: int | None, least: int) -> str:
     """Return a time that is later than the entry by its precision, and this much at least."""
     if at is None or at < entry.t + max(entry.p.width, least):
         return ""
-    return (
-        f"{moment(at):%H:%M}" if at // _DAY == entry.t // _DAY else f"{moment(at):%Y-%m-%d %H:%M}"
-    )
+    is_same_day = at // _DAY == entry.t // _DAY
+    return f"{moment(at):%H:%M}" if is_same_day else f"{moment(at):%Y-%m-%d %H:%M}"
 
 
-# The chart: a lane for each source, time from left to right
+# The chart: a lane for each source, time from left to right. Lengths are in units of the drawing.
 
-_LEFT: Final = 190.0
+_LEFT: Final = 190.0  # Beside the names of the lanes.
 _RIGHT: Final = 902.0
 _BREAK: Final = 96.0  # The width of a cut-out gap.
 _APART: Final = 96.0  # Between two labels of times.
@@ -235,7 +228,7 @@ def chart(shown: Sequence[Line], turns: Sequence[Turn]) -> Chart | None:
     """
     if not shown:
         return None
-    points = sorted({*(it.entry.t for it in shown), *(it.t for it in turns)})
+    points = sorted({*(line.entry.t for line in shown), *(turn.t for turn in turns)})
     if len(points) == 1:
         points = [points[0] - _MINUTE // 2, points[0] + _MINUTE // 2]
     cuts = _cuts(points)
@@ -249,17 +242,19 @@ def chart(shown: Sequence[Line], turns: Sequence[Turn]) -> Chart | None:
         return round(_LEFT + passed * unit + _BREAK * (len(before) - 1), 1)
 
     lanes: defaultdict[str, list[tuple[float, Line]]] = defaultdict(list)
-    for it in shown:
-        lanes[it.entry.source].append((x(it.entry.t), it))
+    for line in shown:
+        lanes[line.entry.source].append((x(line.entry.t), line))
     ticks: list[tuple[float, str]] = []
     for t in ends:
         if not ticks or x(t) >= ticks[-1][0] + _APART:
             ticks.append((x(t), f"{moment(t):%m-%d %H:%M}"))
     breaks = [(x(start) + _BREAK / 2, span((end - start) / _SECOND)) for start, end in cuts]
-    return Chart(lanes, [(x(it.t), it) for it in sorted(turns, key=lambda it: it.t)], ticks, breaks)
+    rules = [(x(turn.t), turn) for turn in sorted(turns, key=lambda turn: turn.t)]
+    return Chart(lanes, rules, ticks, breaks)
 
 
 def _cuts(points: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the longest gaps, at most three, each longer than twice all that is left."""
     left = points[-1] - points[0]
     cuts: list[tuple[int, int]] = []
     for start, end in sorted(pairwise(points), key=lambda gap: gap[0] - gap[1])[:_MOST_CUTS]:

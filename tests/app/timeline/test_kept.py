@@ -29,7 +29,7 @@ from postfacta_app.postmortems import api as postmortems
 from postfacta_app.postmortems.api import Content, Revision, Stage
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.signals.model import Precision
-from postfacta_app.timeline.kept import WIDTHS, KeptTimelines, TimelineQuery, Wanted
+from postfacta_app.timeline.kept import KeptTimelines, TimelineQuery, Wanted
 from postfacta_app.timeline.model import (
     Annotation,
     Edit,
@@ -41,6 +41,7 @@ from postfacta_app.timeline.model import (
     moment,
 )
 from postfacta_app.timeline.rules import RULES, build
+from postfacta_app.timeline.statements import WIDTHS
 from postfacta_app.timeline.view import anchor
 from postfacta_embedded.account import Account
 from postfacta_postgres import Connection, Database

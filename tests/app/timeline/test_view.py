@@ -286,9 +286,9 @@ def test_an_earlier_day_is_named_where_a_time_was_corrected_and_when_people_knew
     )
     line = one(it, decision(Op.SET_TIME, of=it, value={"at": "x"}))
     assert line.was == "2026-02-06 10:04:12"
-    assert line.known == "2026-02-08 10:00"
-    assert one(entry("10:00:00", known_at=at("10:40:00"))).known == "10:40"
-    assert one(entry("10:00:00", known_at=at("10:00:00"))).known == ""
+    assert line.learned_at == "2026-02-08 10:00"
+    assert one(entry("10:00:00", known_at=at("10:40:00"))).learned_at == "10:40"
+    assert one(entry("10:00:00", known_at=at("10:00:00"))).learned_at == ""
 
 
 def test_remarks_stand_with_their_entry_and_what_is_a_remark_says_what_sort() -> None:
