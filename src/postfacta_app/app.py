@@ -196,6 +196,7 @@ def _sign_in(
     store: SharedStore | None,
     observer: Observer,
 ) -> tuple[Accounts, Sequence[Resource]]:
+    """Return the accounts of the sign-in mode, and the resources that they need open."""
     common: dict[str, Any] = {
         "throttle": SignInThrottle(uncounted=RateLimitedError, store=store, observer=None),
         "attempted": partial(business.count, "postfacta_auth_attempts_total", "password"),
@@ -213,6 +214,10 @@ def _sign_in(
 def _options(
     rotation: Rotation, table: list[Rule], rate_store: SharedStore | None
 ) -> HardenOptions:
+    """Return the protection of the service, from its settings.
+
+    Values that a rotation may replace are functions, called for each request.
+    """
     settings = rotation.current
     rates = address_limits(settings)
 
@@ -254,6 +259,7 @@ def _options(
 
 
 def _health(settings: Settings, database: Database, telemetry: Telemetry) -> HealthRegistry:
+    """Return the health checks; `ready_requires_db` decides if the database can make it unready."""
     health = HealthRegistry(observer=telemetry.observer)
     critical = settings.ready_requires_db
     passed = {"schema": False, "durability": False}

@@ -42,6 +42,7 @@ Command = Callable[Concatenate[Unit, ...], Awaitable[CommandOutput]]
 
 
 def main(words: Sequence[str]) -> int:
+    """Run a command; return its exit code: 0, 1 for a failure, 2 for wrong settings or input."""
     try:
         with _root_group.make_context("postfacta", list(words)) as context:
             return int(_root_group.invoke(context) or 0)

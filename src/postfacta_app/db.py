@@ -253,6 +253,8 @@ class Transactions:
 
 
 async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Response:
+    """Run the work, or replay its stored response if the key was used with the same request."""
+
     async def done() -> StoredAnswer:
         answer = await work(unit) or Response(status_code=204)
         about = {_ABOUT: ",".join(map(str, unit.about))} if unit.about else {}

@@ -72,6 +72,10 @@ def run(settings: Settings, *, say: Say) -> int:
 
 
 async def _prepare(server: EmbeddedPostgres, folder: Path, say: Say) -> tuple[str, str]:
+    """Migrate the database, and record the samples if it is empty.
+
+    Return the administrator's password and the DSN of the service, whose role owns no table.
+    """
     async with reach(SecretStr(server.dsn())) as database:
         if not await database.fetchval(
             "select exists (select from pg_database where datname = 'postfacta')"

@@ -59,6 +59,7 @@ class View(Wanted, frozen=True):
 async def _search(
     unit: Unit, incident: Incident, view: View, *, now: datetime
 ) -> Mapping[str, object]:
+    """Return the search form of signals, and its results once it was sent."""
     until = incident.ended_at or now
     fields = {
         "service": view.service,
@@ -184,8 +185,8 @@ def _laid_out(
 
 
 @routes.form(f"{_ONE}/moves", Access.WRITE, again=show)
-async def move(unit: Unit, ref: Ref, wish: Move, *, now: Now, back: Back) -> str:
-    await incidents.transition(unit, ref, wish, now=now)
+async def move(unit: Unit, ref: Ref, change: Move, *, now: Now, back: Back) -> str:
+    await incidents.transition(unit, ref, change, now=now)
     return back("")
 
 
@@ -219,7 +220,7 @@ async def renote(
     ref: Ref,
     root: UUID,
     *,
-    wish: AnnotationChange,
+    change: AnnotationChange,
     fields: Fields,
     matches: Matches,
     back: Back,
@@ -231,7 +232,7 @@ async def renote(
     if fields.get("op") == "retract":
         await timeline.retract(unit, root, matches=matches)
         return back("timeline")
-    changed = await timeline.change(unit, root, wish, matches=matches)
+    changed = await timeline.change(unit, root, change, matches=matches)
     return back(f"r-{changed.id}")
 
 
@@ -294,7 +295,7 @@ def _value(op: model.Op, fields: Mapping[str, str], now: datetime | None) -> Jso
     return None
 
 
-def _wish(call: Call, _: str) -> model.NewEdit | Attachments | UUID:
+def _change(call: Call, _: str) -> model.NewEdit | Attachments | UUID:
     """Return the edit, the signals to attach, or the signal to detach."""
     fields = call.fields
     if fields.get("op") == model.Op.ATTACH:
@@ -310,21 +311,23 @@ def _wish(call: Call, _: str) -> model.NewEdit | Attachments | UUID:
     return read_edit(fields, call.now)
 
 
-Wish = Annotated[model.NewEdit | Attachments | UUID, Fill(_wish)]
+Change = Annotated[model.NewEdit | Attachments | UUID, Fill(_change)]
 
 
 @routes.form(f"{_ONE}/edits", Access.WRITE, again=show)
-async def edit(unit: Unit, ref: Ref, wish: Wish, *, fields: Fields, now: Now, back: Back) -> str:
-    if isinstance(wish, Attachments):
-        done = await signals.attach(unit, ref, wish)
+async def edit(
+    unit: Unit, ref: Ref, change: Change, *, fields: Fields, now: Now, back: Back
+) -> str:
+    if isinstance(change, Attachments):
+        done = await signals.attach(unit, ref, change)
         if any(result.result is Attached.FULL for result in done.results):
             raise ConflictError(f"Not attached: {signals.full(await lock_active(unit, ref))}")
         return back("timeline")
-    if isinstance(wish, UUID):
-        await signals.detach(unit, ref, wish)
+    if isinstance(change, UUID):
+        await signals.detach(unit, ref, change)
         return back("timeline")
-    await timeline.add_edit(unit, ref, wish, now=now)
-    has_entry = {"source", "id"} <= fields.keys() and wish.op != "hide"
+    await timeline.add_edit(unit, ref, change, now=now)
+    has_entry = {"source", "id"} <= fields.keys() and change.op != "hide"
     return back(anchor(fields["source"], fields["id"]) if has_entry else "timeline")
 
 

@@ -135,6 +135,7 @@ def _parameter(name: str, place: str, schema: JSON, *, required: bool = True, **
 
 
 def _query_parameters(rule: Rule, schemas: Schemas, definitions: JSON) -> list[JSON]:
+    """Return a parameter for each field of the model of the query."""
     if rule.query is None:
         return []
     # Models with the same name have longer names in the document.
@@ -155,6 +156,7 @@ def _query_parameters(rule: Rule, schemas: Schemas, definitions: JSON) -> list[J
 
 
 def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
+    """Return the responses by status: those of success, and a problem document for each refusal."""
     answers: dict[int, JSON] = {}
     for status, model in rule.answers.items():
         answers[status] = {"description": "OK"}

@@ -89,6 +89,7 @@ def limited(
     }
 
     async def spend(rule: Rule, name: str, key: str) -> None:
+        """Count a request of this key; raise if the limit of this name is exceeded."""
         if name not in limiters:
             return
         decision = await limiters[name].hit(key)

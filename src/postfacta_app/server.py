@@ -26,7 +26,7 @@ from postfacta_core.drain.signals import has_terminal
 from .errors import CommandFailedError
 from .settings import Read, Settings
 
-BACKLOG: Final = 2048
+BACKLOG: Final = 2048  # connections that the kernel queues; uvicorn has the same default
 
 
 def graceful_timeout(settings: Settings) -> int:

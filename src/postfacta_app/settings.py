@@ -246,6 +246,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
+        """Refuse settings that are valid alone, but not together."""
         if self.cors_credentials and {"*", "null"}.intersection(self.cors_origins):
             msg = (
                 "POSTFACTA_CORS_ORIGINS: neither `*` nor `null` can be combined with"

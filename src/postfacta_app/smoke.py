@@ -16,7 +16,7 @@ from .doctor import Finding, report
 from .settings import SettingsError
 
 WITHIN: Final = 30.0  # seconds after which it has failed
-NOT_RUN: Final = 77
+NOT_RUN: Final = 77  # the exit code of a skipped test, as in Automake
 _REQUEST_TIMEOUT = 10.0  # seconds
 _INCIDENTS: Final = "/api/v1/incidents"
 _HEADERS: Final = {

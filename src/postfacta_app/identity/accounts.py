@@ -207,7 +207,7 @@ async def _add(unit: Unit, *values: str | None) -> model.User | None:
 async def change_user(
     unit: Unit,
     user_id: UUID,
-    wish: model.UserChange,
+    change: model.UserChange,
     *,
     matches: Callable[[str], object] = lambda _: None,
 ) -> model.User:
@@ -220,7 +220,7 @@ async def change_user(
     if old is None:
         raise NotFoundError("No such id")
     matches(old.etag)
-    members = wish.model_dump(exclude_unset=True)
+    members = change.model_dump(exclude_unset=True)
     admins = [user.id for user in locked if user.role is Role.ADMIN and user.disabled_at is None]
     is_loss = members.get("disabled") or members.get("role", Role.ADMIN) is not Role.ADMIN
     if admins == [user_id] and is_loss:

@@ -258,10 +258,10 @@ async def user(owner: Owner) -> model.User:
 
 @routes.api("PATCH /api/v1/users/{id}", ADMIN, "Change a person's role, or disable an account")
 async def change_user(
-    unit: Unit, id: UUID, wish: model.UserChange, *, matches: Matches, desk: Desk
+    unit: Unit, id: UUID, change: model.UserChange, *, matches: Matches, desk: Desk
 ) -> model.User:
     desk.lose(f"user:{id}")
-    return await accounts.change_user(unit, id, wish, matches=matches)
+    return await accounts.change_user(unit, id, change, matches=matches)
 
 
 @routes.api("GET /api/v1/tokens", ADMIN, "List API tokens")
@@ -415,9 +415,9 @@ async def change(owner: Owner, sent: model.PasswordChange, *, fields: Fields, de
 
 @routes.form("/people/{id}", ADMIN, again=account)
 async def change_access(
-    unit: Unit, id: UUID, wish: model.UserChange, *, matches: Matches, desk: Desk
+    unit: Unit, id: UUID, change: model.UserChange, *, matches: Matches, desk: Desk
 ) -> str:
-    await change_user(unit, id, wish, matches=matches, desk=desk)
+    await change_user(unit, id, change, matches=matches, desk=desk)
     return f"/people/{id}?done=user"
 
 

@@ -166,6 +166,7 @@ class Guard:
     async def _fetch(
         self, request: Request, secret: str, kinds: frozenset[Kind], *, sha256: bytes
     ) -> Credential | None:
+        """Look a secret up, trust it for a while if it is valid, and record its use."""
         generation = self._generation
         began = self._monotonic()
         token = None

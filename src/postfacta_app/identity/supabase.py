@@ -48,7 +48,7 @@ from .accounts import (
     wrong_password,
 )
 
-_MOST_BYTES: Final = 65_536
+_MOST_BYTES: Final = 65_536  # of a response; a key set or a session has some kilobytes
 _OK = 200
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
@@ -198,6 +198,7 @@ class SupabaseAccounts(Accounts):
         return await self._begin(request, minted, partial(add_secret, token=minted.token))
 
     async def _token(self, credentials: model.Credentials) -> str:
+        """Exchange a password for an access token of the project; raise if it is refused."""
         try:
             status, answer = await self._client.ask(
                 "POST", "token?grant_type=password", credentials.model_dump()

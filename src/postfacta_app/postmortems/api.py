@@ -263,17 +263,17 @@ MOVES: Mapping[Stage | None, Sequence[Stage]] = {
 """The allowed transitions; None is before the first revision. Staying is not a transition."""
 
 
-def move(stage: Stage | None, wish: Transition) -> bool:
+def move(stage: Stage | None, change: Transition) -> bool:
     """Return whether this is a transition, not the present status.
 
     Raise if it may not be, or unexplained.
     """
-    if wish.to == stage:
+    if change.to == stage:
         return False
-    if wish.to not in MOVES[stage]:
-        detail = f"A post-mortem that is {stage or 'not yet written'} cannot become {wish.to}"
+    if change.to not in MOVES[stage]:
+        detail = f"A post-mortem that is {stage or 'not yet written'} cannot become {change.to}"
         raise errors.IllegalTransitionError(detail, extra={"allowed": list(MOVES[stage])})
-    if wish.to is Stage.WAIVED and wish.message is None:
+    if change.to is Stage.WAIVED and change.message is None:
         raise invalid(
             "/message", "required", "waiving requires a message: why no post-mortem is needed"
         )
@@ -534,12 +534,12 @@ async def compared(q: Query, revision: Revision) -> PostMortem:
     headers=_STARTS_FROM,
     problems=_OUTDATED,
 )
-async def write(unit: Unit, ref: Ref, wish: Draft, *, follows: Follows) -> Reply[Revision]:
+async def write(unit: Unit, ref: Ref, draft: Draft, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
-    if old is not None and old.content == wish.content:
+    if old is not None and old.content == draft.content:
         return Reply(old)
     stage = next_stage(old.status if old else None)
-    new = await _append(unit, incident, old, new=wish, to=stage)
+    new = await _append(unit, incident, old, new=draft, to=stage)
     # A PUT creates the post-mortem, and later changes it.
     return Reply(new, 201 if old is None else 200)
 
@@ -554,13 +554,14 @@ async def write(unit: Unit, ref: Ref, wish: Draft, *, follows: Follows) -> Reply
     problems=(*_OUTDATED, "illegal-transition", "not-publishable"),
 )
 async def transition(
-    unit: Unit, ref: Ref, wish: Transition, *, follows: Follows
+    unit: Unit, ref: Ref, change: Transition, *, follows: Follows
 ) -> Reply[Revision]:
+    """Change the status, unless it is that already; publishing requires complete content."""
     incident, old = await _locked(unit, ref, follows)
-    if not move(old.status if old else None, wish) and old is not None:
+    if not move(old.status if old else None, change) and old is not None:
         return Reply(old)
     content: Content = Content() if old is None else old.content
-    if wish.to is Stage.PUBLISHED:
+    if change.to is Stage.PUBLISHED:
         action_items = await actions.of(unit, incident.id)
         unowned = [action for action in action_items if action.is_open and action.owner is None]
         missing = lacks(content, has_owners=not unowned)
@@ -571,8 +572,8 @@ async def transition(
                 "actions_without_owner": [str(action.id) for action in unowned],
             }
             raise errors.NotPublishableError(detail, extra=extra)
-    draft = Draft(content=content, message=wish.message)
-    return Reply(await _append(unit, incident, old, new=draft, to=wish.to), 201)
+    draft = Draft(content=content, message=change.message)
+    return Reply(await _append(unit, incident, old, new=draft, to=change.to), 201)
 
 
 @routes.api(
@@ -584,9 +585,9 @@ async def transition(
     headers=_STARTS_FROM,
     problems=_OUTDATED,
 )
-async def restore(unit: Unit, ref: Ref, wish: Restore, *, follows: Follows) -> Reply[Revision]:
+async def restore(unit: Unit, ref: Ref, request: Restore, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)
-    source = await find(unit, incident.id, wish.rev)
+    source = await find(unit, incident.id, request.rev)
     if old is None or source is None:
         raise invalid("/rev", "unknown", "is not a revision")
     if old.content == source.content:
@@ -612,6 +613,7 @@ async def _append(
     to: Stage,
     source: int | None = None,
 ) -> Revision:
+    """Store the next revision, with the digest of the timeline at this instant."""
     at = await unit.stamp(incident.id)
     values = {
         "incident_id": incident.id,

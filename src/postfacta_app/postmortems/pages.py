@@ -136,6 +136,10 @@ async def revision(
 
 @routes.page(f"{_ONE}/edit/{{section}}", Access.WRITE)
 async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, timelines: Kept) -> Page:
+    """Show the form of a section; again with its input, if that was not saved.
+
+    If someone else wrote a revision since, the page also shows the current version.
+    """
     incident = None
     last = None
     refusal = typed.refusal
@@ -188,8 +192,8 @@ async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follow
         # Since then only other sections were changed: save on top of that.
         content = last.content
         follows = _accept_any
-    wish = draft(content, section, form, message=fields.get("message", ""))
-    await write(unit, ref, wish, follows=follows)
+    new_draft = draft(content, section, form, message=fields.get("message", ""))
+    await write(unit, ref, new_draft, follows=follows)
     path = _ONE.format(ref=incident.ref)
     return f"{path}/edit/{section}" if "more" in fields else f"{path}#{section}"
 
@@ -200,15 +204,15 @@ def _accept_any(etag: str | None) -> None:
 
 @routes.form(f"{_ONE}/moves", Access.WRITE, again=read)
 async def move(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
-    wish = {"to": fields.get("to", ""), "message": fields.get("message", "").strip() or None}
-    await transition(unit, ref, parse(api.Transition, wish), follows=follows)
+    members = {"to": fields.get("to", ""), "message": fields.get("message", "").strip() or None}
+    await transition(unit, ref, parse(api.Transition, members), follows=follows)
     return _ONE.format(ref=ref_text(ref))
 
 
 @routes.form(f"{_ONE}/restore", Access.WRITE, again=read)
 async def restore_form(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
-    wish = parse(api.Restore, {"rev": number(fields.get("restore", ""))})
-    await restore(unit, ref, wish, follows=follows)
+    request = parse(api.Restore, {"rev": number(fields.get("restore", ""))})
+    await restore(unit, ref, request, follows=follows)
     return _ONE.format(ref=ref_text(ref))
 
 

@@ -30,7 +30,7 @@ M = TypeVar("M", bound=BaseModel)
 # The scope key of a form's input, for the error page if it was not saved.
 TYPED: Final = "postfacta.typed"
 
-_MOST_FIELDS: Final = 500
+_MOST_FIELDS: Final = 500  # the largest form, of factors, has 50 rows of 6 fields
 _LONGEST_NUMBER: Final = 18  # Digits, far above every bound.
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

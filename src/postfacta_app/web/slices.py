@@ -41,7 +41,7 @@ F = TypeVar("F", bound=Function)
 
 _ONCE = ("idempotency-in-progress", "idempotency-mismatch", "conflict")
 _VERSIONED = ("precondition-failed", "precondition-required", "conflict")
-_REDIRECTED = 300
+_REDIRECTED = 300  # From this status on, a response has no body of the model.
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,19 +303,8 @@ class Routes:
                 route_class=kind or usual_class,
                 **{"query" if is_read else "body": reads or plan.model},
                 answers=answers | ({304: None} if conditional else {}),
-                problems=(
-                    *problems,
-                    *(_ONCE if once else ()),
-                    *(_VERSIONED if plan.is_versioned else ()),
-                    *(("conflict",) if plan.works_in is Unit else ()),
-                    *(("invalid-cursor",) if is_list else ()),
-                ),
-                headers={
-                    **({"If-None-Match": False} if conditional else {}),
-                    **headers,
-                    **({"If-Match": True} if plan.is_versioned else {}),
-                    **({"Idempotency-Key": False} if once else {}),
-                },
+                problems=_problems(plan, problems, once=once, is_list=is_list),
+                headers=_headers(plan, headers, once=once, conditional=conditional),
                 **more,
             )
             return function
@@ -367,6 +356,35 @@ class Routes:
 
     def _add(self, method: str, path: str, handle: Handler, **about: Any) -> None:
         self.rules.append(Rule(method=method, path=path, handler=handle, noun=self._noun, **about))
+
+
+def _problems(plan: _Plan, declared: Sequence[str], *, once: bool, is_list: bool) -> Sequence[str]:
+    """Return the problems of an operation: those of its declaration, and what follows from it."""
+    slugs = [*declared]
+    if once:
+        slugs += _ONCE
+    if plan.is_versioned:
+        slugs += _VERSIONED
+    if plan.works_in is Unit:
+        slugs.append("conflict")
+    if is_list:
+        slugs.append("invalid-cursor")
+    return slugs
+
+
+def _headers(
+    plan: _Plan, declared: Mapping[str, bool], *, once: bool, conditional: bool
+) -> Mapping[str, bool]:
+    """Return the request headers that an operation reads, and whether each is required."""
+    headers: dict[str, bool] = {}
+    if conditional:
+        headers["If-None-Match"] = False
+    headers |= declared
+    if plan.is_versioned:
+        headers["If-Match"] = True
+    if once:
+        headers["Idempotency-Key"] = False
+    return headers
 
 
 def _of_query(call: Call, of: type[BaseModel], *, is_page: bool = False) -> BaseModel:

@@ -46,19 +46,19 @@ contents = st.builds(
 def test_a_post_mortem_moves_as_the_design_says_and_in_no_other_way(
     state: Stage | None, to: Stage, message: str | None
 ) -> None:
-    wish = Transition(to=to, message=message)
+    change = Transition(to=to, message=message)
     if to == state:
-        assert move(state, wish) is False
+        assert move(state, change) is False
     elif to not in ALLOWED[state]:
         with pytest.raises(IllegalTransitionError) as refused:
-            move(state, wish)
+            move(state, change)
         assert set(refused.value.extra["allowed"]) == ALLOWED[state]  # type: ignore[call-overload]  # a list
     elif to == "waived" and message is None:
         with pytest.raises(InvalidFieldsError) as incomplete:
-            move(state, wish)
+            move(state, change)
         assert [error.pointer for error in incomplete.value.errors] == ["/message"]
     else:
-        assert move(state, wish) is True
+        assert move(state, change) is True
 
 
 @given(stages)
