@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date, timedelta
+from collections.abc import Iterable, Sequence
 
 import pytest
 
 from tests.kit import executed
-from tests.kit.executed import Row, Verdict
+from tests.kit.executed import Verdict
+from tests.kit.proofs import Collected, Proof
 
 pytest_plugins = ["pytester"]
 
-TODAY = date(2026, 3, 15)
 LONG = ["tests/ops/test_b.py::test_slow[1]", "tests/ops/test_b.py::test_slow[2]"]
 COLLECTED = ["tests/app/test_a.py::test_one", "tests/app/test_a.py::test_two[x y]"]
 GREEN = "".join(f"passed {test}\n" for test in COLLECTED)
 
 
-def verdict(*jobs: str, rows: dict[str, Row] | None = None, named: Sequence[str] = ()) -> Verdict:
+def verdict(*jobs: str, recorded: Iterable[Proof] = (), named: Sequence[str] = ()) -> Verdict:
     return executed.compare(
         COLLECTED,
         LONG,
         executed.outcomes(jobs),
         named=named,
-        rows=rows or {},
-        today=TODAY,
+        record={proof.test: proof for proof in recorded},
     )
 
 
@@ -81,25 +79,25 @@ def test_a_proof_that_never_ran_is_named() -> None:
     assert verdict(named=[proof]).unproven == [proof]
 
 
-def test_long_tests_are_listed_unless_a_recent_record_has_them() -> None:
-    def left(on: date, cases: int = 2) -> list[str]:
-        return verdict(GREEN, rows={"tests/ops/test_b.py::test_slow": Row(on, cases)}).long_not_run
+def a_proof(test: str, outcome: str) -> Proof:
+    return Proof(test, "2001-01-01T00:00:00+00:00", "0" * 12, "2 cores", outcome, 1.0)
 
-    assert verdict(GREEN).long_not_run == LONG
+
+def test_long_tests_are_listed_unless_the_record_has_them() -> None:
+    first, second = LONG
+    assert verdict(GREEN).long_not_passed == LONG
     assert verdict(GREEN).ok
-    assert left(TODAY) == left(TODAY - timedelta(days=14)) == []
-    assert left(TODAY - timedelta(days=15)) == left(TODAY + timedelta(days=1)) == LONG
-    # A case was added since.
-    assert left(TODAY, cases=1) == LONG
+    rows = [a_proof(first, "passed"), a_proof(second, "failed")]
+    assert verdict(GREEN, recorded=rows).long_not_passed == [second]
+    assert verdict(GREEN, f"passed {second}", recorded=rows).long_not_passed == []
 
 
-def test_a_proof_may_be_in_the_record_but_not_against_a_failure() -> None:
-    rows = {"tests/app/test_l.py::test_long": Row(TODAY, 1)}
+def test_evidence_that_did_not_run_fails_no_run() -> None:
     test = "tests/app/test_l.py::test_long"
 
     def unproven(*jobs: str) -> list[str]:
         results = executed.outcomes(jobs)
-        return executed.compare([], [test], results, named=[test], rows=rows, today=TODAY).unproven
+        return executed.compare([], [test], results, named=[test], record={}).unproven
 
     assert unproven() == []
     assert unproven(f"failed {test}") == [test]
@@ -110,19 +108,6 @@ def test_a_module_that_is_skipped_whole_fails_the_run(pytester: pytest.Pytester)
         test_here="def test_one(): ...",
         test_away="import pytest\npytest.skip('no package', allow_module_level=True)",
     )
-    found = executed.Collected()
+    found = Collected()
     pytest.main(["--collect-only", "-p", "no:cacheprovider", str(pytester.path)], [found])
     assert found.tests == ["test_away.py", "test_here.py::test_one"]
-
-
-def test_the_record_keeps_what_passed_with_its_day() -> None:
-    passed = executed.outcomes([f"passed {LONG[0]}\npassed {LONG[1]}\n{GREEN}"])
-    page = executed.record("", passed, LONG, TODAY)
-    assert executed.recorded(page) == {"tests/ops/test_b.py::test_slow": Row(TODAY, 2)}
-    # What did not run again keeps its day; of what failed in part, the rest counts.
-    later = TODAY + timedelta(days=3)
-    assert executed.record(page, {}, LONG, later) == page
-    failed = executed.outcomes([f"passed {LONG[0]}\nfailed {LONG[1]}"])
-    assert executed.recorded(executed.record(page, failed, LONG, later)) == {
-        "tests/ops/test_b.py::test_slow": Row(later, 1)
-    }

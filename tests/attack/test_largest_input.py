@@ -218,10 +218,11 @@ def attack(
             yield Attack(running, world, client)
 
 
-def _smoke(routes: Iterable[str], largest: Collection[str]) -> Iterator[ParameterSet]:
+def _smoke(routes: Iterable[str], largest: Collection[str]) -> list[ParameterSet]:
     """Mark as long what is not among the largest."""
-    for route in routes:
-        yield pytest.param(route, marks=() if route in largest else pytest.mark.long)
+    return [
+        pytest.param(route, marks=() if route in largest else pytest.mark.long) for route in routes
+    ]
 
 
 @pytest.mark.parametrize("route", _smoke((it for it in RULES if it.startswith("GET ")), QUERIES))

@@ -20,7 +20,7 @@ import pytest
 
 from tests.kit.graph import Change, Graph, scan
 
-__all__ = ["WHOLE", "changes", "chosen", "graph_of", "is_only_text", "report"]
+__all__ = ["WHOLE", "changes", "chosen", "differing", "graph_of", "is_only_text", "report"]
 
 ROOT: Final = Path(__file__).parents[2]
 WHOLE: Final = ("requirements/", "setup.sh", ".python-version")
@@ -72,15 +72,19 @@ def _paths(output: str) -> Iterator[str]:
 
 
 def changes(root: Path, base: str) -> list[Change]:
-    """Return what differs from a commit: committed since, staged, and not."""
-    fork = _git(root, "merge-base", base, "HEAD").strip()
+    """Return what differs since a branch left another: committed since, staged, and not."""
+    return differing(root, _git(root, "merge-base", base, "HEAD").strip())
+
+
+def differing(root: Path, commit: str) -> list[Change]:
+    """Return what differs from a commit."""
     paths = {
-        *_paths(_git(root, "diff", "--name-only", "--no-renames", "-z", fork)),
+        *_paths(_git(root, "diff", "--name-only", "--no-renames", "-z", commit)),
         *_paths(_git(root, "ls-files", "-z", "--others", "--exclude-standard")),
     }
-    known = set(_paths(_git(root, "ls-tree", "-r", "--name-only", "-z", fork)))
+    known = set(_paths(_git(root, "ls-tree", "-r", "--name-only", "-z", commit)))
     return [
-        Change(path, is_only_text(path, _before(root, fork, path, known), _text(root / path)))
+        Change(path, is_only_text(path, _before(root, commit, path, known), _text(root / path)))
         for path in sorted(paths)
     ]
 
