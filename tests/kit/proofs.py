@@ -255,7 +255,7 @@ _FRESH: Final = pytest.StashKey[int]()
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> str:
-    """Say how many were left out."""
+    """Report how many were left out."""
     fresh = config.stash.get(_FRESH, 0)
     return f"left out: {fresh} proofs that are fresh" if fresh else ""
 
