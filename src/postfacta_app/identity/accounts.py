@@ -5,6 +5,7 @@ How people sign in to them, their passwords and secrets, their SQL.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
@@ -354,7 +355,7 @@ class Passwords:
         self._known_devices = Bulkhead("passwords-known", 1, max_waiting=19, **bounds)
         self._other_devices = Bulkhead("passwords", 2, max_waiting=18, **bounds)
         # Unknown accounts are verified against this hash, so that timing reveals nothing.
-        self._nobody = self._hasher.hash(secrets.token_urlsafe())
+        self._nobody = _hash_of_nobody(self._hasher)
 
     async def hash(self, password: str) -> str:
         return await self._work(lambda: self._hasher.hash(password))
@@ -382,6 +383,17 @@ class Passwords:
         except Argon2Error as error:
             # There is no memory for it: the password is neither right nor wrong.
             raise LoadShedError("passwords", 1.0) from error
+
+
+def _hash_of_nobody(hasher: PasswordHasher) -> str:
+    """Return random bytes in the form of a hash, which is verified in the time of any other."""
+    costs = f"m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
+    salt, tag = (
+        base64.b64encode(secrets.token_bytes(length)).decode().rstrip("=")
+        for length in (hasher.salt_len, hasher.hash_len)
+    )
+    # 19 is 0x13, the version that RFC 9106 defines.
+    return f"$argon2{hasher.type.name.lower()}$v=19${costs}${salt}${tag}"
 
 
 SECRET: Final = re.compile(r"(?:pf_(?P<prefix>[A-Za-z0-9_-]{8})_)?[A-Za-z0-9_-]{43}")

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
-from argon2 import PasswordHasher
+from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import VerifyMismatchError
 
 from postfacta_app.errors import RateLimitedError, UnauthenticatedError
 from postfacta_app.identity.accounts import (
@@ -31,6 +32,11 @@ class CountingHasher(PasswordHasher):
     def __init__(self, time_cost: int = 1) -> None:
         super().__init__(time_cost=time_cost, memory_cost=8, parallelism=1)
         self.verified: list[str] = []
+        self.hashed = 0
+
+    def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+        self.hashed += 1
+        return super().hash(password, salt=salt)
 
     def verify(self, hash: str | bytes, password: str | bytes) -> bool:  # type: ignore[override]  # noqa: A002 - argon2's name
         self.verified.append(str(hash))
@@ -69,6 +75,16 @@ async def test_an_unknown_account_costs_one_verification_of_the_same_strength_an
     strength = "$argon2id$v=19$m=8,t=1,p=1$"
     assert hasher.verified[0].startswith(strength)
     assert stored.startswith(strength)
+
+
+async def test_an_unknown_account_is_verified_against_a_whole_hash_that_cost_nothing() -> None:
+    hasher = CountingHasher()
+    assert not await Passwords(hasher).verify(None, "x")
+    assert hasher.hashed == 0
+    [nobody] = hasher.verified
+    assert extract_parameters(nobody) == extract_parameters(hasher.hash("x"))
+    with pytest.raises(VerifyMismatchError):  # Any fault of the text would be found sooner.
+        hasher.verify(nobody, "x")
 
 
 async def test_a_hash_is_renewed_only_after_the_parameters_changed() -> None:
