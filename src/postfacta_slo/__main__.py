@@ -231,8 +231,8 @@ def _generate(options: argparse.Namespace) -> int:
             path.write_text(text, encoding="utf-8")
         sys.stdout.write(f"{path}: {'unchanged' if is_unchanged else 'written'}\n")
     if options.tests:
-        for name, why in unproved(model).items():
-            sys.stdout.write(f"{options.tests}: does not prove {name}: {why}\n")
+        for name, reason in unproved(model).items():
+            sys.stdout.write(f"{options.tests}: does not prove {name}: {reason}\n")
     return _DONE
 
 
@@ -244,8 +244,10 @@ def _check(options: argparse.Namespace) -> int:
             code = _FAILED
             sys.stdout.write(_difference(path, current, text))
     if code:
-        why = "these files are not what the objectives say; run `generate` with the same arguments"
-        sys.stderr.write(f"slo: {why}\n")
+        reason = (
+            "these files are not what the objectives say; run `generate` with the same arguments"
+        )
+        sys.stderr.write(f"slo: {reason}\n")
     return code
 
 
@@ -266,8 +268,8 @@ def _generated(options: argparse.Namespace, model: Model) -> dict[Path, str]:
         flags = ", ".join(f"--{name}" for name in _FILES)
         raise SloError(f"no file is asked for: give at least one of {flags}")
     if options.compress != 1 and (options.dashboard or options.table):
-        why = "the dashboard and the table stay as they are"
-        raise SloError(f"--compress is for rules and their tests: {why}")
+        reason = "the dashboard and the table stay as they are"
+        raise SloError(f"--compress is for rules and their tests: {reason}")
     texts: dict[Path, str] = {}
     if options.rules:
         texts[options.rules] = _yaml(rules_of(model, compress=options.compress))
@@ -286,8 +288,10 @@ def _proofs(options: argparse.Namespace, model: Model) -> dict[Path, str]:
         raise SloError("--tests needs --rules too: the tests say which file they prove")
     rules = Path(options.rules)
     tests = Path(options.tests)
-    head = {"rule_files": [Path(os.path.relpath(rules, tests.parent)).as_posix()]}
-    remarks = "".join(f"# Not proved: {name}: {why}\n" for name, why in unproved(model).items())
+    place = Path(os.path.relpath(rules, tests.parent)).as_posix()
+    head = {"rule_files": [place]}
+    reasons = unproved(model)
+    remarks = "".join(f"# Not proved: {name}: {reason}\n" for name, reason in reasons.items())
     # Two files: promtool takes one interval for each, and months need another than minutes.
     stem, _, suffix = tests.name.partition(".")
     return {

@@ -32,7 +32,7 @@ _FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 DONE = 0
 BELOW = 1
 WRONG = 2
-UNTOLD = 3
+UNDETERMINED = 3
 _EPILOG = """\
 postfacta assess -- uvicorn app:app --port {port}   starts it, and guesses the rest
 postfacta assess                                    reads assess.toml, or a table of pyproject.toml
@@ -66,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 _parser().error("init, diff OLD NEW or render OLD, or none of them")
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.stderr.write("assess: interrupted; the service was ended\n")
-        code = UNTOLD
+        code = UNDETERMINED
     except (SpecError, NotServingError, OSError, KeyError, json.JSONDecodeError) as error:
         sys.stderr.write(f"assess: {error}\n")
         code = WRONG
@@ -145,7 +145,7 @@ async def _run(spec: Spec, options: Options, *, bare: bool) -> Run:
         spec = await guess(spec, os.environ)
         _say(f"guessed, to go on with as assess.toml:\n\n{toml_of(spec)}")
     return await run(
-        spec, os.environ, options, tell=lambda name, verdict: _say(report.line(name, verdict))
+        spec, os.environ, options, on_verdict=lambda name, verdict: _say(report.line(name, verdict))
     )
 
 
@@ -160,14 +160,14 @@ def _init(path: Path, command: list[str]) -> int:
 
 def _spec(file: Path | None, command: list[str]) -> Spec:
     path = file or Path("assess.toml")
-    whole = file is not None or path.exists()
-    path = path if whole else Path("pyproject.toml")
+    is_service_file = file is not None or path.exists()
+    path = path if is_service_file else Path("pyproject.toml")
     try:
-        text = path.read_text(encoding="utf-8") if whole or path.exists() else ""
+        text = path.read_text(encoding="utf-8") if is_service_file or path.exists() else ""
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: {error}") from None
-    if not whole:
+    if not is_service_file:
         data = data.get("tool", {}).get("postfacta", {}).get("assess", {})
     if command:
         data = {**data, "service": {**data.get("service", {}), "start": command}}
@@ -206,7 +206,7 @@ def _show(arguments: argparse.Namespace, document: Mapping[str, Any]) -> int:
 def _code(arguments: argparse.Namespace, document: Mapping[str, Any]) -> int:
     checks = [*document["checks"], *document["own"]]
     if any(check["outcome"] == Outcome.ERROR for check in checks):
-        return UNTOLD
+        return UNDETERMINED
     if arguments.baseline and (names := report.worse(_read(arguments.baseline), document)):
         sys.stderr.write(f"assess: worse than in {arguments.baseline}: {', '.join(names)}\n")
         return BELOW
@@ -217,7 +217,7 @@ def _code(arguments: argparse.Namespace, document: Mapping[str, Any]) -> int:
     if least and is_below(grade["lowest"], least):
         problem = f"{report.grade_text(document)} may be below {least}: too much did not run"
         sys.stderr.write(f"assess: {problem}\n")
-        return UNTOLD
+        return UNDETERMINED
     return DONE
 
 

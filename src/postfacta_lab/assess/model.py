@@ -51,9 +51,9 @@ class Verdict:
         return cls(Outcome.MEASURED, quarters / 4, evidence, facts)
 
     @classmethod
-    def share(cls, good: int, of: int, evidence: str, **facts: Any) -> Verdict:
+    def share(cls, good: int, total: int, evidence: str, **facts: Any) -> Verdict:
         """Return the share of what was good; nothing of nothing is no pass."""
-        return cls.scored(good / of if of else 0.0, evidence, **facts)
+        return cls.scored(good / total if total else 0.0, evidence, **facts)
 
     @classmethod
     def parts(cls, parts: Mapping[str, bool]) -> Verdict:
@@ -86,14 +86,14 @@ class Verdict:
         return cls.scored(score, evidence, value=round(value, 3), sure=sure)
 
     @classmethod
-    def not_run(cls, why: str) -> Verdict:
+    def not_run(cls, reason: str) -> Verdict:
         """Return that this could not be measured here."""
-        return cls(Outcome.NOT_RUN, evidence=why)
+        return cls(Outcome.NOT_RUN, evidence=reason)
 
     @classmethod
-    def not_applicable(cls, why: str) -> Verdict:
+    def not_applicable(cls, reason: str) -> Verdict:
         """Return that there is nothing to measure, which was itself measured."""
-        return cls(Outcome.NOT_APPLICABLE, evidence=why)
+        return cls(Outcome.NOT_APPLICABLE, evidence=reason)
 
     @property
     def sure(self) -> bool:
@@ -139,13 +139,13 @@ class Rubric:
     def of(cls, data: Mapping[str, Any]) -> Rubric:
         """Share the weight of each item among its checks; a gate counts twice."""
         parts = {name: 2 if "gate" in check else 1 for name, check in data["checks"].items()}
-        whole = Counter[str]()
+        total_parts = Counter[str]()
         for name, check in data["checks"].items():
-            whole[check["item"]] += parts[name]
+            total_parts[check["item"]] += parts[name]
         entries: dict[str, Entry] = {}
         for name, check in data["checks"].items():
             item = data["items"][check["item"]]
-            weight = item["weight"] * parts[name] / whole[check["item"]]
+            weight = item["weight"] * parts[name] / total_parts[check["item"]]
             category = data["categories"].get(name.partition("-")[0], "")
             entries[name] = Entry(
                 id=name, category=category, weight=weight, **{**check, "item": item["title"]}

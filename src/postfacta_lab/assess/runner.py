@@ -45,22 +45,22 @@ async def run(
     environment: Mapping[str, str],
     options: Options,
     *,
-    tell: Callable[[str, Verdict], object] = lambda _name, _verdict: None,
+    on_verdict: Callable[[str, Verdict], object] = lambda _name, _verdict: None,
 ) -> Run:
     """Assess a service. Raise `NotServingError` if there is nothing to assess."""
     with tempfile.TemporaryDirectory(prefix="assess-") as folder:
         bench = Bench(spec, options.keep or Path(folder), environment)
         async with bench.opened():
-            return await _Runner(bench, options, tell).measure_all()
+            return await _Runner(bench, options, on_verdict).measure_all()
 
 
 class _Runner:
     def __init__(
-        self, bench: Bench, options: Options, tell: Callable[[str, Verdict], object]
+        self, bench: Bench, options: Options, on_verdict: Callable[[str, Verdict], object]
     ) -> None:
         self._bench = bench
         self._options = options
-        self._tell = tell
+        self._on_verdict = on_verdict
         self._run = Run(bench.spec.name)
         self._began = monotonic()
         bench.shared["busy"] = options.busy
@@ -122,11 +122,11 @@ class _Runner:
         """
         began = monotonic()
         first = await self._once(group)
-        took = monotonic() - began
+        seconds_once = monotonic() - began
         again = [
             name for name in names if first[name].word == "fail" and _is_doubtful(name, first[name])
         ]
-        room = monotonic() - self._began < self._options.within - took
+        room = monotonic() - self._began < self._options.within - seconds_once
         second: Mapping[str, Verdict] = {}
         if again and room:
             second = await self._once(group, fresh=True)
@@ -161,7 +161,7 @@ class _Runner:
         facts = self._clean(verdict.facts)
         clean = replace(verdict, evidence=evidence, facts=facts)
         self._run.verdicts[name] = clean
-        self._tell(name, clean)
+        self._on_verdict(name, clean)
 
     def _clean(self, value: Any) -> Any:
         if isinstance(value, str):

@@ -72,9 +72,9 @@ class Service:
 class StartError(RuntimeError):
     """A service did not come up; with what it said last."""
 
-    def __init__(self, verdict: Verdict, why: str, words: str = "") -> None:
+    def __init__(self, verdict: Verdict, reason: str, words: str = "") -> None:
         last_lines = words.strip().splitlines()[-10:]
-        super().__init__("\n".join([why, *last_lines]))
+        super().__init__("\n".join([reason, *last_lines]))
         self.verdict = verdict
 
 
@@ -106,8 +106,8 @@ class Subject(Child):
             if all(200 <= status < 300 for status in statuses.values()):
                 return
             if self.code is not None:
-                why = f"it ended with exit code {self.code} before it answered"
-                raise StartError(Verdict.NOTHING, why, self.words)
+                reason = f"it ended with exit code {self.code} before it answered"
+                raise StartError(Verdict.NOTHING, reason, self.words)
             if all(300 <= status < 500 for status in statuses.values()):
                 break  # it is up: what is not there will not come
             await asyncio.sleep(0.05)
@@ -117,9 +117,9 @@ class Subject(Child):
             if not 200 <= status < 300
         }
         nothing = nothing_measured(len(bad), Counter(bad.values()))
-        why = "; ".join(f"GET {path}: {answer}" for path, answer in bad.items())
-        why += f"; {nothing or f'for {self.service.start:g} s'}"
-        raise StartError(Verdict.NOTHING if nothing else Verdict.FAIL, why, self.words)
+        reason = "; ".join(f"GET {path}: {answer}" for path, answer in bad.items())
+        reason += f"; {nothing or f'for {self.service.start:g} s'}"
+        raise StartError(Verdict.NOTHING if nothing else Verdict.FAIL, reason, self.words)
 
 
 def missed(

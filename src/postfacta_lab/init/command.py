@@ -126,6 +126,7 @@ async def _explore(service: Service, paths: Sequence[str]) -> Suite:
 
 
 async def _ask_around(line: str, port: int, paths: Sequence[str]) -> Suite:
+    """Ask a running service for its paths and probes, and keep what it answers well."""
     document: dict[str, Any] = {}
     for path in _DOCUMENTS:
         answer = await _get(port, path)
@@ -194,7 +195,7 @@ def _needs_query(part: object) -> bool:
 
 def files(suite: Suite) -> dict[str, str]:
     requests = "".join(f"- {{path: {json.dumps(path)}}}\n" for path in suite.paths)
-    left_out = "".join(f"# {name}: {why}\n" for name, why in suite.left_out.items())
+    left_out = "".join(f"# {name}: {reason}\n" for name, reason in suite.left_out.items())
     tests = _TESTS.substitute(
         command=json.dumps(suite.command),
         ready=json.dumps(suite.ready),

@@ -39,16 +39,17 @@ def moments(shape: Shape, rate: float, seconds: float, *, seed: int = 1) -> tupl
         raise ValueError(
             f"a run needs a rate and a length above 0, not {rate:g} a second for {seconds:g} s"
         )
-    whole = rate * seconds
-    if round(whole) > MOST_ARRIVALS:
+    arrivals_planned = rate * seconds
+    if round(arrivals_planned) > MOST_ARRIVALS:
         raise ValueError(
-            f"{whole:.0f} arrivals are more than {MOST_ARRIVALS}: lower the rate or the length"
+            f"{arrivals_planned:.0f} arrivals are more than {MOST_ARRIVALS}: lower the rate or the"
+            " length"
         )
     if shape == "constant":
-        return tuple(number / rate for number in range(round(whole)))
+        return tuple(number / rate for number in range(round(arrivals_planned)))
     gaps = randomness(seed)
     arrivals = accumulate(gaps.expovariate(1.0) for _ in repeat(None))
-    return tuple(at / rate for at in takewhile(lambda at: at < whole, arrivals))
+    return tuple(at / rate for at in takewhile(lambda at: at < arrivals_planned, arrivals))
 
 
 def randomness(seed: int) -> random.Random:

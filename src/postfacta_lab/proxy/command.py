@@ -210,6 +210,7 @@ class Api:
 
 
 def _answer_toxics(proxy: Proxy, call: list[str], body: object) -> object:
+    """Answer a request about the toxics of a proxy."""
     document: object = None
     match call:
         case ["GET"]:

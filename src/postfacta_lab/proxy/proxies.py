@@ -187,6 +187,7 @@ class Proxy:
             link.arrange([toxic for toxic in self.toxics.values() if toxic.stream == stream])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Connect to upstream, and move bytes both ways until one end closes or a toxic resets."""
         task = asyncio.current_task()
         writers = [writer]
         if task is None or not self.enabled:

@@ -62,9 +62,8 @@ class Panel:
     width: int = 8  # In columns, 1 to 24.
     height: int = 8  # In rows of the grid, some 30 pixels each.
     steps: Sequence[Step] = (Step("green"),)  # The colours; the first is the lowest.
-    names: Mapping[int, str] = field(
-        default_factory=dict[int, str]
-    )  # Words for numbers, such as 1 for `up`.
+    # Words for numbers, such as 1 for `up`.
+    names: Mapping[int, str] = field(default_factory=dict[int, str])
     links: Sequence[tuple[str, str]] = ()  # Where to read on, as title and address.
     stacked: bool = False  # Whether lines are piled up.
     bottom: float | None = 0  # Where the scale of lines begins; None where the lowest value is.
@@ -86,18 +85,19 @@ def panel_json(panel: Panel, number: int, *, at: tuple[int, int]) -> dict[str, A
         defaults["min"] = panel.bottom
     if panel.top is not None:
         defaults["max"] = panel.top
-    heat = (
-        {"yAxis": {"unit": panel.unit, "axisPlacement": "left"}} if panel.kind is Kind.HEAT else {}
-    )
+    options = dict(_OPTIONS[panel.kind])
+    if panel.kind is Kind.HEAT:
+        options["yAxis"] = {"unit": panel.unit, "axisPlacement": "left"}
+    x, y = at
     return {
         "id": number,
         "type": panel.kind.value,
         "title": panel.title,
         "description": panel.description,
         "datasource": dict(_SOURCE),
-        "gridPos": {"h": panel.height, "w": panel.width, "x": at[0], "y": at[1]},
+        "gridPos": {"h": panel.height, "w": panel.width, "x": x, "y": y},
         "fieldConfig": {"defaults": defaults, "overrides": []},
-        "options": _OPTIONS[panel.kind] | heat,
+        "options": options,
         "links": [{"title": title, "url": url, "targetBlank": True} for title, url in panel.links],
         "targets": [
             _target(panel, ref, query) for ref, query in zip(_REFS, panel.queries, strict=False)
@@ -318,6 +318,7 @@ def render(board: Board) -> dict[str, Any]:
 
 
 def _place(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Yield the rows and panels, each numbered and placed in Grafana's grid."""
     number = 0
     y = 0
     for row in rows:

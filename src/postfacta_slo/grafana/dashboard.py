@@ -77,6 +77,7 @@ def _panel(
 
 
 def _overview(names: list[str]) -> list[Panel]:
+    """Return the panels of all objectives together."""
     matcher = f'service=~"{"|".join(names)}"'
     size: dict[str, Any] = {"kind": Kind.NUMBERS, "width": 12, "height": 5}
     left = "What is left of each error budget in its period; below zero the objective is missed."
@@ -102,6 +103,7 @@ def _overview(names: list[str]) -> list[Panel]:
 
 
 def _panels(objective: Objective) -> list[Panel]:
+    """Return the panels of an objective, from its figures to its slices."""
     indicator = objective.indicator
     slices = objective.slices
     period = span(objective.period)
@@ -153,6 +155,7 @@ def _panels(objective: Objective) -> list[Panel]:
 
 
 def _figures(objective: Objective) -> list[Panel]:
+    """Return the four numbers of an objective: promised, kept, left, and for how long."""
     budget, left, burned, days, burn, aim = (
         recorded(f"slo:{name}", objective)
         for name in (
@@ -210,6 +213,7 @@ def _figures(objective: Objective) -> list[Panel]:
 
 
 def _courses(objective: Objective) -> list[Panel]:
+    """Return the budget and the burn rates over time."""
     left, budget = (
         recorded(f"slo:{name}:ratio", objective)
         for name in ("period_error_budget_remaining", "error_budget")
@@ -224,7 +228,8 @@ def _courses(objective: Objective) -> list[Panel]:
         f"{tier.name}: {number(tier.factor)} over {span(tier.long)} and {span(tier.short)}"
         for tier in objective.tiers
     ]
-    above = [Step("red", factor) for factor in sorted({tier.factor for tier in objective.tiers})]
+    factors = sorted({tier.factor for tier in objective.tiers})
+    above = [Step("red", factor) for factor in factors]
     return [
         _panel(
             "Budget left over time",

@@ -24,7 +24,7 @@ REPORTED: Final = (PRESENT, 3_600, 6 * 3_600, 3 * DAY, 30 * DAY)
 _UNITS: Final = ((DAY, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _NAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?")
-_SHORTEST_SLICE: Final = 60
+_SHORTEST_SLICE: Final = 60  # Seconds.
 # Fewer samples than these in a window, and one lost scrape empties it: rate() needs two.
 SCRAPES_IN_A_WINDOW: Final = 4
 # The generator writes these itself, or Prometheus does.
@@ -74,12 +74,10 @@ class Service:
     title: str = ""  # The name that people read.
     description: str = ""  # For people; may be empty.
     job: str  # The value of Prometheus's label `job` on all that this service exports.
-    runbook_url: str = (
-        ""  # Where an alert's runbook is; `{alert}` stands for its name. Empty for none.
-    )
-    dashboard_url: str = (
-        ""  # Where to look; `{slo}` stands for the objective's name. Empty for none.
-    )
+    # Where an alert's runbook is; `{alert}` stands for its name. Empty for none.
+    runbook_url: str = ""
+    # Where to look; `{slo}` stands for the objective's name. Empty for none.
+    dashboard_url: str = ""
     down_severity: str = "page"  # The severity of the alert that no instance is up.
     labels: tuple[tuple[str, str], ...] = ()  # Go onto each of its alerts.
 
@@ -103,9 +101,8 @@ class Service:
     @property
     def alert_prefix(self) -> str:
         """The service's name in CamelCase, with which each of its alerts begins."""
-        return "".join(
-            word[:1].upper() + word[1:] for word in re.split(r"[^a-zA-Z0-9]+", self.name)
-        )
+        words = re.split(r"[^a-zA-Z0-9]+", self.name)
+        return "".join(word[:1].upper() + word[1:] for word in words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,9 +180,8 @@ class Slices:
     min_requests: int = 0
     # A series that is 1 while a probe succeeds: any other value makes the slice bad.
     probe: Selector | None = None
-    needs_instance: bool = (
-        False  # Whether a slice is bad too while no instance of the service is up.
-    )
+    # Whether a slice is bad too while no instance of the service is up.
+    needs_instance: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.target <= 1:
@@ -209,9 +205,8 @@ class Tier:
     long: int  # The window that says it is worth an alert, in seconds.
     short: int  # The window that says it still goes on, in seconds.
     hold: int  # How many seconds it must be so before the alert fires (Prometheus's `for`).
-    min_failures: int = (
-        0  # The alert is silent with fewer failed events than these in the long window.
-    )
+    # The alert is silent with fewer failed events than these in the long window.
+    min_failures: int = 0
     # Whether silence of the indicator's series raises an alert of this severity too.
     when_no_data: bool = False
 
@@ -243,9 +238,8 @@ class Objective:
     tiers: tuple[Tier, ...]  # Its alerts on the burn rate, the shortest long window first.
     # The severity of the alert that no budget is left; None for no such alert.
     exhausted_severity: str | None
-    labels: tuple[
-        tuple[str, str], ...
-    ] = ()  # Go onto each of its alerts, over those of the service.
+    # Go onto each of its alerts, over those of the service.
+    labels: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -255,9 +249,8 @@ class Objective:
         if self.period < PRESENT:
             raise SloError(f"needs a time window of {PRESENT} s or more: {self.period} s")
         names = [tier.name for tier in self.tiers]
-        if len(set(names)) < len(names) or sorted(t.long for t in self.tiers) != [
-            t.long for t in self.tiers
-        ]:
+        lengths = [tier.long for tier in self.tiers]
+        if len(set(names)) < len(names) or lengths != sorted(lengths):
             raise SloError(
                 f"needs tiers of different names, the shortest first: {', '.join(names)}"
             )
@@ -293,8 +286,10 @@ class Objective:
     @property
     def windows(self) -> tuple[int, ...]:
         """The windows that its error share is recorded over, ascending."""
-        windows = {self.period, *(w for tier in self.tiers for w in (tier.short, tier.long))}
-        return tuple(sorted(windows | set(REPORTED)))
+        windows = {self.period, *REPORTED}
+        for tier in self.tiers:
+            windows |= {tier.short, tier.long}
+        return tuple(sorted(windows))
 
     @property
     def unit(self) -> str:
@@ -362,8 +357,11 @@ def span(seconds: int, compress: int = 1) -> str:
             raise SloError(f"compressed {compress} times, {seconds} s is nothing")
         return f"{thousandths}ms"
     length = seconds // compress
-    size, name = next(((size, name) for size, name in _UNITS if not length % size), _UNITS[-1])
-    return f"{length // size}{name}" if length else "0s"
+    if not length:
+        return "0s"
+    # The last unit is a second, which every length is a multiple of.
+    size, name = next((size, name) for size, name in _UNITS if not length % size)
+    return f"{length // size}{name}"
 
 
 def in_words(seconds: float) -> str:

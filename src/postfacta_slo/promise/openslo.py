@@ -184,8 +184,8 @@ class _File:
         severity = stated or usual
         needs_target = stated or (usual and len(self._targets))
         if needs_target and not self._targets.find(severity):
-            why = f"no AlertNotificationTarget has `target: {severity}`"
-            entry.node.faults.setdefault(f"{entry.path}: severity {severity}", why)
+            reason = f"no AlertNotificationTarget has `target: {severity}`"
+            entry.node.faults.setdefault(f"{entry.path}: severity {severity}", reason)
         return severity
 
     def _service(self, entry: Entry) -> Service | None:
@@ -207,6 +207,7 @@ class _File:
         return self._threshold(entry, entry.spec.child("thresholdMetric"))
 
     def _ratio(self, entry: Entry, ratio: StrictMapping) -> RatioIndicator | None:
+        """Read a ratio: as selectors if all of its parts come down to one, else as expressions."""
         counter = ratio.flag("counter", default=True)
         words = [word for word in ("good", "bad", "total") if word in ratio or word == "total"]
         parts = {word: self._events(ratio.child(word)) for word in words}
@@ -239,6 +240,7 @@ class _File:
         return _Events(promql, series, is_rate, spec)
 
     def _threshold(self, entry: Entry, threshold: StrictMapping) -> ThresholdIndicator | None:
+        """Read a measured value: as a selector with an aggregate or a quantile where it is one."""
         spec, promql = self._query(threshold)
         if not promql:
             return entry.build(ThresholdIndicator)
@@ -308,6 +310,7 @@ class _File:
             node.wrong(key, f"{shown} is no bucket edge of {histogram}; it has {listed}")
 
     def _policy(self, entry: Entry) -> Tier | None:
+        """Read a policy: the tier of its condition, with a target that receives its severity."""
         spec = entry.spec
         spec.take(
             "alertWhenBreaching",
@@ -401,11 +404,11 @@ class _File:
         # Where the calendar begins decides nothing about a rolling window.
         window.pass_over("calendar")
         window.end()
-        why = (
+        reason = (
             f"is measured as a rolling one of {period // DAY} days: no rule begins with the"
             " calendar"
         )
-        self.notes.append(f"{window.path}: a window of the calendar {why}")
+        self.notes.append(f"{window.path}: a window of the calendar {reason}")
         return period
 
     def _promised(self, sli: Indicator | None, terms: StrictMapping) -> Indicator | None:
@@ -423,11 +426,11 @@ class _File:
             # Prometheus tells no quantile above the last edge, however much lies beyond it.
             never = {"lte": "missed", "gt": "met"}.get(op)
             if never and value in self._edges(sli.metric)[-1:]:
-                why = (
+                reason = (
                     f"{value:g} is the last bucket edge, so it could never be {never}: take a"
                     " lower one"
                 )
-                terms.wrong("value", why)
+                terms.wrong("value", reason)
         # The worst of several series counts.
         worst = "max" if op in {"lte", "lt"} else "min"
         return replace(sli, aggregate=sli.aggregate or worst, op=op, value=value)
@@ -444,11 +447,12 @@ def _source(entry: Entry) -> DataSource | None:
             "evaluationInterval", f"{_USUAL.evaluation_interval}s"
         ),
     }
-    pairs = tuple(
-        (name, tuple(listed.number(at) for at in listed.keys)) for name, listed in edges.items()
-    )
+    numbers = {
+        name: tuple(listed.number(place) for place in listed.keys) for name, listed in edges.items()
+    }
     details.end()
-    return entry.build(DataSource, name=entry.name, histograms=pairs, **intervals)
+    histograms_read = tuple(numbers.items())
+    return entry.build(DataSource, name=entry.name, histograms=histograms_read, **intervals)
 
 
 def _target(entry: Entry) -> str | None:
@@ -484,7 +488,9 @@ def _condition(entry: Entry) -> Tier | None:
 
 def _calendar_seconds(text: str) -> int:
     parts = _CALENDAR_SPAN.fullmatch(text)
-    return int(parts[1]) * _CALENDAR[parts[2]] * DAY if parts else seconds(text)
+    if not parts:
+        return seconds(text)
+    return int(parts[1]) * _CALENDAR[parts[2]] * DAY
 
 
 def _names(slo: str, titles: Sequence[str]) -> list[str]:

@@ -85,7 +85,10 @@ class Selector:
 
     def value_of(self, label: str) -> str | None:
         """Return what the label must be equal to; None if there is no condition, or another one."""
-        return next((m.value for m in self.matchers if m.label == label and m.op == "="), None)
+        for matcher in self.matchers:
+            if matcher.label == label and matcher.op == "=":
+                return matcher.value
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +127,17 @@ def _bare(text: str) -> Selector | None:
 
 def expression(text: str) -> Expression:
     """Read any PromQL, as far as is needed to see which series it reads."""
-    whole = _WINDOW.sub("1m", text)
+    promql = _WINDOW.sub("1m", text)
     selectors: dict[Selector, None] = {}
     place = 0
     depth = 0
     after_series = False
-    while place < len(whole):
-        token = _TOKEN.match(whole, place)
+    while place < len(promql):
+        token = _TOKEN.match(promql, place)
         if token:
             depth += (token["open"] is not None) - (token["close"] is not None)
         if not token or depth < 0 or (after_series and token["series"]):
-            raise SloError(f"is no PromQL from here on: {whole[place:].strip()!r}")
+            raise SloError(f"is no PromQL from here on: {promql[place:].strip()!r}")
         if token["series"]:
             selectors[selector(token["series"])] = None
         after_series = bool(token["series"] or (after_series and token[0].isspace()))
@@ -173,8 +176,10 @@ def measured(query: Query) -> tuple[Query, str, float | None]:
     """
     if isinstance(query, Selector):
         return query, "", None
-    if (call := _VALUE.fullmatch(query.text)) and (bare := _bare(call[2])):
-        return bare, call[1], None
+    if call := _VALUE.fullmatch(query.text):
+        bare = _bare(call[2])
+        if bare:
+            return bare, call[1], None
     if call := _QUANTILE.fullmatch(query.text):
         series, is_rate = counted(expression(call[2]))
         if isinstance(series, Selector) and is_rate and _BY_EDGE.search(call[2]):
@@ -184,24 +189,27 @@ def measured(query: Query) -> tuple[Query, str, float | None]:
 
 def selector(text: str) -> Selector:
     """Read one vector selector, such as `requests_total{job="shop",code!~"5.."}`."""
-    whole = _SELECTOR.fullmatch(text)
-    if not whole:
+    parts = _SELECTOR.fullmatch(text)
+    if not parts:
         raise SloError(
             'must be one metric with conditions on its labels, such as up{job="shop"}, not'
             f" {text!r}; rates, sums and windows are put around it here"
         )
-    inside = (whole[2] or "").rstrip()
-    conditions = list(_MATCHER.finditer(inside))
-    if "".join(condition[0] for condition in conditions) != inside:
-        raise SloError(f'is no list of label="value", with a backslash written twice: {inside}')
+    inner = (parts[2] or "").rstrip()
+    conditions = list(_MATCHER.finditer(inner))
+    if "".join(condition[0] for condition in conditions) != inner:
+        raise SloError(f'is no list of label="value", with a backslash written twice: {inner}')
     matchers = (
         Matcher(condition[1], condition[2], _unescaped(condition[4])) for condition in conditions
     )
-    return Selector(whole[1], tuple(matchers))
+    return Selector(parts[1], tuple(matchers))
 
 
 def _unescaped(value: str) -> str:
-    return re.sub(r"\\(.)", lambda escape: _ESCAPED.get(escape[1], escape[1]), value)
+    def character(escape: re.Match[str]) -> str:
+        return _ESCAPED.get(escape[1], escape[1])
+
+    return re.sub(r"\\(.)", character, value)
 
 
 def quoted(text: str) -> str:

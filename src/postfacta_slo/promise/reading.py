@@ -31,7 +31,7 @@ _SECONDS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, 
 
 def refuse(faults: Faults) -> None:
     """Raise one error with all faults, if there are any."""
-    texts = [f"{place}: {why}" for place, why in faults.items() if why]
+    texts = [f"{place}: {reason}" for place, reason in faults.items() if reason]
     if texts:
         more = [f"{len(texts)} things are wrong:"] if len(texts) > 1 else []
         raise SloError("\n  ".join([*more, *texts]))
@@ -82,8 +82,8 @@ class StrictMapping:
     def at(self, key: str) -> str:
         return f"{self.path}{key}" if key.startswith("[") else f"{self.path}.{key}"
 
-    def wrong(self, key: str, why: str) -> None:
-        self.faults.setdefault(self.at(key), why)
+    def wrong(self, key: str, reason: str) -> None:
+        self.faults.setdefault(self.at(key), reason)
 
     def end(self) -> None:
         for key in self._left:
@@ -269,7 +269,8 @@ class Entry:
 def read_entry(node: StrictMapping, kind: str = "") -> Entry:
     """Read the head of an object; one that stands inside another has its kind from there."""
     version = node.choice("apiVersion", _VERSION, default=_VERSION if kind else None)
-    stated_kind = node.choice("kind", *([kind] if kind else KINDS), default=kind or None)
+    kinds = (kind,) if kind else KINDS
+    stated_kind = node.choice("kind", *kinds, default=kind or None)
     meta = node.child("metadata")
     name = meta.text("name")
     place = f"{node.path} ({f'{stated_kind} {name}'.strip()})"

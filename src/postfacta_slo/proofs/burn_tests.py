@@ -35,7 +35,9 @@ _GRACE: Final = 60
 def burn_tests(scenario: Scenario) -> list[Test]:
     tests = _outages(scenario)
     for place, tier in enumerate(scenario.objective.tiers):
-        tests += [_smoulder(scenario, place), _blip(scenario, tier), *_few(scenario, tier)]
+        tests.append(_smoulder(scenario, place))
+        tests.append(_blip(scenario, tier))
+        tests += _few(scenario, tier)
     return tests
 
 
@@ -57,8 +59,9 @@ def _outages(scenario: Scenario) -> list[Test]:
     tests: list[Test] = []
     firsts_before: list[int] = []
     for share in SHARES if scenario.objective.tiers else ():
-        # A share that is one of whole events.
-        if not math.isclose(scenario.stretch(1, share).bad, share * scenario.volume):
+        # Only a share that is one of whole events.
+        bad = scenario.stretch(1, share).bad
+        if not math.isclose(bad, share * scenario.volume):
             continue
         traffic = outage(scenario, share)
         firsts = [_fired(scenario, verdict) for verdict in scenario.verdicts(traffic).values()]
@@ -98,7 +101,8 @@ def _smoulder(scenario: Scenario, place: int) -> Test:
         period = alone
         share = bad / alone
     # So long that the first burst alone is nothing to a faster tier.
-    before = max(scenario.history(), scenario.whole(min(_LONGEST, 1.5 * bad / above)))
+    harmless = scenario.whole(min(_LONGEST, 1.5 * bad / above))
+    before = max(scenario.history(), harmless)
     after = scenario.scrapes(tier.short + _GRACE)
     # So long that the long window still burns when the short one has let go.
     limit = min(1.15 * threshold, 0.9 * share)

@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final
 
 # As if the process had counted for a while: next to 0 Prometheus does not extrapolate a counter to
@@ -126,8 +126,10 @@ def spread(scrapes: int, total: int, bad: int) -> list[Stretch]:
     """Return `total` events spread evenly over `scrapes`, and the bad ones evenly among them."""
     events = [place * total // scrapes for place in range(scrapes + 1)]
     bads = [event * bad // total if total else 0 for event in events]
+    steps = zip(pairwise(events), pairwise(bads), strict=True)
     return [
-        Stretch(1, events[at + 1] - events[at], bads[at + 1] - bads[at]) for at in range(scrapes)
+        Stretch(1, event_after - event_before, bad_after - bad_before)
+        for (event_before, event_after), (bad_before, bad_after) in steps
     ]
 
 
@@ -191,16 +193,16 @@ def bad_slices(traffic: Traffic, slicing: Slicing, *, every: int = 1) -> int:
 def _holds(
     traffic: Traffic, burn: Burn, by: Counting | Slicing, *, reading: _Reading, every: int
 ) -> list[bool]:
+    """Return for each evaluation whether both windows burn, with failures enough."""
     samples = range(0, traffic.scrapes + 1, every)
     limit = burn.threshold * reading.nudge
     if isinstance(by, Slicing):
         slices = _slices(traffic, by, reading, samples=samples)
-        long, short = (_means(slices, width / every, reading) for width in (burn.long, burn.short))
+        long = _means(slices, burn.long / every, reading)
+        short = _means(slices, burn.short / every, reading)
     else:
-        long, short = (
-            _ratios(traffic, width, by, reading=reading, samples=samples)
-            for width in (burn.long, burn.short)
-        )
+        long = _ratios(traffic, burn.long, by, reading=reading, samples=samples)
+        short = _ratios(traffic, burn.short, by, reading=reading, samples=samples)
     burning = [
         long_share > limit and short_share > limit
         for long_share, short_share in zip(long, short, strict=True)
@@ -221,9 +223,9 @@ def _ratios(
         return traffic.sums(width, samples, closed=reading.closed).ratios
     pieces = traffic.sums(by.piece, samples, closed=reading.closed)
     # Both are sums of as many pieces, so that their means have the same ratio.
-    totals, bads = (
-        _means(values, width / samples.step, reading) for values in (pieces.totals, pieces.bads)
-    )
+    width_in_pieces = width / samples.step
+    totals = _means(pieces.totals, width_in_pieces, reading)
+    bads = _means(pieces.bads, width_in_pieces, reading)
     return Sums(totals, bads).ratios
 
 

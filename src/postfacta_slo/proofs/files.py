@@ -94,7 +94,9 @@ class _Service:
         self._fault = self._scenario.scrapes(_QUIET / 2)
         self._end = self._scenario.scrapes(_QUIET)
         self._up = example(service.up, instance="one")
-        self._falling = notation([1] * (self._fault + 1) + [0] * (self._end - self._fault))
+        up = [1] * (self._fault + 1)
+        down = [0] * (self._end - self._fault)
+        self._falling = notation([*up, *down])
         self._watched = [
             {"metric": metric.metric, "severity": severity}
             for metric, severity in watched(model, service)

@@ -30,6 +30,7 @@ def recording_tests(scenario: Scenario) -> list[Test]:
 
 
 def _quiet(scenario: Scenario) -> Test:
+    """Nothing fails but what is left out: every figure has its value of a clean objective."""
     objective = scenario.objective
     scrapes = scenario.scrapes(2 * PRESENT)
     constants = {
@@ -56,6 +57,7 @@ def _quiet(scenario: Scenario) -> Test:
 
 
 def _weighed(scenario: Scenario) -> Test:
+    """A share fails, and what is left out goes well: the figures have just this share."""
     scrapes = scenario.scrapes(4 * PRESENT)
     stretch = scenario.stretch(scrapes, scenario.bad_share)
     share = stretch.bad / stretch.total
@@ -109,7 +111,8 @@ def _idle(scenario: Scenario) -> list[Test]:
     scraped = scenario.scraped(scenario.steady(end, 0))
     checks = [scenario.silence(end)]
     if scenario.counting:
-        return [scenario.test(name, scraped, [*checks, scenario.windows("{}", end, none=True)])]
+        checks.append(scenario.windows("{}", end, none=True))
+        return [scenario.test(name, scraped, checks)]
     known_errors = (
         f"slo:point_bad:bool{{{scenario.matchers}}} or slo:slice_error:ratio{{{scenario.matchers}}}"
     )
@@ -117,11 +120,11 @@ def _idle(scenario: Scenario) -> list[Test]:
     if not scenario.objective.slices:
         return [scenario.test(name, scraped, checks)]
     checks.append(scenario.value("slo:slice_bad:bool", 0, end))
-    judged = _judged(scenario, end, yes=bool(scenario.probe))
+    judged = _judged(scenario, end, expected=bool(scenario.probe))
     tests = [scenario.test(name, scraped, [*checks, judged])]
     if scenario.probe:
         unseen = scraped | {scenario.probe: ""}
-        checks.append(_judged(scenario, end, yes=False))
+        checks.append(_judged(scenario, end, expected=False))
         tests.append(scenario.test(f"{name}, and no scrape succeeds", unseen, checks))
     return tests
 
@@ -164,11 +167,13 @@ def _unjudged(scenario: Scenario) -> list[Test]:
     width = scenario.scrapes(slices.window)
     few = slices.min_requests - 1
     enough = 2 * slices.min_requests
-    traffic = scenario.traffic(*spread(width, few, few) * 4, *spread(width, enough, enough) * 2)
+    quiet = spread(width, few, few) * 4
+    loud = spread(width, enough, enough) * 2
+    traffic = scenario.traffic(*quiet, *loud)
     moments = ((3 * width, False), (6 * width, True))
     checks = [scenario.value("slo:slice_bad:bool", bad, at) for at, bad in moments]
     if not slices.probe:
-        checks += [_judged(scenario, at, yes=yes) for at, yes in moments]
+        checks += [_judged(scenario, at, expected=expected) for at, expected in moments]
     scraped = scenario.scraped(traffic) | scenario.all_left_out(6 * width)
     return [scenario.test("too few to judge, then enough", scraped, checks)]
 
@@ -177,27 +182,31 @@ def _probed(scenario: Scenario) -> list[Test]:
     if not scenario.probe:
         return []
     traffic, well = scenario.disturbed()
-    idle = scenario.scraped(scenario.steady(traffic.scrapes, 0)) | {scenario.probe: notation(well)}
+    idle = scenario.scraped(scenario.steady(traffic.scrapes, 0))
+    idle[scenario.probe] = notation(well)
     name = "the probe fails and there are no other requests"
     failing = scenario.course(name, traffic, idle, checks=_during(scenario, traffic.scrapes))
     steady = scenario.scraped(scenario.steady(traffic.scrapes))
     checks = [
         scenario.silence(traffic.scrapes),
         scenario.value("slo:slice_bad:bool", 0, traffic.scrapes),
-        _judged(scenario, traffic.scrapes, yes=True),
+        _judged(scenario, traffic.scrapes, expected=True),
     ]
     return [failing, scenario.test("there is no probe", steady | {scenario.probe: ""}, checks)]
 
 
 def _instances(scenario: Scenario) -> list[Test]:
+    """An instance goes down, or is not scraped any more, and is the last one or not."""
     first = scenario.instance("one")
     second = scenario.instance("two")
     if not first:
         return []
     traffic, well = scenario.disturbed()
-    steady = scenario.scraped(scenario.steady(traffic.scrapes)) | {second: notation(well)}
+    steady = scenario.scraped(scenario.steady(traffic.scrapes))
+    steady[second] = notation(well)
     # There are no requests and no probes: all that is known is that no instance is there.
-    idle = scenario.scraped(scenario.steady(traffic.scrapes, 0)) | {scenario.probe: ""}
+    idle = scenario.scraped(scenario.steady(traffic.scrapes, 0))
+    idle[scenario.probe] = ""
     down = {first: notation(well), second: notation([0] * len(well))}
     gone = {first: notation(map(_vanishing, [0, *well], well))}
     during = _during(scenario, traffic.scrapes)
@@ -220,8 +229,8 @@ def _vanishing(was_up: int, is_up: int) -> int | str | None:
 def _during(scenario: Scenario, end: int) -> list[Assertion]:
     """The checks that a slice is known, and bad, while something other than events is disturbed."""
     at = end - scenario.scrapes(4 * PRESENT)
-    return [scenario.value("slo:slice_bad:bool", 1, at), _judged(scenario, at, yes=True)]
+    return [scenario.value("slo:slice_bad:bool", 1, at), _judged(scenario, at, expected=True)]
 
 
-def _judged(scenario: Scenario, at: int, *, yes: bool) -> Assertion:
-    return scenario.value("slo:slice_judged:bool", yes, at)
+def _judged(scenario: Scenario, at: int, *, expected: bool) -> Assertion:
+    return scenario.value("slo:slice_judged:bool", expected, at)

@@ -213,8 +213,8 @@ class Scenario:
             }
         return {
             name: _samples(traffic, counts)
-            for name, (which, counts) in counts_by_series.items()
-            if which != never
+            for name, (kind, counts) in counts_by_series.items()
+            if kind != never
         }
 
     def left_out(self, scrapes: int, *, failing: bool) -> Scraped:
@@ -252,6 +252,11 @@ class Scenario:
         *,
         far: float = 1,
     ) -> Scraped:
+        """Return the series of a measured value, bad where an event of the traffic is bad.
+
+        A gauge has one value at each scrape; a histogram has the low values at the threshold, and
+        the high ones above it.
+        """
         metric = _selector(indicator.metric).metric
         if indicator.quantile is None:
             good, bad = _values(indicator, far)
@@ -260,7 +265,8 @@ class Scenario:
             return {series(metric, labels): notation(samples)}
         edges = self.source.edges_of(metric.removesuffix("_bucket")) or (indicator.value,)
         slow_is_bad = indicator.op in {"lte", "lt"}
-        low, high = (traffic.goods, traffic.bads) if slow_is_bad else (traffic.bads, traffic.goods)
+        low = traffic.goods if slow_is_bad else traffic.bads
+        high = traffic.bads if slow_is_bad else traffic.goods
         # Buckets are cumulative: the threshold's has the low values, and each above it has all.
         all_values = [lows + highs for lows, highs in zip(low, high, strict=True)]
         none = [0] * len(low)
@@ -321,7 +327,8 @@ class Scenario:
         An hour fills the windows of the fastest tiers.
         """
         longs = [tier.long for tier in self.objective.tiers] or [_HOUR]
-        longest = max((long for long in longs if long <= _HOUR), default=min(longs[0], _LONGEST))
+        within_an_hour = [long for long in longs if long <= _HOUR]
+        longest = max(within_an_hour, default=min(longs[0], _LONGEST))
         return self.scrapes(longest)
 
     def slice_length(self) -> int:
@@ -344,9 +351,8 @@ class Scenario:
         bad = 0
         while not bad:
             burst = 2 * burst or self.every
-            bad = bad_slices(
-                self.traffic(around, self.stretch(burst, 1), around), by, every=self.every
-            )
+            traffic = self.traffic(around, self.stretch(burst, 1), around)
+            bad = bad_slices(traffic, by, every=self.every)
         return burst, bad * self.every
 
     def steady(self, scrapes: int, volume: int | None = None) -> Traffic:
@@ -361,10 +367,9 @@ class Scenario:
         after = self.scrapes(shortest + _GRACE)
         before = self.history()
         lasts = self.scrapes(_DISTURBED)
-        traffic = Traffic(
-            (Stretch(before, 1), Stretch(lasts, 1, 1), Stretch(after, 1)), counted=False
-        )
-        return traffic, [1] * (before + 1) + [0] * lasts + [1] * after
+        stretches = (Stretch(before, 1), Stretch(lasts, 1, 1), Stretch(after, 1))
+        samples = [1] * (before + 1) + [0] * lasts + [1] * after
+        return Traffic(stretches, counted=False), samples
 
     def all_left_out(self, scrapes: int) -> Scraped:
         """Return all that the objective leaves out, whatever it would look like."""
@@ -379,6 +384,7 @@ class Scenario:
         left_out: Scraped | None = None,
         checks: Iterable[Assertion] = (),
     ) -> Test:
+        """Return a test of some traffic: at each turning point just these tiers fire."""
         outcomes = self.verdicts(traffic, _PROBED if scraped is not None else None)
         severities = {tier.name: tier.severity for tier in self.objective.tiers}
         alert = self.alert("ErrorBudgetBurn")
@@ -447,9 +453,9 @@ class Scenario:
         return f'alertname="{self.objective.service.alert_prefix}{kind}",{self.matchers}'
 
     def silence(self, scrapes: int, alerts: str = "") -> Assertion:
-        whole = span((scrapes + 1) * self.source.scrape_interval, self.compress)
+        window = span((scrapes + 1) * self.source.scrape_interval, self.compress)
         alerts = alerts or self.matchers
-        firing_samples = f'count_over_time(ALERTS{{alertstate="firing",{alerts}}}[{whole}])'
+        firing_samples = f'count_over_time(ALERTS{{alertstate="firing",{alerts}}}[{window}])'
         return Assertion(firing_samples, scrapes, {})
 
     def count(self, expression: str, series_count: int, at: int) -> Assertion:
@@ -483,9 +489,9 @@ def _selector(query: Query) -> Selector:
 def _good_and_bad(indicator: RatioIndicator) -> tuple[dict[str, str], dict[str, str]]:
     judged = _selector(indicator.counted)
     total = _selector(indicator.total)
-    yes = selected(total, judged)
-    no = selected(total, without=judged)
-    return (no, yes) if indicator.bad else (yes, no)
+    included = selected(total, judged)
+    excluded = selected(total, without=judged)
+    return (excluded, included) if indicator.bad else (included, excluded)
 
 
 def _values(indicator: ThresholdIndicator, far: float) -> tuple[float, float]:
@@ -518,11 +524,13 @@ def notation(samples: Iterable[Sample]) -> str:
     last: Sample = None
     for sample in samples:
         step = _step(last, sample)
-        if runs and step is not None and (not runs[-1][2] or runs[-1][1] == step):
-            runs[-1] = (runs[-1][0], step, runs[-1][2] + 1)
-        else:
-            runs.append((sample, 0, 0))
         last = sample
+        if runs and step is not None:
+            start, run_step, more = runs[-1]
+            if not more or run_step == step:
+                runs[-1] = (start, step, more + 1)
+                continue
+        runs.append((sample, 0, 0))
     return " ".join(_run(*run) for run in runs)
 
 

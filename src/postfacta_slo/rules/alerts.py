@@ -28,6 +28,10 @@ _FASTEST: Final = (
 
 
 def rules_of(model: Model, *, compress: int = 1) -> dict[str, Any]:
+    """Return the rules of a model in groups, as a rule file of Prometheus.
+
+    Raise `SloError` if they are compressed below what Prometheus can evaluate.
+    """
     interval = model.source.evaluation_interval
     if compress < 1 or interval * 1_000 < _FASTEST * compress:
         most = interval * 1_000 // _FASTEST
@@ -84,11 +88,11 @@ def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Ru
     down = _alert(
         service, "Down", f"absent({service.up} == 1)", hold=hold, texts=texts, labels=labels
     )
-    absences = watched(model, service)
-    return [
-        down,
-        *(_absent(service, series, severity=loud, compress=compress) for series, loud in absences),
+    absences = [
+        _absent(service, series, severity=severity, compress=compress)
+        for series, severity in watched(model, service)
     ]
+    return [down, *absences]
 
 
 def watched(model: Model, service: Service) -> dict[tuple[Selector, str], None]:
@@ -103,6 +107,7 @@ def watched(model: Model, service: Service) -> dict[tuple[Selector, str], None]:
 
 
 def _burn(objective: Objective, tier: Tier, compress: int) -> Rule:
+    """Return the alert of a tier."""
     above = f"> {number(objective.threshold(tier))}"
     terms = [f"{error_share(objective, window)} {above}" for window in (tier.long, tier.short)]
     if tier.min_failures:
@@ -153,16 +158,21 @@ def _alert(
     labels: dict[str, str],
 ) -> Rule:
     """Write an alert of an objective, or of a service as a whole."""
-    service, own_labels, more_labels = (
-        (owner, {}, owner.labels)
-        if isinstance(owner, Service)
-        else (owner.service, {"slo": owner.name}, owner.alert_labels)
-    )
+    service: Service
+    own_labels: dict[str, str] = {}
+    if isinstance(owner, Service):
+        service = owner
+        more_labels = dict(owner.labels)
+    else:
+        service = owner.service
+        own_labels["slo"] = owner.name
+        more_labels = owner.alert_labels
     name = service.alert_prefix + kind
     urls = {
         "runbook_url": service.runbook_url.replace("{alert}", name),
         "dashboard_url": service.dashboard_url.replace("{slo}", own_labels.get("slo", "")),
     }
+    links = {annotation: url for annotation, url in urls.items() if url}
     return {
         "alert": name,
         "expr": expr,
@@ -174,9 +184,9 @@ def _alert(
             | {"service": service.name}
             | own_labels
             | {"component": "slo"}
-            | _all_plain(dict(more_labels))
+            | _all_plain(more_labels)
         ),
-        "annotations": texts | _all_plain({name: url for name, url in urls.items() if url}),
+        "annotations": texts | _all_plain(links),
     }
 
 

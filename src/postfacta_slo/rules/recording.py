@@ -209,6 +209,7 @@ def _failures_rules(objective: Objective, compress: int) -> list[Rule]:
 
 
 def _slice_rules(objective: Objective, compress: int) -> list[Rule]:
+    """Return the rules that judge each slice: whether it is bad, and whether it is judged."""
     slices = objective.slices
     if not slices:
         return []

@@ -76,16 +76,22 @@ def _service(model: Model, service: Service) -> str:
         indicators="\n".join(indicators).removesuffix("\n"),
     )
     tiers = [row for objective in objectives for row in _tiers(objective)]
+    if not tiers:
+        return page
     alert = f"{service.alert_prefix}ErrorBudgetBurn"
-    return page + (_ALERTS.format(alert=alert, tiers=_rows(tiers)) if tiers else "")
+    return page + _ALERTS.format(alert=alert, tiers=_rows(tiers))
 
 
 def _rows(rows: Iterable[Sequence[str]]) -> str:
-    lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows)
-    return "".join(f"| {line} |\n" for line in lines)
+    lines: list[str] = []
+    for row in rows:
+        cells = " | ".join(cell.replace("|", "\\|") for cell in row)
+        lines.append(f"| {cells} |\n")
+    return "".join(lines)
 
 
 def _promise(objective: Objective) -> tuple[str, ...]:
+    """Return the row of an objective in the table of objectives."""
     counted = objective.unit
     budget = f"{percent(objective.budget)} of them"
     if objective.slices:

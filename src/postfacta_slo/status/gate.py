@@ -56,9 +56,8 @@ class BudgetPolicy:
 
     service: str  # Whose budgets.
     window: int  # The seconds that count.
-    objectives: tuple[
-        str, ...
-    ]  # Those of the service whose budgets count; the worst of them decides.
+    # Those of the service whose budgets count; the worst of them decides.
+    objectives: tuple[str, ...]
     levels: tuple[Level, ...]  # From the best down; the last holds for whatever is left.
 
 

@@ -18,8 +18,8 @@ from postfacta_core.clock import MONOTONIC, Clock
 T = TypeVar("T")
 
 _CHUNK: Final = 65_536
-_MOST_BYTES: Final = 32 * 1024 * 1024
-_SHOWN: Final = 300
+_MOST_BYTES: Final = 32 * 1024 * 1024  # Of an answer.
+_SHOWN: Final = 300  # Characters of a server's message.
 
 
 class PrometheusError(Exception):
@@ -69,7 +69,8 @@ def check_address(url: str) -> str:
     url = url.strip()
     try:
         parts = urllib.parse.urlsplit(url)
-        is_sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_http = parts.scheme in {"http", "https"}
+        is_sound = is_http and bool(parts.hostname) and parts.port != 0
     except ValueError:  # Such as a port of letters.
         is_sound = False
     if not is_sound or any(char.isspace() for char in url):
@@ -103,7 +104,9 @@ class Prometheus:
 
         What is not a number is left out.
         """
-        form = {"query": query} | ({} if at is None else {"time": repr(at)})
+        form = {"query": query}
+        if at is not None:
+            form["time"] = repr(at)
         return self._ask("query", form, _points)
 
     def over_time(self, query: str, *, start: float, end: float, step: float) -> list[Line]:

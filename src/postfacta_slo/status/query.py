@@ -24,9 +24,8 @@ from .prometheus import Prometheus
 # known.
 ENOUGH: Final = 0.9
 
-_PRESENT: Final = (
-    "6h"  # The burn that is taken for the present one: that of an hour swings with each minute.
-)
+# The burn that is taken for the present one: that of an hour swings with each minute.
+_PRESENT: Final = "6h"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +53,8 @@ class SloStatus:
     # The share of the budget spent up to a moment, in seconds since the epoch; in order, for a
     # plot.
     spent: Sequence[tuple[float, float]] = ()
-    routes: Sequence[
-        tuple[str, float]
-    ] = ()  # Those with most failures and how many each, if that is known.
+    # Those with most failures and how many each, if that is known.
+    routes: Sequence[tuple[str, float]] = ()
 
     @property
     def allowed(self) -> float:
@@ -151,12 +149,13 @@ def query_status(
             " budget"
         )
     labels = {"service": service, "slo": slo}
-    matchers = (str(Matcher(label, "=", value)) for label, value in labels.items() if value)
+    matchers = [str(Matcher(label, "=", value)) for label, value in labels.items() if value]
     selector = f"{{{','.join(matchers)}}}"
 
     def values(query: str) -> dict[_Key, float]:
         written = query.replace("{which}", selector).replace("{window}", span(window))
-        return {_key(point.labels): point.value for point in source.instant(written, at=at)}
+        points = source.instant(written, at=at)
+        return {_key(point.labels): point.value for point in points}
 
     aims = values("slo:objective:ratio{which}")
     if not aims:
@@ -184,6 +183,7 @@ def _key(labels: Mapping[str, str]) -> _Key:
 
 
 def _status(key: _Key, aim: float, window: int, *, figures: Mapping[str, float]) -> SloStatus:
+    """Make the status of an objective from the figures that were queried of it, by their names."""
     is_by_time = "bad time" in figures
     total: float | None = None
     if is_by_time:
@@ -220,6 +220,7 @@ def _failing(
     failed = counted if indicator.bad else f"{total} - ({counted} or {total} * 0)"
     points = source.instant(f"topk({_MOST_ROUTES}, ({failed}) > 0)", at=at)
     failures = [(point.labels.get(by, ""), point.value) for point in points]
+    # The most failures first.
     return sorted(failures, key=lambda failure: (-failure[1], failure[0]))
 
 

@@ -19,12 +19,11 @@ _LEFT = 48
 _RIGHT = 12
 _TOP = 10
 _BOTTOM = 26
-_FEWEST: Final = 2
-_SHORT: Final = 4 * 86_400
+_FEWEST: Final = 2  # Points that make a curve.
+_SHORT: Final = 4 * 86_400  # Seconds; a longer curve has days on its axis, and no hours.
 _SHARES: Final = (1.0, 0.75, 0.5, 0.25, 0.0, -0.25, -0.5)
-_LOWEST: Final = (
-    -0.5
-)  # An overspent budget is drawn down to here: what is below is as lost as it can be.
+# An overspent budget is drawn down to here: what is below is as lost as it can be.
+_LOWEST: Final = -0.5
 
 
 def plot(status: SloStatus, *, width: int = 760) -> str:
@@ -47,7 +46,8 @@ def plot(status: SloStatus, *, width: int = 760) -> str:
         return _LEFT + (at - start) / (end - start) * (right - _LEFT)
 
     def y(share: float) -> float:
-        return _TOP + (1 - max(share, lowest)) / (1 - lowest) * (_HEIGHT - _TOP - _BOTTOM)
+        height = _HEIGHT - _TOP - _BOTTOM
+        return _TOP + (1 - max(share, lowest)) / (1 - lowest) * height
 
     def day(at: float) -> str:
         shape = "%m-%d %H:%M" if end - start < _SHORT else "%Y-%m-%d"
@@ -60,8 +60,9 @@ def plot(status: SloStatus, *, width: int = 760) -> str:
         for share in _SHARES
         if share >= lowest
     ]
-    days = ((start, "start"), ((start + end) / 2, "middle"), (end, "end"))
-    grid += [_word(x(at), _HEIGHT - 8, day(at), anchor=anchor) for at, anchor in days]
+    middle = (start + end) / 2
+    for at, anchor in ((start, "start"), (middle, "middle"), (end, "end")):
+        grid.append(_word(x(at), _HEIGHT - 8, day(at), anchor=anchor))
     steps = "".join(f" H{x(at):.1f} V{y(share):.1f}" for at, share in left[1:])
     path = f"M{_LEFT} {y(left[0][1]):.1f}{steps}"
     return "\n".join(
@@ -189,7 +190,8 @@ def _rows(status: SloStatus) -> list[tuple[str, str]]:
 def _text(report: Report) -> str:
     lines = [f"{_title(report)}, from {report.source}"]
     for status in report.statuses:
-        lines += ["", _name(status), *(f"  {name:<14}{value}" for name, value in _rows(status))]
+        lines += ["", _name(status)]
+        lines += [f"  {name:<14}{value}" for name, value in _rows(status)]
     return "\n".join(lines) + "\n"
 
 

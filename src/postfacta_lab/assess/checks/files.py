@@ -211,6 +211,7 @@ def _stem(path: str) -> str:
 
 
 def _engineering(project: _Project, *, says_version: bool) -> dict[str, Verdict]:
+    """Judge dependencies, image and tests, each by three parts that should be there."""
     ci = "\n".join(project.texts(_CI))
     pins = project.texts(r"(^|/)requirements[^/]*(/[^/]+)?\.txt$")
     has_lock_file = any(Path(name).name in _LOCKS for name in project.names)

@@ -23,6 +23,7 @@ _LAST = 120  # acknowledged writes that are read back after SIGKILL
 
 @group("SHUT-1", "SHUT-2", "SHUT-3", "SHUT-4", "DATA-1", needs=("read",), fresh=True)
 async def _orderly_end(bench: Bench) -> Mapping[str, Verdict]:
+    """End an instance by SIGTERM with requests in flight, and start it again."""
     before = [await bench.write() for _ in range(10)] if bench.spec.write else []
     acknowledged = [written for written in before if written.answer.good]
     readable = [written for written in acknowledged if await bench.has(written)]
@@ -30,12 +31,12 @@ async def _orderly_end(bench: Bench) -> Mapping[str, Verdict]:
     began = monotonic()
     if bench.service.is_running:
         bench.service.deliver(signal.SIGTERM)
-    knock = open_loop(
+    new_connections = open_loop(
         lambda: bench.call(bench.spec.live or _CHEAP, patience=5), rate=20, seconds=1.0
     )
     async with asyncio.TaskGroup() as tasks:
         finished = tasks.create_task(_finish_later(bench, requests))
-        fresh = tasks.create_task(knock)
+        fresh = tasks.create_task(new_connections)
         asking = tasks.create_task(together(*(_keep_asking(bench) for _ in range(6))))
         probes = tasks.create_task(_probe(bench))
         ended = tasks.create_task(_end(bench, began))
@@ -84,14 +85,14 @@ async def _end(bench: Bench, began: float) -> Verdict:
     service = bench.service
     if not await until(lambda: not service.is_running, grace):
         return Verdict.fails(f"it was still there {grace:.0f} s after SIGTERM")
-    took = monotonic() - began
+    seconds = monotonic() - began
     code = service.code
     await asyncio.sleep(0.2)
     if left := service.leaves():
         return Verdict.fails(f"it ended, and left {len(left)} processes behind")
     clean = code in {0, -signal.SIGTERM, 128 + signal.SIGTERM}
-    evidence = f"it ended {took:.1f} s after SIGTERM with code {code}"
-    return Verdict.scored(1.0 if clean else 0.5, evidence, seconds=took)
+    evidence = f"it ended {seconds:.1f} s after SIGTERM with code {code}"
+    return Verdict.scored(1.0 if clean else 0.5, evidence, seconds=seconds)
 
 
 def _served(flood: Flood, prestop: float) -> Verdict:

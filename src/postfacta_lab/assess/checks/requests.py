@@ -116,6 +116,7 @@ async def _anonymous(bench: Bench) -> Verdict:
 
 @group("SECU-3", needs=("auth", "write"))
 async def _forged(bench: Bench) -> Verdict:
+    """Write with forged credentials: cut, changed, of another algorithm, or none."""
     name, value = bench.spec.auth or ("Authorization", "")
     scheme, _, token = value.rpartition(" ")
     head, *parts = token.split(".")
@@ -251,6 +252,7 @@ async def _large(bench: Bench, way: Mapping[str, str]) -> tuple[int, int, Answer
 
 
 def _ambiguous(bench: Bench) -> dict[str, bytes]:
+    """Return requests whose length two servers could read differently, by what is wrong."""
     write, body = bench.writing("assess-ambiguous")
     method = "GET"
     path = bench.read_path()
@@ -276,6 +278,7 @@ def _ambiguous(bench: Bench) -> dict[str, bytes]:
 
 @group("CRSH-1", "CRSH-3", needs=("read",))
 async def _malformed(bench: Bench) -> Mapping[str, Verdict]:
+    """Send requests with one flaw each; a 4xx is right, a 5xx or silence is wrong."""
     answers: list[Answer] = []
     for method, path, body in _requests(bench):
         headers = {} if body is None else _JSON
@@ -301,8 +304,8 @@ async def _malformed(bench: Bench) -> Mapping[str, Verdict]:
 
 def _requests(bench: Bench) -> Iterator[tuple[str, str, bytes | None]]:
     if bench.spec.write is not None:
-        write, whole = bench.writing("assess-malformed")
-        for body in (*_BODIES, *_broken_fields(as_dict(json.loads(whole)))):
+        write, document = bench.writing("assess-malformed")
+        for body in (*_BODIES, *_broken_fields(as_dict(json.loads(document)))):
             yield write.method, write.path, body
     yield from (("GET", path.encode().decode("latin-1"), None) for path in _PATHS)
     yield from (("GET", bench.read_path() + query, None) for query in _QUERIES)

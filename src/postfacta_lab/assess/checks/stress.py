@@ -71,6 +71,7 @@ async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list
 
 
 def _unavailable(bench: Bench, timed: list[_Timed]) -> Verdict:
+    """Judge the answers while the database was cut: 503 with Retry-After, or stale, and soon."""
     answers = [answer for _, answer in timed]
     facts = [(round(due, 2), answer.status) for due, answer in timed]
     acknowledged = sum(answer.good for answer in answers[1::2]) if bench.spec.write else 0
@@ -131,6 +132,7 @@ def _limited(answers: list[Answer]) -> Verdict:
 
 @group("DEP-5", needs=("read", "database"), fresh=True, quick=False)
 async def _pool(bench: Bench) -> Verdict:
+    """Judge how many connections a crowd of callers opens, beside what the pool may have."""
     link = bench.link
     most = bench.spec.database.max_connections if bench.spec.database else 0
     await link.delay(0.05)
@@ -156,6 +158,7 @@ async def _pool(bench: Bench) -> Verdict:
 
 @group("DEP-1", needs=("read", "database"), quick=False)
 async def _absent(bench: Bench) -> Verdict:
+    """Start an instance without its database, which comes back after eight seconds."""
     await bench.link.stop()
     await bench.start(wait=False)
     bench.dirty = True
@@ -172,27 +175,27 @@ async def _absent(bench: Bench) -> Verdict:
             lived = (await bench.call(bench.spec.live, patience=2)).good
         await asyncio.sleep(0.1)
     await bench.link.heal()
-    took = await bench.recovers(1, within=15, patience=2, pause=0.1)
-    if took is None:
+    recovery = await bench.recovers(1, within=15, patience=2, pause=0.1)
+    if recovery is None:
         return Verdict.scored(
             0.25 if lived else 0.0, "it did not serve within 15 s of the database's return"
         )
+    liveness = "live" if lived else "not live"
     evidence = (
-        f"it was {'' if lived else 'not '}live without its database, and served {took:.1f} s after"
-        " its return"
+        f"it was {liveness} without its database, and served {recovery:.1f} s after its return"
     )
     return Verdict.scored(1.0 if lived else 0.5, evidence)
 
 
 @group("TIME-1", "TIME-2", "TIME-3", needs=("read",), fresh=True, quick=False)
 async def _dripping(bench: Bench) -> Mapping[str, Verdict] | Verdict:
-    head = encode("GET", bench.read_path(), bench.headers({"X-Assess": "x" * 400}))
+    read_head = encode("GET", bench.read_path(), bench.headers({"X-Assess": "x" * 400}))
     write, body = bench.writing(bench.mark())
     large = {"Content-Type": "application/json", "Content-Length": str(len(body) + 400)}
-    whole = encode(write.method, write.path, bench.headers(large))
+    write_head = encode(write.method, write.path, bench.headers(large))
     headers, bodies, beside = await together(
-        _drip(bench, b"", head, clients=_CLIENTS),
-        _drip(bench, whole, b" " * 400, clients=_CLIENTS if bench.spec.write else 0),
+        _drip(bench, b"", read_head, clients=_CLIENTS),
+        _drip(bench, write_head, b" " * 400, clients=_CLIENTS if bench.spec.write else 0),
         _read_beside(bench),
     )
     if not bench.service.is_running:
@@ -259,6 +262,7 @@ class _Plan:
 
 @group("LOAD-1", "LOAD-2", "LOAD-3", "HLTH-3", needs=("read", "proc"), fresh=True, quick=False)
 async def _overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
+    """Offer several times what can be served, and judge answers, refusals and recovery."""
     async with AsyncExitStack() as stack:
         plan = await _make_slow(bench, stack)
         if isinstance(plan, Verdict):
@@ -297,6 +301,10 @@ async def _overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
 
 
 async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
+    """Slow the service down by its database or its processor, until the generator can overload it.
+
+    Return the plan of the overload, or a verdict if there is none.
+    """
     if bench.spec.database and bench.durable is not False:
         await bench.link.delay(0.4)
         # A service that crosses the slow link several times answers no one sooner.
@@ -368,6 +376,7 @@ def _goodput(flood: Flood, plan: _Plan) -> Verdict:
 
 
 def _refusals(flood: Flood, plan: _Plan) -> Verdict:
+    """Judge whether what is not served is refused soon, with Retry-After."""
     unserved = [answer for _, answer in flood.answers if not answer.good]
     if len(unserved) < 0.1 * len(flood.answers):
         slow = sum(answer.seconds > 2 * plan.within for _, answer in flood.answers)
@@ -414,6 +423,7 @@ def _probed(bench: Bench, answers: list[bool]) -> Verdict:
 
 @group("RATE-1", needs=("read",), deployed=True)
 async def _rate_limit(bench: Bench) -> Verdict:
+    """Send from one address until it is refused, then try to evade that by a header."""
     # Servers trust what a proxy on 127.0.0.1 says of its callers; a stranger has another address.
     bench.dirty = True
     bench.source = _STRANGER

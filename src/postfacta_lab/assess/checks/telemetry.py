@@ -30,6 +30,7 @@ _Scrape = Mapping[Series, float]
 
 @group("LOGS-1", "LOGS-2", "LOGS-3", "LOGS-4", "TRAC-1", "TRAC-2", needs=("read",))
 async def _logs(bench: Bench) -> Mapping[str, Verdict]:
+    """Send marked requests, and search the log and the collector for their marks."""
     request_id = f"assess{secrets.token_hex(8)}"
     trace = secrets.token_hex(16)
     mark = secrets.token_hex(6)
@@ -127,6 +128,7 @@ def _kept_clean(log: str, credentials: tuple[str, ...], forged: str) -> Verdict:
 
 @group("METR-1", "METR-2", "METR-3", "METR-4", "METR-5", needs=("read", "metrics"))
 async def _metrics(bench: Bench) -> Mapping[str, Verdict]:
+    """Count requests, and search for the series that went up by as many."""
     await bench.read()
     before = await bench.scrape()
     for _ in range(_SENT):
@@ -199,6 +201,7 @@ async def _cardinality(bench: Bench, before: _Scrape) -> Verdict:
 
 
 async def _saturation(bench: Bench) -> Verdict:
+    """Hold requests, and search for a gauge that shows how many."""
     idle = await bench.scrape()
     requests = [await bench.hold() for _ in range(3)] if bench.spec.write else []
     gauge = False
