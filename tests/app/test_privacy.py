@@ -36,7 +36,7 @@ from postfacta_app.incidents.v0 import Start
 from postfacta_app.labels import Labels
 from postfacta_app.links import NewLink
 from postfacta_app.postmortems.api import Draft, Restore, Transition
-from postfacta_app.signals.api import Webhook
+from postfacta_app.signals.intake import Webhook
 from postfacta_app.signals.model import Attachments, Batch
 from postfacta_app.timeline.model import AnnotationChange, AnyEdit, NewAnnotation
 from postfacta_app.web.routes import Rule

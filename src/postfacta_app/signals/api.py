@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache, partial
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field, JsonValue
-
-from postfacta_core.telemetry.redaction import REDACTED, redact, redact_text
-
 from ..aside import aside
 from ..db import VISIBLE, Query, Reader, Unit, Where, new_id, row, sees
-from ..errors import AppError, FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
+from ..errors import AppError, ForbiddenError, NotFoundError
 from ..incidents.access import Ref, lock_active, not_kept, read_ref
 from ..incidents.model import Incident, Visibility
-from ..principal import Access, Principal
-from ..settings import Settings
-from ..web.body import Time, parse, read_body, read_json
+from ..principal import Access
+from ..web.body import parse, read_body, read_json
 from ..web.routes import Call, RouteClass
 from ..web.slices import Fill, Now, Routes
 from . import model
+from .intake import Intake, Webhook, read_alerts, read_item
 from .model import Attached, Batch, Fact, Ingested, ItemResult, Key, Result, Signal
 
 _ALL: Final = "/api/v1/signals"
@@ -229,47 +224,6 @@ select s.edit,
   from unnest($4::uuid[], $7::uuid[]) s(id, edit)"""
 
 
-# What is received
-
-
-class Intake:
-    """How received signals are read: without secrets, and by which labels of alerts."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._keys = frozenset(key.lower().replace("-", "_") for key in settings.secret_keys)
-        self.labels = settings.alert_service_label, settings.alert_environment_label
-
-    def clean(self, value: JsonValue) -> JsonValue:
-        """Redact the values of secret keys, and secrets in any text, at any depth.
-
-        A key is secret if the service's log would redact it, or if the settings name it.
-        """
-        if isinstance(value, str):
-            return redact_text(value)
-        if isinstance(value, list):
-            return [self.clean(item) for item in value]
-        if isinstance(value, dict):
-            return {
-                name: (
-                    REDACTED
-                    if item is not None and _is_secret(name, self._keys)
-                    else self.clean(item)
-                )
-                for name, item in value.items()
-            }
-        return value
-
-
-_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-
-
-# The same few names occur in every signal.
-@lru_cache(maxsize=1024)
-def _is_secret(name: str, keys: frozenset[str]) -> bool:
-    plain = _CAMEL.sub("_", name).lower().replace("-", "_")
-    return plain in keys or redact({plain: "x"})[plain] == REDACTED
-
-
 async def _batch(call: Call, _: str) -> tuple[Batch, Sequence[Fact | ItemResult]]:
     batch = await read_body(call.request, Batch)
     if batch.incident is not None and not call.principal.may(Access.WRITE):
@@ -278,8 +232,9 @@ async def _batch(call: Call, _: str) -> tuple[Batch, Sequence[Fact | ItemResult]
         )
     intake = call.tools.part(Intake)
     size = len(await call.request.body())
-    read = partial(_item, principal=call.principal, intake=intake)
-    return batch, await aside(size, lambda: [read(*it) for it in enumerate(batch.items)])
+    read = partial(read_item, principal=call.principal, intake=intake)
+    items = await aside(size, lambda: [read(n, item) for n, item in enumerate(batch.items)])
+    return batch, items
 
 
 async def _alerts(call: Call, _: str) -> tuple[Webhook, Sequence[Fact | ItemResult]]:
@@ -287,131 +242,6 @@ async def _alerts(call: Call, _: str) -> tuple[Webhook, Sequence[Fact | ItemResu
     intake = call.tools.part(Intake)
     size = len(await call.request.body())
     return webhook, await aside(size, read_alerts, webhook, call.principal, intake)
-
-
-def _item(
-    index: int, sent: JsonValue, *, principal: Principal, intake: Intake
-) -> Fact | ItemResult:
-    clean = intake.clean(sent)
-    if isinstance(sent, dict) and isinstance(clean, dict):
-        # Keys must not be redacted.
-        clean |= {name: sent[name] for name in ("source", "id") if name in sent}
-    try:
-        return Fact.of(index, parse(model.NewSignal, clean), principal)
-    except InvalidFieldsError as refused:
-        return ItemResult(index=index, result=Result.REJECTED, errors=refused.errors)
-
-
-# Alertmanager's webhook, version 4. Both Alertmanagers of a pair, and every repeat, send the same
-# keys, so each alert is stored once. Its content is its labels and times: annotations are templates
-# that change between repeats. The first stay.
-
-_MOST_ITEMS: Final = 1000
-_TOO_MANY: Final = FieldError(
-    "", "too_long", f"makes more than {_MOST_ITEMS} signals: lower max_alerts"
-)
-_ZERO: Final = datetime(1, 1, 1, tzinfo=UTC)  # Go's zero time.
-_LONGEST_TITLE = 500
-_LONGEST_BODY = 20_000
-_LONGEST_SLUG = 63
-_ADDRESS: Final = re.compile(r"https?://[!#-\[\]-~]{1,3000}")
-
-
-class Webhook(BaseModel):
-    """A notification. Unknown members are ignored, and invalid ones do not lose the alerts."""
-
-    version: Literal["4"]
-    alerts: list[JsonValue]
-    group_key: JsonValue = Field("", alias="groupKey")
-    external_url: JsonValue = Field("", alias="externalURL")
-    truncated_alerts: JsonValue = Field(
-        0, alias="truncatedAlerts", description="How many alerts were omitted due to `max_alerts`."
-    )
-
-    @property
-    def lost(self) -> int:
-        number = self.truncated_alerts
-        return number if isinstance(number, int) and number > 0 else 0
-
-
-class _Alert(BaseModel):
-    status: Literal["firing", "resolved"]
-    labels: dict[str, str]
-    annotations: dict[str, str] = {}
-    fingerprint: Annotated[str, Field(min_length=1, max_length=100)]
-    starts_at: Time = Field(alias="startsAt")
-    sent: JsonValue = Field(None, alias="startsAt")  # the same exactly as sent: a part of its keys
-    ends_at: Time = Field(_ZERO, alias="endsAt")
-    generator_url: str = Field("", alias="generatorURL")
-
-
-def read_alerts(
-    webhook: Webhook, principal: Principal, intake: Intake
-) -> Sequence[Fact | ItemResult]:
-    """Convert each alert to one signal, a resolved one to two; the index is that of the alert.
-
-    Invalid alerts, and those beyond 1,000 items, are rejected, the others not.
-    """
-    items: list[Fact | ItemResult] = []
-    source = None if principal.source else "alertmanager"
-    about = {
-        "groupKey": intake.clean(webhook.group_key),
-        "externalURL": intake.clean(webhook.external_url),
-    }
-    for index, sent in enumerate(webhook.alerts):
-        try:
-            alert = parse(_Alert, intake.clean(sent))
-            said: dict[str, object] = {**_said(alert, intake.labels), "source": source}
-            said["payload"] = {"labels": alert.labels, "annotations": alert.annotations, **about}
-            found = [
-                Fact.of(index, parse(model.NewSignal, said | told), principal, content=content)
-                for told, content in _events(alert)
-            ]
-            errors = [] if len(items) + len(found) <= _MOST_ITEMS else [_TOO_MANY]
-        except InvalidFieldsError as refused:
-            found = []
-            errors = list(refused.errors)
-        items += (
-            found
-            if not errors
-            else [ItemResult(index=index, result=Result.REJECTED, errors=errors)]
-        )
-    return items
-
-
-def _events(alert: _Alert) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
-    """Return the fields that differ between an alert's signals, with the content of each."""
-    began: dict[str, object] = {"labels": alert.labels, "starts_at": alert.starts_at}
-    events = {"firing": (alert.starts_at, began)}
-    if alert.status == "resolved":
-        events["resolved"] = (alert.ends_at, began | {"ends_at": alert.ends_at})
-    for state, (at, content) in events.items():
-        told: dict[str, object] = {
-            "kind": f"alert_{state}",
-            "occurred_at": None if at == _ZERO else at,
-        }
-        yield told | {"id": f"{alert.fingerprint}:{alert.sent}:{state}"}, content
-
-
-def _said(alert: _Alert, labels: Sequence[str]) -> dict[str, object]:
-    notes = alert.annotations
-    title = alert.labels.get("alertname") or notes.get("summary") or "An alert without a name"
-    service, environment = (_slug(alert.labels.get(name, "")) for name in labels)
-    links = (
-        ("Prometheus", alert.generator_url),
-        ("Runbook", notes.get("runbook_url") or notes.get("runbook") or ""),
-    )
-    return {
-        "title": title[:_LONGEST_TITLE],
-        "body": notes["description"][:_LONGEST_BODY] if "description" in notes else None,
-        "services": [service] if service else [],
-        "environment": environment or None,
-        "links": [{"title": name, "url": url} for name, url in links if _ADDRESS.fullmatch(url)],
-    }
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_LONGEST_SLUG].rstrip("-")
 
 
 # A request with its items in their order, each valid or rejected: read before the transaction
@@ -457,16 +287,20 @@ async def alertmanager(unit: Unit, received: Alerts, *, now: Now) -> Ingested:
 
 @routes.api(f"GET {_ALL}", Access.READ, "List signals")
 async def page(q: Reader, query: model.SignalQuery) -> model.SignalPage:
-    found = await rows(q, query)
-    return query.page(model.SignalPage, found, _ORDER, key=lambda it: (it.occurred_at, it.id))
+    signals = await rows(q, query)
+
+    def place(signal: Signal) -> tuple[datetime, UUID]:
+        return signal.occurred_at, signal.id
+
+    return query.page(model.SignalPage, signals, _ORDER, key=place)
 
 
 @routes.api(f"GET {_ALL}/{{id}}", Access.READ, "Read a signal, its conflicts and its incidents")
 async def read(q: Reader, id: UUID) -> model.SignalDetail:
-    found = await row(q, model.SignalDetail, _FIND, q.principal.actor, id, operation="signal_get")
-    if found is None:
+    signal = await row(q, model.SignalDetail, _FIND, q.principal.actor, id, operation="signal_get")
+    if signal is None:
         raise missing()
-    return found
+    return signal
 
 
 @routes.api(
@@ -502,8 +336,8 @@ async def rows(q: Query, query: model.SignalQuery) -> Sequence[Signal]:
     where.add(f"{_ATTACHED_TO} = {{}}::boolean", query.attached)
     where.add("(s.occurred_at, s.id) < ({}::timestamptz, {}::uuid)", *query.after(_ORDER) or [None])
     sql = _PAGE.format(where=where, limit=where.bind(query.limit + 1))
-    found = await q.fetch(sql, *where.args, operation="signal_list")
-    return [Signal.model_validate(dict(row.items())) for row in found]
+    records = await q.fetch(sql, *where.args, operation="signal_list")
+    return [Signal.model_validate(dict(record.items())) for record in records]
 
 
 def _seen_by(q: Query) -> tuple[bool, UUID | None, str]:
@@ -522,7 +356,12 @@ async def store(
 ) -> Ingested:
     """Store new signals, attach valid ones to an incident that this unit has locked.
 
-    Return the results.
+    Return the result of each item.
+
+    * Of items with the same key the first is stored; the others are duplicates or conflicts.
+    * Content that differs from what is stored under its key is kept as a conflict.
+    * Signals sent with a private incident get keys of their own, so that no caller learns from
+      a conflict which keys it has.
     """
     if incident is not None and incident.visibility is Visibility.PRIVATE:
         items = [item.within(incident.ref) if isinstance(item, Fact) else item for item in items]
@@ -533,29 +372,28 @@ async def store(
     created = await _insert(unit, list(first.values()))
     stored = await _stored(unit, [key for key in first if key not in created])
     stored |= {key: (signal_id, first[key].sha256, True) for key, signal_id in created.items()}
-    others = {(stored[it.key][0], it.sha256): it for it in facts if it.sha256 != stored[it.key][1]}
-    kept = await _keep_conflicts(unit, others)
-    if created or kept:
-        detail = {"created": len(created), "conflicts_kept": kept}
-        await unit.audit(
-            "signal.ingest", f"source:{model.source_of(unit.principal, None)}", detail=detail
-        )
+    conflict_count = await _keep_conflicts(unit, _conflicts(facts, stored))
+    if created or conflict_count:
+        detail = {"created": len(created), "conflicts_kept": conflict_count}
+        source = model.source_of(unit.principal, None)
+        await unit.audit("signal.ingest", f"source:{source}", detail=detail)
     new = {key: first[key] for key in created}
-    results = [_result(unit, it, stored, new=new, now=now) for it in items]
+    results = [_result(unit, item, stored, new=new, now=now) for item in items]
     warnings = list[str]()
     if incident is not None and stored:
         ids = [stored[key][0] for key in first]
         became = await _attach(unit, incident, ids, came_with=created.values())
-        for done in results:
-            if done.signal_id is not None:
-                done.attached = became.get(done.signal_id, Attached.UNKNOWN)
+        for result in results:
+            if result.signal_id is not None:
+                result.attached = became.get(result.signal_id, Attached.UNKNOWN)
         warnings = [full(incident)] if Attached.FULL in became.values() else []
-    counts = Counter(result.result for result in results)
-    return Ingested(results=results, counts={it: counts[it] for it in Result}, warnings=warnings)
+    count = Counter(item.result for item in results)
+    counts = {result: count[result] for result in Result}
+    return Ingested(results=results, counts=counts, warnings=warnings)
 
 
 async def _insert(unit: Unit, facts: Sequence[Fact]) -> Mapping[Key, UUID]:
-    """Write those with new keys, which are distinct.
+    """Write the signals whose keys are new, and return their ids; the keys are distinct.
 
     Wait for concurrent writers of the same keys.
     """
@@ -582,12 +420,23 @@ async def _stored(unit: Unit, keys: Sequence[Key]) -> dict[Key, tuple[UUID, byte
     args = (*_seen_by(unit), *([key[part] for key in keys] for part in (0, 1)))
     rows = await unit.fetch(_STORED, *args, operation="signal_stored")
     return {
-        (source, name): (signal_id, sha256, seen) for signal_id, source, name, sha256, seen in rows
+        (source, name): (signal_id, sha256, is_visible)
+        for signal_id, source, name, sha256, is_visible in rows
     }
 
 
+def _conflicts(facts: Sequence[Fact], stored: Stored) -> Mapping[tuple[UUID, bytes], Fact]:
+    """Return the facts whose content differs from what is stored under their key."""
+    conflicts: dict[tuple[UUID, bytes], Fact] = {}
+    for fact in facts:
+        signal_id, sha256, _ = stored[fact.key]
+        if fact.sha256 != sha256:
+            conflicts[signal_id, fact.sha256] = fact
+    return conflicts
+
+
 async def _keep_conflicts(unit: Unit, conflicts: Mapping[tuple[UUID, bytes], Fact]) -> int:
-    """Write new other contents of signals, at most 20 for each; return the count."""
+    """Write contents that differ from the stored ones, at most 20 a signal; return the count."""
     if not conflicts:
         return 0
     sources = list({fact.source for fact in conflicts.values()})
@@ -612,9 +461,11 @@ def _result(
     if isinstance(item, ItemResult):
         unit.counts.append((_COUNTER, "unknown", item.result))  # It may have any name for its kind.
         return item
-    sent, (signal_id, sha256, is_seen) = item.new, stored[item.key]
-    same = Result.CREATED if new.get(item.key) is item else Result.DUPLICATE
-    result = same if sha256 == item.sha256 else Result.CONFLICT
+    sent = item.new
+    signal_id, sha256, is_visible = stored[item.key]
+    result = Result.CONFLICT
+    if sha256 == item.sha256:
+        result = Result.CREATED if new.get(item.key) is item else Result.DUPLICATE
     unit.counts.append((_COUNTER, sent.kind, result))
     outcome = sent.payload.get("outcome") if sent.kind is model.Kind.CHANGE else None
     if result is Result.CREATED and isinstance(outcome, str) and outcome in _DEPLOYED:
@@ -622,7 +473,7 @@ def _result(
     return ItemResult(
         index=item.index,
         result=result,
-        signal_id=signal_id if is_seen else None,
+        signal_id=signal_id if is_visible else None,
         clock_suspect=sent.occurred_at is not None and model.is_suspect(sent.occurred_at, now),
     )
 
@@ -640,8 +491,8 @@ async def _attach(
     Attached ones write nothing. Those sent with the incident stay as private as it is; the
     visibility of others does not change.
     """
-    asked = (list(dict.fromkeys(ids)), incident.id, model.MOST_SIGNALS, model.MOST_BYTES)
-    rows = await unit.fetch(_BECOMING, *_seen_by(unit), *asked, operation="signal_becoming")
+    args = (list(dict.fromkeys(ids)), incident.id, model.MOST_SIGNALS, model.MOST_BYTES)
+    rows = await unit.fetch(_BECOMING, *_seen_by(unit), *args, operation="signal_becoming")
     if any(row["result"] is None for row in rows):
         raise not_kept()
     became = {row["id"]: Attached(row["result"]) for row in rows}
@@ -659,20 +510,13 @@ async def _edit(
     ids: Sequence[UUID],
     came_with: Collection[UUID] = (),
 ) -> None:
-    """Write the edit of each at the next instant of the timeline.
+    """Write the edit of each signal at the next instant of the timeline.
 
-    Some were sent with the incident.
+    Those in `came_with` were sent with the incident, and stay as private as it is.
     """
     at = await unit.stamp(incident.id)
-    args = (
-        incident.id,
-        at,
-        op,
-        ids,
-        list(came_with),
-        unit.principal.actor,
-        [new_id() for _ in ids],
-    )
+    edits = [new_id() for _ in ids]
+    args = (incident.id, at, op, ids, list(came_with), unit.principal.actor, edits)
     await unit.execute(_EDIT, *args, operation="signal_edit")
     await unit.audit(f"signal.{op}", incident.ref, incident_id=incident.id, detail={"signals": ids})
 

@@ -143,7 +143,8 @@ class Batch(BaseModel, extra="forbid"):
     items: Annotated[
         list[
             Annotated[
-                JsonValue, PlainValidator(lambda it: it, json_schema_input_type=NewSignal | Any)
+                JsonValue,
+                PlainValidator(lambda item: item, json_schema_input_type=NewSignal | Any),
             ]
         ],
         Field(min_length=1, max_length=500),
@@ -225,12 +226,13 @@ class Fact:
         return cls(index, source, new.id or f"sha256:{sha256.hex()}", new, sha256)
 
     def within(self, ref: str) -> Fact:
-        """Return it with a key that cannot collide outside a private incident.
+        """Return the signal with a key that cannot collide outside a private incident.
 
-        No refinement has capitals.
+        No refinement has capitals, as the reference has.
         """
         root, _, refinement = self.source.partition("/")
-        return replace(self, source=f"{root}/{ref}" + (f"/{refinement}" if refinement else ""))
+        suffix = f"/{refinement}" if refinement else ""
+        return replace(self, source=f"{root}/{ref}{suffix}")
 
     @property
     def key(self) -> Key:

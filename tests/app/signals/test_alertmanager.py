@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from postfacta_app.principal import ANONYMOUS, Principal
 from postfacta_app.settings import Settings
-from postfacta_app.signals.api import Intake, Webhook, read_alerts
+from postfacta_app.signals.intake import Intake, Webhook, read_alerts
 from postfacta_app.signals.model import Fact, ItemResult, Link
 from tests.app.signals.conftest import Body, recorded
 

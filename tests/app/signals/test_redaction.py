@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_app.settings import Settings
-from postfacta_app.signals.api import Intake
+from postfacta_app.signals.intake import Intake
 
 SECRET = "s3cr3t-0f-a-test"  # noqa: S105 - of nobody
 without_secrets = Intake(Settings.model_validate({"secret_keys": ("license-code",)})).clean
