@@ -35,6 +35,7 @@ except ModuleNotFoundError as _error:
 __all__ = ["Jwks"]
 
 _LONGEST_TOKEN: Final = 8_192  # Characters; most issuers' have about 1,000.
+# Anyone may send a token with any key id: these bound what is kept of them.
 _LONGEST_KID: Final = 128
 _MOST_UNKNOWN: Final = 128
 # By key type. Others could let the token choose its verification: `oct` is not a public key.

@@ -28,7 +28,7 @@ __all__ = ["SharedStore"]
 # about a store that answered within the last second.
 _LATE: Final = 1.5
 _RECENTLY: Final = 1.0
-_CLOSE: Final = 1.0
+_CLOSE: Final = 1.0  # Seconds for the connections to close.
 _ROUNDING: Final = 1e-3  # Between two looks at the wall clock.
 # Requests that ask it, and connections: a burst of 100 opened 100, and took it for one that is
 # away.

@@ -15,13 +15,13 @@ from postfacta_core.validation import validation
 
 __all__ = ["MalformedJsonError", "parse"]
 
+# By default: the values of a document, and how deep they are nested.
 _MOST_PARTS: Final = 100_000
 _MOST_DEPTH: Final = 100
 _DEEPEST: Final = 500  # half of Python's recursion limit
 _CONTAINERS: Final = (dict, list)
-_NUL: Final = re.compile(
-    rb"(?<!\\)(?:\\\\)*\\u0000"
-)  # The backslashes before it are escaped themselves.
+# The backslashes before it are escaped themselves.
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 

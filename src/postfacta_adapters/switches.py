@@ -28,7 +28,7 @@ __all__ = ["State", "Switches"]
 
 _LOG: Final = logging.getLogger("postfacta")
 _EXAMPLE: Final = '{"exports": {"on": false, "reason": "INC-12"}}'
-_MOST_BYTES: Final = 1_000_000
+_MOST_BYTES: Final = 1_000_000  # Of the file: a larger one is another file.
 _LONGEST: Final = 200  # characters of a reason, or of the names in an error
 
 

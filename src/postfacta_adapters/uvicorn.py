@@ -32,11 +32,10 @@ _LOGGER: Final = logging.getLogger("postfacta")
 _RESERVE: Final = 64  # File descriptors for logs, libraries and the event loop.
 # A new connection is registered, and the one it displaces closed, a few loop iterations later.
 _TURNS: Final = 5
-_SAY_EVERY: Final = 60.0
-_WS_MAX_SIZE: Final = (
-    16 * 1024 * 1024
-)  # uvicorn's own default, which stands for: nothing was chosen.
-_MESSAGE: Final = 1_048_576
+_SAY_EVERY: Final = 60.0  # Seconds between two lines on connections that were closed.
+# uvicorn's own default, which stands for: nothing was chosen.
+_WS_MAX_SIZE: Final = 16 * 1024 * 1024
+_MESSAGE: Final = 1_048_576  # Bytes of a WebSocket's message, in place of that.
 _REFUSAL: Final = b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _TOO_SLOW: Final = _REFUSAL % b"408 Request Timeout"
 _TOO_LARGE: Final = _REFUSAL % b"431 Request Header Fields Too Large"

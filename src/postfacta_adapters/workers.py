@@ -47,7 +47,7 @@ __all__ = ["Job", "JobOutcome", "Worker", "arq_settings", "celery_signals"]
 C = TypeVar("C", bound=type)
 
 _is_id: Final = re.compile(r"[A-Za-z0-9._-]{8,64}").fullmatch
-_GLANCE: Final = 0.05
+_GLANCE: Final = 0.05  # Seconds between two looks at the jobs that are left.
 # For jobs that were cancelled to clean up.
 _LAST_WORDS: Final = 1.0
 # arq's own, in seconds, and the share of a job's time after which it ends here: arq would call it
@@ -212,7 +212,7 @@ class Worker:
         now = self._clock()
         self._course.stop(now)
         self._course.end(now)
-        self._observe(Drained(self._cancelled, len(self._jobs), now - self._course.told_at))
+        self._observe(Drained(self._cancelled, len(self._jobs), now - self._course.drain_began_at))
         self._tell()
         if self._interception is not None:
             self._interception.close()

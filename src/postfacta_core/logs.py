@@ -25,7 +25,7 @@ from .validation import validation
 _STDOUT: Final = 1
 _COLLECT: Final = 0.02  # Seconds.
 _LOOK: Final = 1.0  # Seconds without a line until the suppressed ones are reported.
-_MOST_LINES: Final = 10_000
+_MOST_LINES: Final = 10_000  # That wait to be written: the next are dropped, and counted.
 _FLUSH: Final = 2.0  # Seconds.
 # uvicorn logs a crash again that `harden` has logged with its request already.
 _TWICE: Final = "Exception in ASGI application"

@@ -24,7 +24,7 @@ validation = _this
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
 
-_LONGEST: Final = 100
+_LONGEST: Final = 100  # Characters of a wrong value that are shown.
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:/*-]{1,64}")
 
 

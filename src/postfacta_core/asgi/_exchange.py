@@ -45,7 +45,8 @@ _CONTENT_TYPE: Final = len(b"content-type")
 _BODY: Final = frozenset(
     {"http.response.body", "http.response.pathsend", "http.response.zerocopysend"}
 )
-_POLL: Final = 0.1
+_POLL: Final = 0.1  # Seconds between two looks at a state that nothing announces.
+# Messages received ahead of an application that does not read: only empty bodies can be as many.
 _MOST_QUEUED: Final = 8
 # A client that takes longer for a piece of its body makes the request's length say nothing of the
 # service.

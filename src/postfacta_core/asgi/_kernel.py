@@ -130,9 +130,8 @@ class Kernel(Shared):
     response_headers: Collection[tuple[str, str]] = ()
     cors: CorsRules | None = None
     answers: bool = False
-    doors: Mapping[str, Door] = field(
-        default_factory=dict[str, Door]
-    )  # Answered before the application.
+    # Answered before the application.
+    doors: Mapping[str, Door] = field(default_factory=dict[str, Door])
     admission: Shedding | None = None
     rules: Rules = _NO_RULES
     find: Find | None = None  # The rules of a route, where not all have the same.

@@ -17,7 +17,7 @@ from ..context import current_request
 from ._types import Scope
 
 _MOUNT_END: Final = "/{path}"
-_MAX_LAYERS: Final = 50
+_MAX_LAYERS: Final = 50  # More than an application has, and the end of a circle.
 # What a layer calls the application inside: most, Django's for static files, and socketio's.
 _INNER: Final = ("app", "application", "other_asgi_app")
 # One entry for each route below a parameterised mount: an application has no more of them than

@@ -15,7 +15,7 @@ from ..clock import LUCK
 MEDIA_TYPE: Final = b"text/event-stream"
 # An empty line ends an event, and a line ends with CRLF, LF or CR.
 _ENDS: Final = (b"\n\n", b"\n\r", b"\r\r", b"\n\r\n", b"\r\r\n")
-_LONGEST: Final = 3
+_LONGEST: Final = 3  # Bytes of an end: as much as is kept of the last piece.
 # With these, bytes that are added would not be read as events.
 _FRAMES: Final = frozenset({b"content-encoding", b"content-length"})
 # Milliseconds: clients of a stopping service come back at moments that are spread, so that they are

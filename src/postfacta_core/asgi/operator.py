@@ -17,7 +17,7 @@ from ._settings import Secret, bears, check_options
 from ._types import Receive, Scope, Send
 
 _LOG: Final = logging.getLogger("postfacta")
-_LONGEST: Final = 4096
+_LONGEST: Final = 4096  # Bytes of a change, which has three short texts.
 _JSON: Final = b"application/json"
 # What may be done to a guard, besides setting its mode: names of its methods.
 _ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {

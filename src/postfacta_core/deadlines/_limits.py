@@ -12,7 +12,8 @@ from ..clock import MONOTONIC, Clock
 from ..validation import validation
 
 _SECONDS: Final = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?").fullmatch
-_KEPT_SHARE: Final = 0.05  # Of the remainder, to read the next hop's answer and to give our own.
+# A share of the remainder, and seconds: to read the next hop's answer and to give our own.
+_KEPT_SHARE: Final = 0.05
 _KEPT_AT_LEAST: Final = 0.005
 _LONGEST: Final = 999_999_999.0  # The longest that `asked_timeout` reads, some 30 years.
 

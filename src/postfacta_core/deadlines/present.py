@@ -22,9 +22,8 @@ class Bound:
     # Its deadline, whatever enforces it; once it has, `math.inf`, for tasks that it left behind.
     at: float
     clock: Clock  # On which its deadline is.
-    request: (
-        RequestContext | None
-    )  # Its own: a server may run another one in the same context variables.
+    # Its own: a server may run another one in the same context variables.
+    request: RequestContext | None
 
 
 BOUND: Final[ContextVar[Bound | None]] = ContextVar("postfacta_timeout", default=None)

@@ -32,8 +32,10 @@ from .shield import is_shielded
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Seconds between two sweeps. A deadline is late by as much, and a process wakes up 40 times a
+# second: see docs/decisions/0007-deadlines-by-sweep.md.
 _TICK: Final = 0.025
-_TICKS_A_BEAT: Final = 2
+_TICKS_A_BEAT: Final = 2  # The limiter learns 20 times a second.
 _PATIENCE: Final = 0.05  # For a handler to clean up, before its caller is answered without it.
 _WATCH_AFTER: Final = 0.2  # A request that ends before pays nothing for being watched.
 _AGAIN_AFTER: Final = 40  # Ticks after which a handler that swallows its cancellation gets another.

@@ -72,7 +72,7 @@ class Course:
     def __init__(self, limits: DrainLimits) -> None:
         self.limits: DrainLimits = limits
         self.is_draining: bool = False
-        self.lets_go_at: float = math.inf  # When the server gets the signal.
+        self.server_stops_at: float = math.inf  # When the server gets the signal.
         self._announced = Phase.STARTING
         self._since: dict[Phase, float] = {}
 
@@ -81,13 +81,13 @@ class Course:
         return next((phase for phase in reversed(_ORDER) if phase in self._since), Phase.STARTING)
 
     @property
-    def told_at(self) -> float:
+    def drain_began_at(self) -> float:
         """When it was asked to stop, or the server stopped by itself; `inf` before."""
         return self._since.get(Phase.DRAINING, self._since.get(Phase.STOPPING, math.inf))
 
     @property
     def cancels_at(self) -> float:
-        return self.lets_go_at + self.limits.drain_timeout
+        return self.server_stops_at + self.limits.drain_timeout
 
     @property
     def gone_at(self) -> float:
@@ -104,12 +104,12 @@ class Course:
         """
         delay = self.limits.drain_delay if self.phase is Phase.READY and not at_once else 0.0
         is_first = self._move(Phase.DRAINING, now)
-        self.lets_go_at = min(self.lets_go_at, now + delay if is_first else now)
+        self.server_stops_at = min(self.server_stops_at, now + delay if is_first else now)
         return is_first
 
     def stop(self, now: float) -> bool:
         """Record that the server has stopped listening, which ends the delay."""
-        self.lets_go_at = min(self.lets_go_at, now)
+        self.server_stops_at = min(self.server_stops_at, now)
         return self._move(Phase.STOPPING, now)
 
     def end(self, now: float) -> bool:

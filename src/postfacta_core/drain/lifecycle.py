@@ -1,8 +1,16 @@
 """Carry a service from SIGTERM to closed, without failing a request.
 
-The signal is caught before the server gets it, and passed on once `drain_delay` is over: by a
-thread, since a blocked event loop must not keep the server from it. There is no delay after a
-Ctrl-C at a terminal, nor under `uvicorn --reload`.
+1. The signal is caught before the server gets it. Health checks fail at once; requests are served
+   on for `drain_delay`.
+2. Then streams that their clients resume get a farewell, and the server gets the signal: from a
+   thread, since a blocked event loop must not keep it from the server.
+3. The server takes no new requests. Those that run have until `drain_timeout`, then they are
+   cancelled.
+4. Resources share what is left of `close_timeout`, in reverse order.
+5. A drain that is not over 2 seconds after all that ends the process, with all stacks on stderr.
+
+There is no delay during startup, after a Ctrl-C at a terminal, nor under `uvicorn --reload`. The
+same signal again ends the delay. A server that stops without a signal goes on at 3.
 """
 
 from __future__ import annotations
@@ -25,11 +33,13 @@ from ..events import Drained, Observer, SignalsIntercepted, fan_out, ignore
 from ._course import Course, DrainLimits, Phase
 from .signals import Interception, is_ctrl_c
 
-_FAREWELL: Final = 0.5  # For streams to say goodbye before the server closes their connections.
+# For streams to say goodbye before the server closes their connections: 20 sweeps of `requests`.
+_FAREWELL: Final = 0.5
 # Then requests that did not heed their cancellation are waited for no longer; nor for half of what
 # is left to close.
 _LAST_WORDS: Final = 1.0
-_GLANCE: Final = 0.01
+_GLANCE: Final = 0.01  # Between two looks of the thread, which asks a clock that a test may set.
+# For the server to exit, after all limits. Documented in `Lifecycle`.
 _MARGIN: Final = 2.0
 
 
@@ -68,7 +78,7 @@ class Lifecycle:
         self._on_drain = on_drain
         self._observe = fan_out([observer])
         self._clock = clock
-        self._telling = threading.Lock()
+        self._announcing = threading.Lock()
         self._interception: Interception | None = None
         self._begin()
 
@@ -78,7 +88,7 @@ class Lifecycle:
         self._course = Course(self.limits)
         self._close_by = math.inf
         self._cancelled = 0
-        self._told_endless = False
+        self._has_ended_streams = False
         # Its `put` may be called again while it runs, as a signal handler does.
         self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._signals: set[int] = set()
@@ -91,7 +101,7 @@ class Lifecycle:
 
     def drain_began_after(self, moment: float) -> bool:
         """Return whether the drain began after this moment: what started then was under way."""
-        return moment <= self._course.told_at < math.inf
+        return moment <= self._course.drain_began_at < math.inf
 
     def drain(self, *, at_once: bool = False) -> None:
         """Begin to drain, as after a SIGTERM, or without its delay; a second call ends that.
@@ -129,7 +139,7 @@ class Lifecycle:
         self._cancel_all()
         with anyio.move_on_after(min(_LAST_WORDS, self._course.limits.close_timeout / 2)):
             await self._running.wait_idle()
-        seconds = self._clock() - self._course.told_at
+        seconds = self._clock() - self._course.drain_began_at
         self._observe(Drained(self._cancelled, len(self._running), seconds))
 
     def share(self, left: int) -> float:
@@ -178,7 +188,8 @@ class Lifecycle:
     def _hear(self, signum: int) -> None:
         # No load balancer looks at a developer's machine.
         is_reloaded = self._interception is not None and self._interception.is_reloaded
-        at_once = (is_reloaded or is_ctrl_c(signum)) and self._clock() < self._course.lets_go_at
+        is_delayed = self._clock() < self._course.server_stops_at
+        at_once = is_delayed and (is_reloaded or is_ctrl_c(signum))
         # One stop may come twice: as SIGINT, and as SIGTERM from a parent that had it too. Only the
         # same signal again means: wait no longer.
         if at_once or signum in self._signals or not self.is_draining:
@@ -187,15 +198,15 @@ class Lifecycle:
 
     def _tell(self) -> None:
         # On the loop or in our thread, never in a signal handler.
-        with self._telling:
+        with self._announcing:
             for change in self._course.news():
                 self._observe(change)
 
     def _on_tick(self, now: float) -> None:
-        drained = now - self._course.lets_go_at
+        drained = now - self._course.server_stops_at
         if drained >= 0:
             self._cancelled += self._running.cancel(StoppedError("drain"), drained=drained)
-            self._told_endless = True
+            self._has_ended_streams = True
         if now >= self._course.cancels_at:
             self._cancel_all()
 
@@ -210,12 +221,12 @@ class Lifecycle:
             if course.phase is Phase.STOPPED:
                 return
         self._tell()
-        self._wait(lambda now: now >= course.lets_go_at)
+        self._wait(lambda now: now >= course.server_stops_at)
         farewell = self._clock() + _FAREWELL
 
         def may_stop(now: float) -> bool:
             # A tick first: the loop closes the streams.
-            has_parted = now >= farewell or (self._told_endless and not self._running.endless)
+            has_parted = now >= farewell or (self._has_ended_streams and not self._running.endless)
             # A server that stops in the middle of its startup leaves out the shutdown, or raises. A
             # second call makes it.
             has_started = self._is_started or now >= course.gone_at or not calls.empty()

@@ -43,7 +43,7 @@ from ._private import (
 
 _ACCEPTED = 0.1  # For what the kernel handed over last to arrive at the protocol.
 _FIRST_WORDS = 1.0  # A connection opened in advance may stay silent for ever.
-_TICK = 0.02
+_TICK = 0.02  # Between two looks at what is still served.
 _TERMINAL = "/dev/tty"  # The terminal that controls this process, wherever its input and output go.
 
 OnSignal = Callable[[int], None]

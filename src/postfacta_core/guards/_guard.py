@@ -513,9 +513,8 @@ def running_loop() -> Any:
     Where asyncio is not imported, no loop runs.
     """
     events = sys.modules.get("asyncio.events")
-    return (
-        None if events is None else events._get_running_loop()
-    )  # a public one raises if there is none
+    # A public one raises if there is none.
+    return None if events is None else events._get_running_loop()
 
 
 def refuse_on_loop(owner: object) -> None:

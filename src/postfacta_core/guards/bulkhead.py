@@ -17,7 +17,7 @@ from ._slots import Turn, Turns
 
 _Ticket = Slot | None  # What its request lent.
 
-_MAX_WAIT: Final = 1.0
+_MAX_WAIT: Final = 1.0  # Seconds, by default.
 
 
 class Bulkhead(BlockGuard):

@@ -22,7 +22,7 @@ _UNIX: Final = "unix"
 _MOST_HOPS: Final = 16
 # The longest textual form is 45 characters; a port, brackets and a zone fit as well.
 _MOST_CHARACTERS: Final = 80
-_MOST_KNOWN: Final = 4096
+_MOST_KNOWN: Final = 4096  # Addresses that are classified once, of those last seen.
 
 # A port after an IPv4 address, or brackets around an IPv6 one.
 _with_port = re.compile(

@@ -1,8 +1,24 @@
 """Decide whether a request starts, waits or is refused, from those that the service completes.
 
-The limit follows Little's law; the queue follows CoDel and adaptive LIFO. How it decides is written
-point by point in docs/decisions/0015-a-limit-that-is-proved.md. A request costs O(1); a window of
-measurements closes 20 times a second at most.
+1. The limit is what is proved: the allowances of a second's answers (Little's law, N = X * T).
+2. An allowance is 1.25 times what requests of this kind usually take, and `spare`. What is usual is
+   learned only while the service is calm. A known wait is no part of it.
+3. The limit falls only while requests are late and one finds no room, or requests are lost. It
+   grows, at most to twice, while requests find no room and none is late; then not again before
+   half as many, admitted since, are answered.
+4. A lost request took at least as long as it lived, and is no answer. Within its allowance it says
+   nothing; nor does one of a kind that was never answered.
+5. A cut is an experiment. If requests admitted after it are no faster in proportion, the service is
+   slow and not full: what it takes now is usual (`scale`). That verdict is tested again.
+6. A burst waits first come, first served. After a refusal the newest goes first, waits are short,
+   and a newcomer replaces the oldest (CoDel and adaptive LIFO; see `_waiting`).
+7. Higher priorities go first. Lower ones may use a part of the limit; the highest has a reserve.
+8. What tells nothing holds no slot while others find no room.
+9. A request counts as at most twice as late as it may be.
+10. One client holds at most half of the limit while others find no room.
+
+Why, and what each rule won and cost, is in docs/decisions/0015-a-limit-that-is-proved.md, under the
+same numbers. A request costs O(1); a window of measurements closes 20 times a second at most.
 """
 
 from __future__ import annotations
@@ -19,22 +35,35 @@ from ..events import Mode, Sample
 from ..validation import validation
 from ._waiting import ADMIT, NOBODY, Admit, Priority, Shed, Wait, WaitingLine
 
+# The seconds after which to try again, spread so that those refused together return apart.
 _SHEDS: Final = (Shed(1.0), Shed(2.0), Shed(3.0))
+# The parts of the limit that the priorities may use, the highest first (rule 7).
 _SHARES: Final = (1.0, 1.0, 0.9, 0.8)
+# How much longer than usual a request may take (rule 2). `_judge` leaves as much above the limit at
+# which a slow service is full.
 _TOLERANCE: Final = 1.25
+# A window has this many endings or is this old: of fewer, one odd request decides.
 _FEWEST: Final = 8
-_SHORTEST = 0.05
 _LONGEST = 1.0
+# As often as the event loop beats: the sweep looks 20 times a second.
+_SHORTEST = 0.05
+# The longest time between two tests of the verdict that the service is slow (rule 5).
 _PAUSE: Final = 30.0
+# It bounds the memory, for an application whose routes have no names.
 _KINDS: Final = 256
+# The share of one answer in a moving average: about the last 16 count.
 _WEIGHT: Final = 1 / 16
+# How fast a usual time may rise with an answer: slowly, since an overload that is not yet noticed
+# must not be learned.
 _UP: Final = 1 / 32
+# A request that was seen to wait for the loop had waited in its socket before, unseen (rule 2).
 _LAG_COUNTS: Final = 4.0
-_LATEST: Final = 2.0  # How late one request counts at most: a few that take for ever are no queue.
-_NONE: Final = 1e-9
+# How late one request counts at most: a few that take for ever are no queue (rule 9).
+_LATEST: Final = 2.0
+_NONE: Final = 1e-9  # In place of 0 below a fraction.
 _NEVER_ANSWERED: Final = [math.inf]
 # Seconds after which a request that tells nothing lends its slot: such as a hung route, or an
-# undeclared long-poll.
+# undeclared long-poll (rule 8).
 _HANGS: Final = 2.0
 # Of a kind that was never answered: it is no queue, in which some are answered all the time.
 _UNKNOWN_HANGS: Final = 0.1
@@ -409,13 +438,14 @@ class OverloadLimiter:
             return
         short = self._was_short
         answered = self._answered
-        weight = min(1.0, 2 * lasted)
+        weight = min(1.0, 2 * lasted)  # An average over half a second.
         self._rate += ((answered + self._untimed) / lasted - self._rate) * weight
         self._work += (self._allowed / lasted - self._work) * weight
         # While no request was short of room, the spare capacity is unknown: assume what the limit
         # holds.
         possible = 0.0 if short else self.limit / max(self._mean[0], _NONE)
         self._line.pace(self._rate, self._lag, possible)
+        # A service of few answers a second has room for two of them.
         self._spare = max(self._config.spare, min(2.0 / max(self._rate, _NONE), 0.4))
         self._pressure = pressure = self._late / max(answered, _NONE)
         stretch = self._took / max(self._usual, _NONE) if answered else self._stretch
@@ -439,6 +469,7 @@ class OverloadLimiter:
     def _grow(self, pressure: float, now: float) -> None:
         if self._may_grow:
             self._grew_at = now
+            # The less late, the faster: to twice if the pressure is at most 0.75.
             target = max(self._work, self.limit * (1.0 + 4.0 * (1.0 - pressure)))
             self._set_limit(max(self.limit, min(2.0 * self.limit, target)))
             self._untried = self.limit / 2.0
@@ -465,6 +496,7 @@ class OverloadLimiter:
         self._trial = trial
         before = self.limit
         self._set_limit(max(1.0, trial.origin / 4, min(before, self._work)))
+        # A fall by a fifth: the requests that count begin anew, since the others stood behind more.
         if self.limit < 0.8 * before:
             trial.since = now
             trial.ended = 0
@@ -480,6 +512,7 @@ class OverloadLimiter:
         stretch = trial.took / max(trial.usual, _NONE)
         left = (self.limit + trial.beyond) / trial.origin
         still = stretch / max(trial.stretch, _NONE)
+        # A queue would leave `still` equal to `left`. 1.6 is the margin: times are spread.
         if still > 1.6 * left and stretch > (1.0 if trial.is_test else 1.2 * self._scale):
             # A queue gets shorter with the limit; this is where it ends.
             self._verdicts["slow"] += 1

@@ -21,14 +21,15 @@ from typing import Final, NamedTuple
 from ..validation import validation
 
 MAX_KEYS: Final = 100_000  # Some 18 MB for each rate, if they are addresses.
+# Moments that keys share, by their hash, once the table is full.
 COARSE: Final = 1024
-LONGEST_KEY: Final = 128
+LONGEST_KEY: Final = 128  # Characters: see `shorten`.
 # Up to here a float counts without a gap.
 _MOST: Final = 2**53
 # The old keys checked with each new one: more than one, so that a table shrinks as well as it
 # grows.
 _LOOKS: Final = 2
-_LOOKS_AT_THE_BOUND: Final = 8
+_LOOKS_AT_THE_BOUND: Final = 8  # Of a full table: a new key finds a place more often.
 # Of one interval: sums of floats may be off by less, and it never adds up to one more.
 _ROUNDING: Final = 1e-6
 

@@ -1,6 +1,15 @@
-"""Keep the requests that wait for room.
+"""Keep the requests that wait for room: their order, how long they wait, and which makes way.
 
-In which order they go, for how long, and which makes way for another.
+1. A burst is not refused. Its requests wait in the order of coming; once the oldest has waited for
+   `patience`, the newest goes first.
+2. A refusal begins an overload, until none was refused for a second. In it the newest goes first,
+   and none waits longer than `spare`: the caller of the oldest has probably given up.
+3. A newcomer replaces the oldest of a lower priority, in an overload also of its own.
+4. Within a rank, those whose time is up leave before others are admitted.
+5. The client that holds too many slots stands behind all others of all priorities.
+
+CoDel: Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 2012. Adaptive LIFO: Maurer, "Fail
+at Scale", ACM Queue 2015.
 """
 
 from __future__ import annotations
@@ -15,13 +24,15 @@ from typing import Final
 
 from ..events import Mode
 
+# Of a burst, before the rate of answers is known: as many as the limit starts from.
 _PLACES: Final = 16
+# Of a burst on a service that was asked for little, whose capacity is not measured.
 _MOST_PLACES: Final = 256
+# Seconds; of a service so slow that it does not answer a full queue within `patience`.
 _LONGEST_WAIT: Final = 4.0
-_OVERLOAD_LASTS: Final = 1.0
-_LEAST: Final = (
-    0.2  # The share of `spare` that a request may wait even if the event loop takes all of it.
-)
+_OVERLOAD_LASTS: Final = 1.0  # Seconds since the last refusal (rule 2).
+# The share of `spare` that a request may wait even if the event loop takes all of it.
+_LEAST: Final = 0.2
 
 
 class Priority(IntEnum):

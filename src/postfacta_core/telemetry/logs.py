@@ -71,13 +71,14 @@ _REQUESTS: Final = frozenset(
 # anything.
 _is_event = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+").fullmatch
 _ends_field = re.compile(r"""[ ="]""").search
+# Of the flood filter: a longer name is a message. More kinds than these share one, since a message
+# with a number in it makes a new kind each time.
 _LONGEST_EVENT: Final = 64
 _MOST_KINDS: Final = 500
-_TELL_AFTER: Final = 10.0
+_TELL_AFTER: Final = 10.0  # Seconds from the first suppressed line to the report.
 _REFUSED_PATH: Final = 512  # Bytes of the path of a request that no handler saw.
-_SHORT_PATH: Final = (
-    _REFUSED_PATH // 12
-)  # Characters that fit in any case: JSON has at most 12 bytes for each.
+# Characters that fit in any case: JSON has at most 12 bytes for each.
+_SHORT_PATH: Final = _REFUSED_PATH // 12
 _NAMES: Final[tuple[str, ...]] = (
     "method",
     "route",

@@ -45,18 +45,16 @@ _PAIRS: Final = (
     re.compile(rf"""({_NAMES}(?:{_QUOTED}))[^"'\r\n\\]+""", re.IGNORECASE),
     re.compile(rf"""({_NAMES}(?:\)=\(|=|:\s?))[^\s"'&,;(){{}}\[\]\\]+""", re.IGNORECASE),
 )
-_MAX_DEPTH: Final = 6
-_MOST: Final = (
-    16_384  # Bytes of a stack trace: as JSON, a line is then still below what collectors take.
-)
+_MAX_DEPTH: Final = 6  # Of values in values: what lies deeper is not looked at, and redacted.
+# Bytes of a stack trace: as JSON, a line is then still below what collectors take.
+_MOST: Final = 16_384
 _MOST_MESSAGE: Final = 2_048  # Characters.
 _CUT: Final = "\n  ... left out here ...\n"
 _LEFT_OUT: Final = "The outermost frames of each stack are left out.\n"
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 _TEXTS: Final = frozenset({str})
-_LARGEST: Final = (
-    10**308
-)  # JSON has neither infinity nor NaN, and few readers have a larger number.
+# JSON has neither infinity nor NaN, and few readers have a larger number.
+_LARGEST: Final = 10**308
 
 
 def redact_text(text: str) -> str:

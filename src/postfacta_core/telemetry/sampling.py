@@ -8,8 +8,9 @@ from typing import Final
 from ..clock import LUCK, Luck
 from ..validation import validation
 
-_SLOW: Final = 0.5
+_SLOW: Final = 0.5  # Seconds from which a request is always written.
 _MINUTE: Final = 60.0
+# Of a minute: it bounds the memory, and what an attacker with many addresses can write.
 _MOST_CLIENTS: Final = 200
 
 

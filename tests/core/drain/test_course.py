@@ -35,9 +35,11 @@ def names(course: Course) -> list[str]:
 
 def test_a_signal_sets_the_three_moments() -> None:
     course = ready()
-    assert (course.lets_go_at, course.cancels_at, course.gone_at, course.told_at) == (math.inf,) * 4
+    assert (course.server_stops_at, course.cancels_at, course.gone_at, course.drain_began_at) == (
+        math.inf,
+    ) * 4
     assert course.drain(100.0)
-    assert (course.told_at, course.lets_go_at, course.cancels_at, course.gone_at) == (
+    assert (course.drain_began_at, course.server_stops_at, course.cancels_at, course.gone_at) == (
         100,
         105,
         125,
@@ -51,26 +53,26 @@ def test_a_second_signal_ends_the_delay_and_a_third_changes_nothing() -> None:
     course = ready()
     course.drain(100.0)
     assert not course.drain(101.0)
-    assert (course.lets_go_at, course.cancels_at) == (101, 121)
+    assert (course.server_stops_at, course.cancels_at) == (101, 121)
     assert not course.drain(103.0)
-    assert (course.lets_go_at, course.told_at) == (101, 100)
+    assert (course.server_stops_at, course.drain_began_at) == (101, 100)
 
 
 def test_a_drain_at_once_has_no_delay_and_ends_one_that_runs() -> None:
     course = ready()
     assert course.drain(100.0, at_once=True)
-    assert (course.told_at, course.lets_go_at, course.cancels_at) == (100, 100, 120)
+    assert (course.drain_began_at, course.server_stops_at, course.cancels_at) == (100, 100, 120)
     course = ready()
     course.drain(100.0)
     assert not course.drain(102.0, at_once=True)
-    assert (course.told_at, course.lets_go_at) == (100, 102)
+    assert (course.drain_began_at, course.server_stops_at) == (100, 102)
 
 
 def test_a_second_signal_after_the_delay_does_not_put_the_end_off() -> None:
     course = ready()
     course.drain(100.0)
     course.drain(110.0)
-    assert course.lets_go_at == 105
+    assert course.server_stops_at == 105
 
 
 def test_a_signal_during_startup_waits_for_no_load_balancer_and_the_service_is_never_ready() -> (
@@ -78,7 +80,7 @@ def test_a_signal_during_startup_waits_for_no_load_balancer_and_the_service_is_n
 ):
     course = Course(LIMITS)
     assert course.drain(3.0)
-    assert course.lets_go_at == 3
+    assert course.server_stops_at == 3
     assert not course.start(4.0)
     assert course.phase is Phase.DRAINING
 
@@ -87,10 +89,10 @@ def test_a_server_that_stops_by_itself_is_not_waited_for() -> None:
     course = ready()
     course.drain(100.0)
     assert course.stop(102.0)
-    assert (course.phase, course.lets_go_at, course.cancels_at) == (Phase.STOPPING, 102, 122)
+    assert (course.phase, course.server_stops_at, course.cancels_at) == (Phase.STOPPING, 102, 122)
     unasked = ready()
     assert unasked.stop(50.0)
-    assert (unasked.lets_go_at, unasked.told_at, unasked.is_draining) == (50, 50, True)
+    assert (unasked.server_stops_at, unasked.drain_began_at, unasked.is_draining) == (50, 50, True)
 
 
 def test_phases_are_reported_once() -> None:
@@ -126,10 +128,14 @@ def test_without_a_drain_resources_have_their_own_time_alone() -> None:
 def test_no_order_of_events_leads_back_or_unsettles_a_moment(steps: list[str]) -> None:
     course = Course(LIMITS)
     for number, step in enumerate(steps):
-        before, lets_go_at, was_draining = course.phase, course.lets_go_at, course.is_draining
+        before, server_stops_at, was_draining = (
+            course.phase,
+            course.server_stops_at,
+            course.is_draining,
+        )
         STEPS[step](course, float(number))
         assert ORDER.index(course.phase) >= ORDER.index(before)
-        assert course.lets_go_at <= lets_go_at
+        assert course.server_stops_at <= server_stops_at
         assert course.is_draining is (ORDER.index(course.phase) >= ORDER.index(Phase.DRAINING))
         assert course.is_draining >= was_draining
     told = names(course)
@@ -168,7 +174,7 @@ def test_a_signal_in_the_midst_of_a_step_is_not_lost() -> None:
                     if interrupted:
                         assert course.is_draining
                         assert ORDER.index(course.phase) >= ORDER.index(Phase.DRAINING)
-                        assert course.lets_go_at <= 105
+                        assert course.server_stops_at <= 105
 
 
 def test_limits_of_a_drain_that_make_no_sense_are_refused_at_once() -> None:
