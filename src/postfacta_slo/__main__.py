@@ -43,8 +43,8 @@ from .status.prometheus import Prometheus, PrometheusError
 from .status.query import MONTH, query_status
 from .status.report import FORMATS, Report, render
 
-_MOST_LINES: Final = 40
-_MOST_LEVELS: Final = 100
+_MOST_LINES: Final = 40  # Of a difference.
+_MOST_LEVELS: Final = 100  # That YAML may be nested.
 _DONE = 0
 _FAILED = 1
 _Add = Callable[..., object]

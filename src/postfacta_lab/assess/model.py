@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 LETTERS = ("F", "D-", "D", "D+", "C-", "C", "C+", "B-", "B", "B+", "A-", "A", "A+")
 CAPS = ("D+", "C+", "B+")  # by the level of a gate
-_HALF = 0.5
-_BEST = 97
+_HALF = 0.5  # A gate below this score caps the grade.
+_BEST = 97  # Points that an A+ needs.
 
 
 class Outcome(StrEnum):
@@ -138,15 +138,17 @@ class Rubric:
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Rubric:
         """Share the weight of each item among its checks; a gate counts twice."""
-        parts = {name: 2 if "gate" in check else 1 for name, check in data["checks"].items()}
+        parts: dict[str, int] = {}
         total_parts = Counter[str]()
         for name, check in data["checks"].items():
+            parts[name] = 2 if "gate" in check else 1
             total_parts[check["item"]] += parts[name]
         entries: dict[str, Entry] = {}
         for name, check in data["checks"].items():
             item = data["items"][check["item"]]
             weight = item["weight"] * parts[name] / total_parts[check["item"]]
-            category = data["categories"].get(name.partition("-")[0], "")
+            prefix, _, _ = name.partition("-")
+            category = data["categories"].get(prefix, "")
             entries[name] = Entry(
                 id=name, category=category, weight=weight, **{**check, "item": item["title"]}
             )

@@ -84,7 +84,8 @@ def _categories(document: Document) -> Iterator[tuple[str, str, float, list[Docu
         checks = [check for check in document["checks"] if check["category"] == name]
         scores = [check["score"] for check in checks if check["outcome"] == Outcome.MEASURED]
         mean = sum(scores) / len(scores) if scores else 0.0
-        yield name, f"{100 * mean:.0f} %" if scores else "not measured", mean, checks
+        text = f"{100 * mean:.0f} %" if scores else "not measured"
+        yield name, text, mean, checks
 
 
 def changes(old: Document, new: Document) -> Iterator[tuple[str, Document, Document]]:

@@ -22,7 +22,7 @@ _PORTS = {
 }
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-_LEAST_SECRET = 6
+_LEAST_SECRET = 6  # characters; a shorter text would hide what is no secret
 
 
 class SpecError(ValueError):
@@ -137,9 +137,11 @@ def _filled(data: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
     def value(match: re.Match[str]) -> str:
         if match[1] not in environment:
             raise SpecError(f"the environment has no {match[1]}")
-        return json.dumps(environment[match[1]])[1:-1]
+        quoted = json.dumps(environment[match[1]])
+        return quoted[1:-1]
 
-    return json.loads(_VARIABLE.sub(value, json.dumps(data, default=str)))
+    text = json.dumps(data, default=str)
+    return json.loads(_VARIABLE.sub(value, text))
 
 
 _Kind = tuple[str, Callable[[Any], object]]  # what a value must be, in words and as a condition

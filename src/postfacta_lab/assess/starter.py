@@ -26,8 +26,8 @@ _TEXTS = {
     "uuid": "00000000-0000-4000-8000-000000000001",
     "uri": "https://example.org/{unique}",
 }
-_TRIES = 12
-_DEEPEST = 6
+_TRIES = 12  # Writes of the document that are tried.
+_DEEPEST = 6  # Levels of a schema that an example follows.
 _REST = """
 # [auth]
 # header = "Authorization: Bearer ${TOKEN}"
@@ -66,8 +66,10 @@ async def _complete(bench: Bench) -> Spec:
 
 def _writes(document: dict[str, Any]) -> Iterator[Ask]:
     for path, operations in as_dict(document.get("paths")).items():
-        body = as_dict(as_dict(as_dict(operations).get("post")).get("requestBody"))
-        schema = as_dict(as_dict(body.get("content")).get("application/json")).get("schema")
+        operation = as_dict(as_dict(operations).get("post"))
+        body = as_dict(operation.get("requestBody"))
+        media = as_dict(as_dict(body.get("content")).get("application/json"))
+        schema = media.get("schema")
         if schema is not None and "{" not in path:
             yield Ask(path=path, method="POST", json=_example(document, as_dict(schema)))
 

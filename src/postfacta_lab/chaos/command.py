@@ -32,7 +32,7 @@ VERDICTS = dict(zip(Verdict, ("pass", "deviated", "unknown", "nothing"), strict=
 """What each exit code is called here."""
 
 _LONGEST = 600.0  # seconds; what takes longer is stuck
-_TIDY_UP = 120.0
+_TIDY_UP = 120.0  # seconds that it has for its rollbacks, once it is interrupted
 _SUFFIXES = {".yaml", ".yml", ".json"}
 
 
@@ -214,6 +214,7 @@ def overview(experiments: Sequence[Experiment]) -> str:
 
 
 def section_of(experiment: Experiment) -> str:
+    """Return the part of a page that shows an experiment: reasons, plots, claims."""
     seconds: Sequence[Sequence[float]] = experiment.users.get("by_second", ())
     marks: Sequence[Mapping[str, Any]] = experiment.users.get("marks", ())
     parts = [f"<p>{badge(experiment.verdict)}</p>"]

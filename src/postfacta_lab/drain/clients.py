@@ -81,7 +81,8 @@ class Clients:
     def begin(self, tasks: asyncio.TaskGroup, paths: Sequence[str]) -> None:
         """Keep ten connections busy, and open fifty new ones a second."""
         for number in range(_KEEP_ALIVE):
-            tasks.create_task(self.keep_alive(every=0.1, path=paths[number % len(paths)]))
+            path = paths[number % len(paths)]
+            tasks.create_task(self.keep_alive(every=0.1, path=path))
         for path in paths:
             tasks.create_task(self.fresh(every=0.02 * len(paths), path=path))
 

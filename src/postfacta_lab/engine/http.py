@@ -96,10 +96,13 @@ async def _serve(
 
 
 def _encode(http: h11.Connection, method: str, reply: Reply) -> bytes:
-    head = [("content-type", reply.content_type), ("content-length", str(len(reply.body)))]
+    headers: list[tuple[str, str]] = []
+    if reply.status != 204:
+        headers.append(("content-type", reply.content_type))
+        headers.append(("content-length", str(len(reply.body))))
     events = (
-        h11.Response(status_code=reply.status, headers=head if reply.status != 204 else []),
-        h11.Data(data=reply.body if method != "HEAD" else b""),
+        h11.Response(status_code=reply.status, headers=headers),
+        h11.Data(data=b"" if method == "HEAD" else reply.body),
         h11.EndOfMessage(),
     )
     return b"".join(http.send(event) or b"" for event in events)

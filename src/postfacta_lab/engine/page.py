@@ -89,19 +89,21 @@ def facts(values: Mapping[str, str]) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Show rows; numbers stand to the right, and a cell that is a badge stays one."""
     body = [list(row) for row in rows]
-    kinds = [
-        ' class="n"' if body and all(_is_number(row[at]) for row in body) else ""
-        for at in range(len(head))
-    ]
+    kinds: list[str] = []
+    for column in range(len(head)):
+        is_numeric = bool(body) and all(_is_number(row[column]) for row in body)
+        kinds.append(' class="n"' if is_numeric else "")
 
     def line(cell: str, texts: Iterable[str]) -> str:
-        cells = (f"<{cell}{kind}>{text}</{cell}>" for kind, text in zip(kinds, texts, strict=True))
+        pairs = zip(kinds, texts, strict=True)
+        cells = (f"<{cell}{kind}>{text}</{cell}>" for kind, text in pairs)
         return f"<tr>{''.join(cells)}</tr>"
 
     lines = [line("th", map(escape, head))]
     lines += [line("td", map(_cell, row)) for row in body]
     # One that is wider than the screen is scrolled, also by keys.
-    scrolled = f'class="wide" tabindex="0" role="group" aria-label="{escape(", ".join(head))}"'
+    label = escape(", ".join(head))
+    scrolled = f'class="wide" tabindex="0" role="group" aria-label="{label}"'
     return f"<div {scrolled}><table>{''.join(lines)}</table></div>"
 
 
@@ -121,8 +123,10 @@ def chart(lines: Mapping[str, Points], *, x: str, y: str, marks: Sequence[float]
     points = [point for line in lines.values() for point in line]
     if not points:
         return '<p class="soft">nothing to draw</p>'
-    across = _ticks(max(*(point[0] for point in points), *marks, 1e-9))
-    upwards = _ticks(max(*(point[1] for point in points), 1e-9))
+    widest = max(x_value for x_value, _ in points)
+    highest = max(y_value for _, y_value in points)
+    across = _ticks(max(widest, *marks, 1e-9))
+    upwards = _ticks(max(highest, 1e-9))
     wide = across[-1]
     high = upwards[-1]
     right = _WIDTH - _RIGHT

@@ -137,11 +137,12 @@ class Generator:
 
     async def send(self, moments: Iterable[float], asks: Iterable[Ask]) -> None:
         """Send each at its moment, until either has no more; return when the last one was sent."""
+        loop = asyncio.get_running_loop()
         for due, ask in zip(moments, asks, strict=False):
             while (ahead := due - self.now()) > 0:
                 await asyncio.sleep(max(ahead, _TICK))
             if self._meter.admit(due):
-                task = asyncio.get_running_loop().create_task(self._measure(ask, due))
+                task = loop.create_task(self._measure(ask, due))
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
 

@@ -98,11 +98,12 @@ class Bench:
         start = self._generator.now()
         self._stages += 1
         offsets = moments("poisson", stage.rate, stage.seconds, seed=self._stages)
-        chosen = self._asks.choices(
-            plan.asks, weights=[ask.share for ask in plan.asks], k=len(offsets)
-        )
-        await self._generator.send([start + offset for offset in offsets], chosen)
-        await asyncio.sleep(max(0.0, start + stage.seconds - self._generator.now()))
+        shares = [ask.share for ask in plan.asks]
+        chosen = self._asks.choices(plan.asks, weights=shares, k=len(offsets))
+        due = [start + offset for offset in offsets]
+        await self._generator.send(due, chosen)
+        remaining = start + stage.seconds - self._generator.now()
+        await asyncio.sleep(max(0.0, remaining))
         return start, len(offsets)
 
     async def aclose(self) -> None:

@@ -497,10 +497,13 @@ def _names(slo: str, titles: Sequence[str]) -> list[str]:
     """Return the names of an SLO's objectives: its own, or of several each with its title."""
     if len(titles) == 1:
         return [slo]
-    ends = [re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") for title in titles]
-    if "" in ends or len(set(ends)) < len(ends):
-        ends = [str(place) for place in range(1, len(titles) + 1)]
-    return [f"{slo}-{end}" for end in ends]
+    suffixes: list[str] = []
+    for title in titles:
+        words = re.sub(r"[^a-z0-9]+", "-", title.lower())
+        suffixes.append(words.strip("-"))
+    if "" in suffixes or len(set(suffixes)) < len(suffixes):
+        suffixes = [str(number) for number in range(1, len(titles) + 1)]
+    return [f"{slo}-{suffix}" for suffix in suffixes]
 
 
 def _slices(entry: Entry, targets: Sequence[StrictMapping]) -> list[Slices | None]:

@@ -229,7 +229,7 @@ KINDS = (
 _VERSION: Final = "openslo/v1"
 # Labels elsewhere would be ignored.
 _LABELLED: Final = ("Service", "SLO")
-_MOST_CHARACTERS: Final = 1050
+_MOST_CHARACTERS: Final = 1050  # Of a description, as OpenSLO v1 has it.
 
 
 @dataclass(frozen=True, slots=True)

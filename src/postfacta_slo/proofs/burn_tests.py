@@ -173,6 +173,8 @@ def _few(scenario: Scenario, tier: Tier) -> list[Test]:
 def _until(stretches: Iterable[Stretch], scrapes: int) -> list[Stretch]:
     played: list[Stretch] = []
     for stretch in stretches:
-        played.append(Stretch(min(stretch.scrapes, scrapes), stretch.total, stretch.bad))
-        scrapes -= played[-1].scrapes
-    return [stretch for stretch in played if stretch.scrapes]
+        length = min(stretch.scrapes, scrapes)
+        if length:
+            played.append(Stretch(length, stretch.total, stretch.bad))
+        scrapes -= length
+    return played

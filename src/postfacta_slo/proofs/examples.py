@@ -104,7 +104,9 @@ def _likely(label: str, matchers: Iterable[Matcher]) -> list[str]:
 
     What its matchers name, then plain ones, then none at all.
     """
-    named = [value for matcher in _on(label, matchers) for value in _named(matcher)]
+    named: list[str] = []
+    for matcher in _on(label, matchers):
+        named += _named(matcher)
     digits = any(value.isdigit() for value in named)
     plain = _PLAIN if digits else _PLAIN[1:]
     return list(dict.fromkeys([*named, *plain, ""]))

@@ -40,13 +40,13 @@ _LEFT_OUT: Final = (
 )
 # A busy week would fill memory with what was scraped: such windows add up what was recorded of five
 # minutes each.
-_READ_AT_ONCE: Final = 7_200
+_READ_AT_ONCE: Final = 7_200  # Seconds; the limit that `rules.recording` has.
 _HOUR: Final = 3_600
 # Waiting longer for a window to fill would only take time: what has not been scraped is no part of
 # it.
 _LONGEST: Final = 6 * _HOUR
-_DISTURBED: Final = 1_800
-_GRACE: Final = 60
+_DISTURBED: Final = 1_800  # Seconds that a probe or an instance is not well.
+_GRACE: Final = 60  # Seconds, beyond the short window, in which an alert must stop.
 # What sums of floats may be off by.
 _DUST: Final = 1e-9
 # One probe, or one instance, that says each time whether it is well.

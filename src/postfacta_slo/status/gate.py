@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..promise.reading import Faults, StrictMapping, refuse
 from .query import ENOUGH, SloStatus
@@ -67,19 +67,27 @@ def judge(policy: BudgetPolicy, statuses: Sequence[SloStatus]) -> tuple[Level, l
     The worst is one that is exhausted, else one that is unknown, else the one with the least left.
     """
     by_name = {status.slo: status for status in statuses if status.service == policy.service}
-    judged = [_level_of(policy, name, by_name.get(name)) for name in policy.objectives]
-    # The strictest gate first, then the least that is left.
-    judged.sort(key=lambda entry: (-_STRICTNESS.index(entry[0].gate), entry[1]))
-    worst = judged[0][0]
-    return worst, [sentence for _, _, sentence in judged]
+    decisions = [_decision(policy, name, by_name.get(name)) for name in policy.objectives]
+    decisions.sort(key=_severity)
+    return decisions[0].level, [decision.sentence for decision in decisions]
 
 
-def _level_of(
-    policy: BudgetPolicy, name: str, status: SloStatus | None
-) -> tuple[Level, float, str]:
-    """Return the level of one objective, the share that is left of its budget, and a sentence."""
+class _Decision(NamedTuple):
+    """What a policy says of one objective."""
+
+    level: Level
+    share: float  # What is left of its budget.
+    sentence: str
+
+
+def _severity(decision: _Decision) -> tuple[int, float]:
+    """Order decisions: the strictest gate first, then the least that is left."""
+    return -_STRICTNESS.index(decision.level.gate), decision.share
+
+
+def _decision(policy: BudgetPolicy, name: str, status: SloStatus | None) -> _Decision:
     if status is None or not status.is_known:
-        return NO_DATA, 0.0, f"{name}: {_why_unknown(status)}"
+        return _Decision(NO_DATA, 0.0, f"{name}: {_why_unknown(status)}")
     share = round(status.remaining, _DIGITS)
     # Nothing left is never above a floor.
     level = next(
@@ -87,7 +95,8 @@ def _level_of(
         for level in policy.levels
         if level.floor is None or (share >= level.floor and share > 0)
     )
-    return level, share, f"{name}: {share:.1%} of the budget is left, {level.name}"
+    sentence = f"{name}: {share:.1%} of the budget is left, {level.name}"
+    return _Decision(level, share, sentence)
 
 
 def _why_unknown(status: SloStatus | None) -> str:

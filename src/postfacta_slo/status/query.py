@@ -93,8 +93,8 @@ MONTH: Final = 30 * DAY  # Seconds of the window that is taken by default.
 
 _HOUR: Final = 3_600
 _MINUTE: Final = 60
-_POINTS: Final = 120
-_MOST_ROUTES: Final = 5
+_POINTS: Final = 120  # That a plot of the budget has.
+_MOST_ROUTES: Final = 5  # That are shown with their failures.
 
 _Key = tuple[str, str]
 _Curve = Sequence[tuple[float, float]]

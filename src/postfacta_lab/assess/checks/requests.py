@@ -303,20 +303,28 @@ async def _malformed(bench: Bench) -> Mapping[str, Verdict]:
 
 
 def _requests(bench: Bench) -> Iterator[tuple[str, str, bytes | None]]:
+    """Yield the method, the path and the body of each malformed request."""
     if bench.spec.write is not None:
         write, document = bench.writing("assess-malformed")
-        for body in (*_BODIES, *_broken_fields(as_dict(json.loads(document)))):
+        fields = as_dict(json.loads(document))
+        for body in (*_BODIES, *_broken_fields(fields)):
             yield write.method, write.path, body
-    yield from (("GET", path.encode().decode("latin-1"), None) for path in _PATHS)
-    yield from (("GET", bench.read_path() + query, None) for query in _QUERIES)
-    yield from ((method, bench.read_path(), None) for method in _METHODS)
+    for path in _PATHS:
+        yield "GET", path.encode().decode("latin-1"), None
+    read_path = bench.read_path()
+    for query in _QUERIES:
+        yield "GET", read_path + query, None
+    for method in _METHODS:
+        yield method, read_path, None
 
 
 def _broken_fields(body: dict[str, Any]) -> Iterator[bytes]:
+    """Yield the body without each of its first fields, and with a wrong value in it."""
     for number, key in enumerate(list(body)[:4]):
         without = {name: value for name, value in body.items() if name != key}
         yield json.dumps(without).encode()
-        for value in _VALUES if number < 2 else _VALUES[:6]:
+        values = _VALUES if number < 2 else _VALUES[:6]
+        for value in values:
             yield json.dumps({**body, key: value}).encode()
 
 
