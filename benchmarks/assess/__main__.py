@@ -23,7 +23,7 @@ from benchmarks.assess.original_service import write_project
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_lab.assess.bench import NotServingError
 from postfacta_lab.assess.model import is_below
-from postfacta_lab.assess.report import badge, document, grade_text
+from postfacta_lab.assess.report import badge, document_of, grade_text
 from postfacta_lab.assess.runner import Options, run
 from postfacta_lab.assess.spec import Spec
 
@@ -252,7 +252,7 @@ def assess(name: str, server: EmbeddedPostgres, options: Options) -> dict[str, A
         else:
             prepare(name, Path(folder))
             spec = reference(name, server, Path(folder))
-        found = document(asyncio.run(run(spec, env, options)))
+        found = document_of(asyncio.run(run(spec, env, options)))
     found["date"] = datetime.now(UTC).date().isoformat()  # noqa: TID251 - a date for people
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
