@@ -66,6 +66,7 @@ TESTS = (
     "tests/postgres",
     "tests/core/test_composition.py",
     "tests/core/test_refusals.py",
+    "tests/attack/test_settings.py",
     "tests/core/test_lives.py",
     "tests/core/test_testing.py",
     "tests/app/timeline",

@@ -197,7 +197,8 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
     ),
     Rate: Setting(
         right={"amount": 1, "period": 1.0},
-        wrong={"amount": COUNT, "period": SECONDS},
+        # What no float tells from its neighbour is no amount either.
+        wrong={"amount": (*COUNT, 2**53 + 1), "period": SECONDS},
     ),
     SharedStore: Setting(
         right={"storage": "async+memory://"},

@@ -205,7 +205,7 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
         wrong={
             "max_header_bytes": (0, *BYTES),
             "max_body_bytes": BYTES,
-            "max_message_bytes": BYTES,
+            "max_message_bytes": (0, *BYTES),
             "body_idle_timeout": SECONDS_OR_INF,
             "body_grace": FROM_ZERO_OR_INF,
             "min_body_rate": SECONDS_OR_INF,
@@ -217,7 +217,7 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
     ),
     TrustedProxies: Setting(
         wrong={
-            "networks": ("10.0.0.0/8", ["10.0.0.1/8"], ["proxy"], [3], 3, None),
+            "networks": ("10.0.0.0/8", ["10.0.0.1/8"], ["10.0.0.0/33"], ["proxy"], [""], [3], 3, None),
         }
     ),
     Telemetry: Setting(wrong={"metrics": OBJECT, "tracing": OBJECT}),

@@ -35,23 +35,6 @@ from .postgres import (
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"max_size": 0},
-        {"acquire_timeout": 0.0},
-        {"close_timeout": -1.0},
-        {"max_lifetime": 0.0},
-        {"max_waiting": -1},
-    ],
-)
-def test_bounds_that_make_no_sense_are_refused_at_once(
-    wrong: dict[str, float], anyio_backend: str
-) -> None:
-    with pytest.raises(ValueError, match=r"PoolOptions\.\w+ must be a"):
-        PoolOptions(**wrong)  # type: ignore[arg-type] # a table of one wrong value each
-
-
 async def test_a_caller_waits_no_longer_than_its_request_can(database_dsn: str) -> None:
     seen = RecordingObserver()
     options = PoolOptions(max_size=1, acquire_timeout=5)

@@ -121,36 +121,15 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
 
     cases: list[tuple[Callable[[], object], str]] = [
         (
-            lambda: RateLimit("100/minute", per="user"),  # type: ignore[arg-type]
-            "RateLimit.per must be one of 'client', 'site', 'global'",
-        ),
-        (
             lambda: RateLimit("100/minute", per=lambda scope: ""),
             "RateLimit.name must be a text of 1 to 64",
-        ),
-        (
-            lambda: RateLimit("100/minute", cost=-1),
-            "RateLimit.cost must be a whole number at least 0",
         ),
         (
             lambda: RateLimit("1/minute", per=waits, name="x"),  # type: ignore[arg-type]
             "RateLimit.per must be a plain function",
         ),
         (lambda: RateLimit("1/minute", cost=waits), "RateLimit.cost must be a plain function"),  # type: ignore[arg-type]
-        (lambda: RateLimit("100/never"), "RateLimit.rate must be one or more rates"),
         (lambda: limited("1/minute", "2/minute"), "are both named 'client'"),
-        (
-            lambda: limited("1/minute", trusted_proxies=["proxy"]),
-            "TrustedProxies.networks must be networks",
-        ),
-        (
-            lambda: limited("1/minute", trusted_proxies="10.0.0.0/8"),
-            "TrustedProxies.networks must be a list of texts",
-        ),
-        (
-            lambda: limited("1/minute", rate_limit_store="async+valkey://x"),
-            "HardenOptions.rate_limit_store must be a Store, or None",
-        ),
     ]
     with every() as case:
         for wrong, message in cases:

@@ -8,7 +8,7 @@ import re
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import pytest
@@ -568,17 +568,6 @@ async def test_series_of_other_registries_are_shown_too() -> None:
     assert "orders_total 3.0" in page
     assert "postfacta_websocket_open 0.0" in page
     assert page.count("# TYPE postfacta_websocket_open") == 1
-
-
-def test_a_wrong_version_is_refused_where_it_is_given() -> None:
-    for name in ("version", "revision"):
-        with pytest.raises(ValueError, match=rf"Metrics\.{name}"):
-            Metrics(**cast("dict[str, Any]", {name: 3}))
-
-
-def test_cors_of_another_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"HardenOptions\.cors"):
-        HardenOptions(cors=["https://console.example.org"])  # type: ignore[arg-type]
 
 
 async def test_after_its_lifespan_an_application_serves_as_before_it() -> None:

@@ -423,14 +423,6 @@ def test_it_announces_itself() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"max_age": 0.0}, {"max_age": math.nan}, {"max_entries": 0}], ids=str
-)
-def test_a_fallback_that_makes_no_sense_is_refused_at_once(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"Fallback\.max_(age|entries) must be a"):
-        Fallback("invoices", key=as_it_is, **wrong)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("ending", ["fresh", "stale", "none"])
 async def test_a_call_leaves_nothing_for_the_cyclic_collector(ending: str) -> None:
     fallback = Fallback("invoices", key=as_it_is)

@@ -421,10 +421,3 @@ def test_it_announces_itself_and_its_own_budget() -> None:
         == "Hedge('other', delay=0.05, budget='other', mode='enforce')"
     )
     assert bench.hedge.delay == 0.05
-
-
-def test_a_hedge_that_makes_no_sense_is_refused_at_once() -> None:
-    with pytest.raises(
-        ValueError, match=r"Hedge\.delay must be a finite number at least 0, not -1"
-    ):
-        Hedge("search", delay=-1.0)
