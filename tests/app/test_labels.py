@@ -114,17 +114,6 @@ async def test_lists_select_incidents_with_any_of_the_labels(service: Service) -
     assert (two.ref in shown.text, one.ref in shown.text) == (True, False)
 
 
-async def test_the_labels_of_a_private_incident_are_nowhere_for_others(service: Service) -> None:
-    hidden = await desk_of(service, visibility="private")
-    await put(hidden, "whisper")
-    assert await listed(hidden, "whisper") == [hidden.ref]
-    stranger = hidden.seen_by(await service.as_role("responder"))
-    assert await listed(stranger, "whisper") == []
-    await stranger.send("GET", "/labels", expect=404)
-    await put(stranger, "mine", expect=404)
-    assert (await hidden.get("/labels"))["labels"] == ["whisper"]
-
-
 async def test_the_page_shows_labels_and_its_form_sets_them(service: Service, desk: Desk) -> None:
     await put(desk, "dns")
     path = f"/incidents/{desk.ref}"

@@ -171,22 +171,6 @@ async def test_every_page_goes_on_where_the_last_one_ended(service: Service) -> 
     assert answer.json()["type"] == "/problems/invalid-cursor"
 
 
-async def test_actions_of_a_private_incident_are_nowhere_for_others(service: Service) -> None:
-    desk = await desk_of(service, visibility="private")
-    action = await desk.add_action(title="Whisper", owner="Hush")
-    assert await titles(desk, owner="Hush") == ["Whisper"]
-    for headers in (await service.as_role("responder"), await service.machine("incidents:write")):
-        stranger = desk.seen_by(headers)
-        assert await titles(stranger, owner="Hush") == []
-        await stranger.send("GET", "/action-items", expect=404)
-        await stranger.send(
-            "POST", "/action-items", expect=404, json={"type": "learn", "title": "Mine"}
-        )
-        assert "Whisper" not in (await patch(stranger, action, title="Mine", expect=404)).text
-    admin = desk.seen_by(await service.as_role("admin"))
-    assert await titles(admin, owner="Hush") == ["Whisper"]
-
-
 async def test_actions_of_an_archived_incident_leave_the_list_and_stay_as_they_are(
     service: Service,
 ) -> None:

@@ -80,28 +80,6 @@ async def test_no_incident_is_linked_to_itself(desk: Desk) -> None:
         assert (await link(desk, to, expect=422)).json()["errors"][0]["code"] == "same"
 
 
-async def test_a_private_end_is_nowhere_for_others(service: Service) -> None:
-    hidden = await desk_of(service, visibility="private", title="Whisper")
-    shown = hidden.seen_by(hidden.headers)
-    shown.incident = await service.record(hidden.headers)
-    await link(hidden, shown.ref)
-    await link(shown, hidden.ref, "follows")
-    assert len(await seen(shown)) == 2
-    stranger = shown.seen_by(await service.as_role("responder"))
-    answer = await stranger.send("GET", "/links", expect=200)
-    assert answer.json()["items"] == []
-    refused = await link(stranger, hidden.ref, expect=422)
-    never = await link(stranger, "INC-99999999", expect=422)
-    assert refused.json()["errors"] == never.json()["errors"]
-    await stranger.send("DELETE", f"/links/{hidden.ref}/follows", expect=404)
-    await stranger.seen_by(stranger.headers).send(
-        "GET", f"/api/v1/incidents/{hidden.ref}/links", expect=404
-    )
-    assert len(await seen(hidden)) == 2
-    assert "Whisper" not in (await stranger.send("GET", "/export", expect=200)).text
-    assert "Whisper" in (await shown.send("GET", "/export", expect=200)).text
-
-
 async def test_two_who_join_the_same_incidents_at_once_never_wait_in_a_circle(
     service: Service,
 ) -> None:

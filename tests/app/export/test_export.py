@@ -122,16 +122,6 @@ async def test_an_older_revision_can_be_taken_out(full: Desk) -> None:
     await viewer.send("GET", "/export", expect=404, params={"rev": 4})
 
 
-async def test_a_private_incident_is_not_taken_out_by_others(service: Service) -> None:
-    desk = await desk_of(service, visibility="private", title="Whisper")
-    for role in ("viewer", "responder"):
-        stranger = desk.seen_by(await service.as_role(role))
-        for form in ("json", "md"):
-            answer = await stranger.send("GET", "/export", expect=404, params={"format": form})
-            assert "Whisper" not in answer.text
-    assert (await desk.get("/export"))["incident"]["title"] == "Whisper"
-
-
 async def test_nothing_that_people_type_is_live_in_markdown(service: Service) -> None:
     evil = "<script>alert(1)</script> [x](javascript:alert(1)) ![y](https://a/b.png)"
     desk = await desk_of(service, title=evil, description=evil)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from postfacta_app.principal import ANONYMOUS, Principal, Role
+from postfacta_app.principal import ANONYMOUS, Principal
 from postfacta_postgres import Database
 
 ClientFor = Callable[[Principal], httpx2.AsyncClient]
@@ -38,29 +38,6 @@ async def titles(client: httpx2.AsyncClient, **query: str) -> list[str]:
     answer = await client.get(BASE, params=query)
     assert answer.status_code == 200
     return [item["title"] for item in answer.json()["items"]]
-
-
-@pytest.mark.parametrize("who", ["other", "viewer", "machine", "anonymous"])
-async def test_a_private_incident_does_not_exist_for_others(
-    client_for: ClientFor, responder: Principal, request: pytest.FixtureRequest, *, who: str
-) -> None:
-    stranger = ANONYMOUS if who == "anonymous" else request.getfixturevalue(who)
-    made = (await client_for(responder).post(BASE, json=PRIVATE)).json()
-    client = client_for(stranger)
-    for ref in (made["id"], f"INC-{made['number']}"):
-        path = f"{BASE}/{ref}"
-        answers = [await client.get(path)]
-        if stranger.role is not Role.VIEWER:
-            answers += [
-                await client.patch(path, json={"title": "Mine"}, headers=ANY),
-                await client.delete(path, headers=ANY),
-                await client.post(f"{path}/transitions", json={"to": "RESOLVED"}),
-            ]
-        assert {answer.status_code for answer in answers} == {404}
-        assert "Hush" not in "".join(answer.text for answer in answers)
-    for query in ({}, {"q": "Hush"}, {"sort": "changed"}, {"severity": "HIGH"}):
-        assert await titles(client, **query) == []
-    assert (await client_for(responder).get(f"{BASE}/{made['id']}")).json() == made
 
 
 async def test_members_and_administrators_see_it(

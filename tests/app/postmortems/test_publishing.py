@@ -176,17 +176,6 @@ async def test_the_digest_of_a_revision_is_that_of_the_timeline_as_of_then(desk:
         assert revision["timeline_digest"] != (await desk.get("/timeline"))["digest"]
 
 
-async def test_a_private_post_mortem_is_not_there_for_others(service: Service) -> None:
-    desk = await desk_of(service, visibility="private")
-    await desk.publish(FULL)
-    stranger = desk.seen_by(await service.as_role("responder"))
-    for path in ("/postmortem", "/postmortem/revisions", "/postmortem/revisions/3"):
-        await stranger.send("GET", path, expect=404)
-        await desk.send("GET", path, expect=200)
-    await stranger.write(3, {"summary": "Mine"}, expect=404)
-    await stranger.move(3, "draft", expect=404)
-
-
 async def counted(desk: Desk, **query: str) -> dict[str, list[str]]:
     items = (await desk.get("/api/v1/factors", **query))["items"]
     assert all(it["count"] == len(it["incidents"]) for it in items)

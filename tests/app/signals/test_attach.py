@@ -229,24 +229,6 @@ async def whisper(service: Service, source: str) -> Whisper:
     return Whisper(service, stored, owner, private, public["id"], told["signal_id"])
 
 
-async def test_a_signal_that_came_with_a_private_incident_is_nowhere_for_a_stranger(
-    service: Service,
-) -> None:
-    hidden = await whisper(service, "hidden")
-    stranger, public = await service.as_role("responder"), hidden.public
-    machine = await service.machine("incidents:write", "signals:write", source="hidden")
-    for headers in (hidden.owner, await service.as_role("admin")):
-        assert await hidden.is_seen(headers)
-    for headers in (stranger, machine, await service.as_role("viewer")):
-        assert not await hidden.is_seen(headers)
-    assert await attach(service, stranger, public, hidden.signal) == ["unknown"]
-    assert await hidden.detach(hidden.private["id"], stranger) == 404
-    assert await edits(service, public) == []
-    # Taking it off again publishes nothing.
-    assert await hidden.detach(hidden.private["id"], hidden.owner) == 204
-    assert not await hidden.is_seen(stranger)
-
-
 async def test_the_key_of_a_private_signal_is_no_oracle(service: Service) -> None:
     hidden = await whisper(service, "oracle")
     stranger = await service.as_role("responder")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
-
 from tests.app.live import PATCH_JSON, Service
 from tests.app.timeline.conftest import Body, Case, a_case
 from tests.kit.every import every
@@ -139,25 +137,6 @@ async def test_viewers_add_all_but_decisions_and_a_reading_token_adds_nothing(
     assert (await case.send("POST", "annotations", decision, headers=viewer)).status_code == 403
     assert (await case.send("POST", "annotations", NOTE, headers=token)).status_code == 403
     assert (await case.send("POST", "annotations", decision)).status_code == 201
-
-
-async def test_a_remark_on_a_hidden_incident_is_not_there(service: Service) -> None:
-    case = await a_case(service, visibility="private")
-    made = await case.post("annotations", NOTE)
-    stranger = await service.as_role("responder")
-    answers = [
-        await case.send(
-            "PUT",
-            f"/api/v1/annotations/{root}",
-            {"body": "x"},
-            headers=stranger | {"If-Match": "*"},
-        )
-        for root in (made["id"], str(uuid4()))
-    ]
-    assert [it.status_code for it in answers] == [404, 404]
-    assert answers[0].json()["detail"] == answers[1].json()["detail"]
-    for path in ("timeline", "edits", "annotations", "durations"):
-        assert (await case.send("GET", path, headers=stranger)).status_code == 404
 
 
 async def test_v0_shows_notes_that_v1_added_at_their_first_place_until_they_are_retracted(

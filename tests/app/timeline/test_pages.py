@@ -519,26 +519,6 @@ async def test_a_viewer_annotates_and_corrects_nothing(service: Service) -> None
     await here.post(edit, expect=403)
 
 
-async def test_a_private_incident_is_invisible_to_others(service: Service) -> None:
-    here = await at_work(service, visibility="private")
-    await here.get(expect=404)
-    for path in ("moves", "edits", "notes"):
-        stranger = await service.cookie(await service.person("responder"))
-        csrf = Seen((await service.client.get("/incidents", headers=stranger)).text).forms[0][
-            "csrf"
-        ]
-        form = {
-            "action": f"{here.path}/{path}",
-            "csrf": csrf,
-            "to": "RESOLVED",
-            "kind": "note",
-            "body": "Ha",
-        }
-        typed = {"op": "hide", "source": "a", "id": "b", "reason": "Ha"} if path == "edits" else {}
-        refused = await Browser(here.case, stranger).post(form, expect=404, also=typed)
-        assert "Checkout is down" not in refused.text
-
-
 async def test_an_archived_incident_has_no_forms_and_takes_none(service: Service) -> None:
     here = await at_work(service)
     pin = (await here.get()).form("/edits", op="pin", id="firing")
