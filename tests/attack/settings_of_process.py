@@ -217,7 +217,16 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
     ),
     TrustedProxies: Setting(
         wrong={
-            "networks": ("10.0.0.0/8", ["10.0.0.1/8"], ["10.0.0.0/33"], ["proxy"], [""], [3], 3, None),
+            "networks": (
+                "10.0.0.0/8",
+                ["10.0.0.1/8"],
+                ["10.0.0.0/33"],
+                ["proxy"],
+                [""],
+                [3],
+                3,
+                None,
+            ),
         }
     ),
     Telemetry: Setting(wrong={"metrics": OBJECT, "tracing": OBJECT}),

@@ -213,10 +213,6 @@ class Whisper:
         assert sum("Whisper" in text for text in filtered) == ("Whisper" in listed)
         return "Whisper" in listed
 
-    async def detach(self, incident: str, headers: Headers) -> int:
-        path = f"/api/v1/incidents/{incident}/signals/{self.signal}"
-        return (await self.service.client.delete(path, headers=headers)).status_code
-
 
 async def whisper(service: Service, source: str) -> Whisper:
     owner = await service.as_role("responder")
