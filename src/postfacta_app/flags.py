@@ -33,7 +33,7 @@ class Flag:
     name: str
     title: str  # as callers know it
     owner: str  # who decides whether it is still needed
-    until: date  # when that is decided at the latest; after it, a test fails
+    until: date  # when that is decided at the latest; after it, a report lists it
     covers: Callable[[Rule], bool]  # which routes are refused while it is off
 
 

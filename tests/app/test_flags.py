@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
@@ -19,9 +19,9 @@ from postfacta_app import flags
 from postfacta_app.app import declared
 from postfacta_app.flags import FLAGS, Flags
 from postfacta_app.web.routes import RouteClass
-from postfacta_core.clock import WALL
 from postfacta_postgres import Database
 from tests.app.live import NEW, Service, in_process
+from tests.kit.due import overdue
 from tests.kit.every import every
 
 NAMES = [flag.name for flag in FLAGS]
@@ -48,11 +48,12 @@ def put(file: Path, **states: object) -> None:
 # What is declared
 
 
-def test_no_flag_has_expired() -> None:
-    today = datetime.fromtimestamp(WALL(), UTC).date()
-    assert [flag.name for flag in FLAGS if flag.until < today] == [], (
-        "remove it, or give it a new date and say why"
-    )
+def test_a_flag_is_overdue_from_the_day_after_its_last() -> None:
+    first = min(flag.until for flag in FLAGS)
+    due = {flag.name for flag in FLAGS if flag.until == first}
+    assert not [line for line in overdue(first) if line.startswith("flag ")]
+    lines = overdue(first + timedelta(days=1))
+    assert {line.split()[1] for line in lines if line.startswith("flag ")} == due
 
 
 def test_each_flag_has_an_owner_and_covers_routes() -> None:

@@ -29,6 +29,7 @@ from typing import Final
 
 import pytest
 
+from tests.kit.due import overdue
 from tests.kit.graph import Graph
 from tests.kit.reach import chosen, differing, graph_of
 
@@ -215,7 +216,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     proofs = read(ROOT / RECORD)
     numbers, lines = report(collect().long, proofs, since(ROOT, proofs.values()))
-    print(numbers, *(lines if options.list else ()), sep="\n")  # noqa: T201 - its job
+    due = [f"overdue: {line}" for line in overdue(datetime.now(UTC).date())]  # noqa: TID251 - as of today
+    print(numbers, *(lines if options.list else ()), *due, sep="\n")  # noqa: T201 - its job
     return 0
 
 
