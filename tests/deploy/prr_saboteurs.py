@@ -55,8 +55,10 @@ SABOTEURS = {
     "R06": Saboteur(f"{_RULES}/postfacta.yml", "[15m]) > 3", "[15m]) > 300"),
     "R07": Saboteur(
         "src/postfacta_slo/proofs/burn_tests.py",
-        "_smoulder(scenario, place), _blip(scenario, tier), *_few(scenario, tier)",
-        "_blip(scenario, tier)",
+        "        tests.append(_smoulder(scenario, place))\n"
+        "        tests.append(_blip(scenario, tier))\n"
+        "        tests += _few(scenario, tier)\n",
+        "        tests.append(_blip(scenario, tier))\n",
     ),
     "R08": Saboteur(f"{_RULES}/postfacta.yml", "component: journey", "part: journey"),
     "R09": Saboteur(
