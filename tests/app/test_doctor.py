@@ -6,14 +6,17 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import anyio
 import pytest
 
 from postfacta_app.cli import main
 from postfacta_core.asgi._cookies import IS_SLOW
 from postfacta_embedded import EmbeddedPostgres
+from tests.kit.fair import FairLoop
 from tests.kit.pg import create_database, execute, fetch_value, prepared_server
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -65,8 +68,14 @@ def verdicts(text: str) -> dict[str, str]:
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, str], str]:
-    """Run it on a free port, if none is given; return its exit code, verdicts and text."""
-    code = main(["doctor", *(words if "--port" in words else (*words, "--port", "0"))])
+    """Run it on a free port, if none is given; return its exit code, verdicts and text.
+
+    In fair time: a standstill of this process is no database that is away.
+    """
+    run = partial(anyio.run, backend_options={"loop_factory": FairLoop})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(anyio, "run", run)
+        code = main(["doctor", *(words if "--port" in words else (*words, "--port", "0"))])
     text = capsys.readouterr().out
     return code, verdicts(text), text
 
