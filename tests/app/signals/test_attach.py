@@ -213,6 +213,10 @@ class Whisper:
         assert sum("Whisper" in text for text in filtered) == ("Whisper" in listed)
         return "Whisper" in listed
 
+    async def detach(self, incident: str, headers: Headers) -> int:
+        path = f"/api/v1/incidents/{incident}/signals/{self.signal}"
+        return (await self.service.client.delete(path, headers=headers)).status_code
+
 
 async def whisper(service: Service, source: str) -> Whisper:
     owner = await service.as_role("responder")
@@ -223,6 +227,14 @@ async def whisper(service: Service, source: str) -> Whisper:
     assert told["result"] == "created"
     stored = f"manual/INC-{private['number']}/{source}"
     return Whisper(service, stored, owner, private, public["id"], told["signal_id"])
+
+
+async def test_a_private_signal_that_is_detached_stays_private(service: Service) -> None:
+    hidden, stranger = await whisper(service, "hidden"), await service.as_role("responder")
+    assert await hidden.detach(hidden.private["id"], stranger) == 404
+    assert await hidden.detach(hidden.private["id"], hidden.owner) == 204
+    assert await hidden.is_seen(hidden.owner)
+    assert not await hidden.is_seen(stranger)
 
 
 async def test_the_key_of_a_private_signal_is_no_oracle(service: Service) -> None:
