@@ -78,8 +78,8 @@ faults: .venv/dev ## faults: Cause each outage of the database under load, or ON
 slow: .venv/dev   ## faults: Hold slow clients against each server of the matrix
 	pytest tests/servers/test_slow_clients.py -m "" -s
 proofs: .venv/dev ## tests: Run the long tests that are not fresh (hours if none is), and record them, or ONLY=tests/ops; LIST=stale lists them
-	$(if $(LIST),python -m tests.kit.proofs $(LIST),pytest --proofs -o faulthandler_timeout=3600 -m long $(ONLY))
-	$(if $(LIST)$(ONLY),,pytest --proofs --hypothesis-profile=night -m hypothesis tests/app/timeline tests/app/durations)
+	$(if $(LIST),python -m tests.kit.proofs $(LIST),python -m pytest -p tests.kit.proofs --proofs -o faulthandler_timeout=3600 -m long $(ONLY))
+	$(if $(LIST)$(ONLY),,python -m pytest -p tests.kit.proofs --proofs --hypothesis-profile=night -m hypothesis tests/app/timeline tests/app/durations)
 rules-test: .venv/dev ## tests: Let promtool prove that each alert fires and stays silent (needs Debian's prometheus)
 	promtool check rules --lint=all --lint-fatal deploy/prometheus/rules/*.yml
 	promtool test rules deploy/prometheus/tests/*.yml

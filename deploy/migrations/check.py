@@ -48,7 +48,7 @@ _EXCLUDED: Final = (
 _TRANSACTION: Final = {"BEGIN;", "COMMIT;"}  # as asyncpg sends them
 _TABLE: Final = re.compile(r"\s*create table (?:if not exists )?(\w+)", re.IGNORECASE)
 _INDEX: Final = re.compile(
-    r"\s*create (?:unique )?index (?:if not exists )?\w+ on (\w+)", re.IGNORECASE
+    r"\s*create\s+(?:unique\s+)?index\s+(?:if\s+not\s+exists\s+)?\w+\s+on\s+(\w+)", re.IGNORECASE
 )
 
 BAD: Final = {

@@ -1,7 +1,8 @@
 """The record of what is evidence: when each long test ran, where, at which commit, and how it ended.
 
-`pytest --proofs` writes a row after each test, so that an interrupted run loses nothing, and leaves
-out what is fresh: what passed, and can reach no file that differs since. So the next run goes on.
+`python -m pytest -p tests.kit.proofs --proofs` writes a row after each test, so that an interrupted
+run loses nothing, and leaves out what is fresh: what passed, and can reach no file that differs
+since. So the next run goes on.
 
     python -m tests.kit.proofs          how many long tests are fresh, stale, failed or never ran
     python -m tests.kit.proofs stale    and which, since when, by which files
@@ -29,7 +30,6 @@ from typing import Final
 
 import pytest
 
-from tests.kit.due import overdue
 from tests.kit.graph import Graph
 from tests.kit.reach import chosen, differing, graph_of
 
@@ -216,6 +216,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     proofs = read(ROOT / RECORD)
     numbers, lines = report(collect().long, proofs, since(ROOT, proofs.values()))
+    # Not before: the packages are imported after the clock of the tests, and pytest rewrites anyio.
+    from tests.kit.due import overdue  # noqa: PLC0415
+
     due = [f"overdue: {line}" for line in overdue(datetime.now(UTC).date())]  # noqa: TID251 - as of today
     print(numbers, *(lines if options.list else ()), *due, sep="\n")  # noqa: T201 - its job
     return 0
