@@ -29,8 +29,8 @@ PASSWORD = "correct horse battery staple"  # noqa: S105 - of no one
 _LARGE = bytes(8_000_000)
 _hasher = PasswordHasher()
 _stored = _hasher.hash(PASSWORD)
-_known = Bulkhead("passwords-known", 1, max_waiting=19, max_wait=3.0, lends=True)
-_unknown = Bulkhead("passwords", 2, max_waiting=18, max_wait=3.0, lends=True)
+_known = Bulkhead("hall-known", 1, max_waiting=19, max_wait=3.0, lends=True)
+_unknown = Bulkhead("hall-unknown", 2, max_waiting=18, max_wait=3.0, lends=True)
 
 
 def _is_right(password: str) -> bool:
