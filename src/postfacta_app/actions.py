@@ -16,7 +16,7 @@ from starlette.requests import Request
 from .db import VISIBLE, Query, Reader, Unit, insert, row, rows, update
 from .errors import ConflictError, NotFoundError, invalid
 from .incidents.access import Ref, lock_active, ref_text, seen
-from .incidents.api import found
+from .incidents.api import list_page
 from .incidents.model import Owner, Reason, Slug, Title
 from .principal import Access
 from .web.body import WHOLE, Listed, Paged, Time, parse
@@ -149,25 +149,23 @@ class ActionQuery(Paged, frozen=True):
     overdue: bool | None = Field(None, description="Whether it is open after its due date, in UTC.")
 
 
-def change(old: Action, wish: ActionChange, now: datetime) -> Action:
-    """Apply a change.
+def change(old: Action, patch: ActionChange, now: datetime) -> Action:
+    """Apply a patch.
 
-    Raise if it is closed as `wont_do` without a reason, or is open and has one.
+    Raise if it is closed as `wont_do` without a reason, or is open and has one. A new status clears
+    the reason, unless the patch has one.
     """
-    wanted = {name: getattr(wish, name) for name in wish.model_fields_set}
-    status = wanted.get("status", old.status)
-    kept = (
-        old
-        if status == old.status
-        else old.model_copy(update={"closed_at": now, "closed_reason": None})
-    )
+    fields = {name: getattr(patch, name) for name in patch.model_fields_set}
+    status = fields.get("status", old.status)
+    if status != old.status:
+        old = old.model_copy(update={"closed_at": now, "closed_reason": None})
     if status not in CLOSED:
-        if wanted.get("closed_reason") is not None:
+        if fields.get("closed_reason") is not None:
             raise invalid(
                 "/closed_reason", "forbidden", "only a closed action item may have a reason"
             )
-        wanted |= {"closed_at": None, "closed_reason": None}
-    new = kept.model_copy(update=wanted)
+        fields |= {"closed_at": None, "closed_reason": None}
+    new = old.model_copy(update=fields)
     if status is ActionStatus.WONT_DO and new.closed_reason is None:
         raise invalid("/closed_reason", "required", "closing as won't do requires a reason")
     return new
@@ -211,29 +209,28 @@ async def add(unit: Unit, ref: Ref, new: NewAction) -> Action:
     incident = await lock_active(unit, ref)
     if len(await of(unit, incident.id)) >= MOST:
         raise ConflictError(f"{incident.ref} has {MOST} action items, which is the maximum")
-    made = uuid4()
-    who = unit.principal.actor
-    await insert(
-        unit, "action_items", id=made, incident_id=incident.id, created_by=who, **dict(new)
-    )
+    action_id = uuid4()
+    columns = {"incident_id": incident.id, "created_by": unit.principal.actor, **dict(new)}
+    await insert(unit, "action_items", id=action_id, **columns)
     await unit.stamp(incident.id)  # So that an incremental pull sees it.
-    await unit.audit("action.create", f"action:{made}", incident_id=incident.id)
-    return await one(unit, made)
+    await unit.audit("action.create", f"action:{action_id}", incident_id=incident.id)
+    return await read(unit, action_id)
 
 
 @routes.api("GET /api/v1/action-items", READ, "List action items of all incidents by due date")
 async def page(q: Reader, query: ActionQuery) -> ActionPage:
     due, last = query.after("due_on") or (None, None)
     args = (query.status, query.owner, query.overdue, due and due.date(), last, query.limit + 1)
-    those = await rows(q, Action, _PAGE, *args, operation="action_list")
-    days = partial(datetime.combine, time=time(), tzinfo=UTC)
-    return query.page(
-        ActionPage, those, "due_on", key=lambda it: (days(it.due_on or date.max), it.id)
-    )
+    actions = await rows(q, Action, _PAGE, *args, operation="action_list")
+
+    def place(action: Action) -> tuple[datetime, UUID]:
+        return datetime.combine(action.due_on or date.max, time(), UTC), action.id
+
+    return query.page(ActionPage, actions, "due_on", key=place)
 
 
 @routes.api("GET /api/v1/action-items/{id}", READ, "Read an action item", conditional=True)
-async def one(q: Query, id: UUID) -> Action:
+async def read(q: Query, id: UUID) -> Action:
     action = await row(q, Action, _ONE, id, operation="action_get")
     if action is None:
         raise NotFoundError("No such action item")
@@ -241,31 +238,32 @@ async def one(q: Query, id: UUID) -> Action:
 
 
 @routes.api("PATCH /api/v1/action-items/{id}", WRITE, "Change an action item by JSON Merge Patch")
-async def amend(unit: Unit, id: UUID, wish: ActionChange, *, matches: Matches, now: Now) -> Action:
-    await lock_active(unit, (await one(unit, id)).incident_id)
-    old = await one(unit, id)  # From here on the row is locked.
+async def amend(unit: Unit, id: UUID, patch: ActionChange, *, matches: Matches, now: Now) -> Action:
+    await lock_active(unit, (await read(unit, id)).incident_id)
+    old = await read(unit, id)  # From here on the row is locked.
     matches(old.etag)
-    new = change(old, wish, now)
+    new = change(old, patch, now)
     if new == old:
         return old
-    before, after = (it.model_dump(mode="json", include=wish.model_fields_set) for it in (old, new))
+    before = old.model_dump(mode="json", include=patch.model_fields_set)
+    after = new.model_dump(mode="json", include=patch.model_fields_set)
     detail = {name: [before[name], after[name]] for name in after if before[name] != after[name]}
-    kept = {name: getattr(new, name) for name in (*ActionChange.model_fields, "closed_at")}
-    await update(unit, "action_items", id, **kept)
+    columns = {name: getattr(new, name) for name in (*ActionChange.model_fields, "closed_at")}
+    await update(unit, "action_items", id, **columns)
     await unit.stamp(new.incident_id)
     await unit.audit("action.change", f"action:{id}", incident_id=new.incident_id, detail=detail)
-    return await one(unit, id)
+    return await read(unit, id)
 
 
-def order(those: Sequence[Action]) -> Sequence[Action]:
-    return sorted(those, key=lambda it: (not it.is_open, it.due_on or date.max))
+def order(actions: Sequence[Action]) -> Sequence[Action]:
+    """Sort open action items first, and each part by due date, those without one last."""
+    return sorted(actions, key=lambda action: (not action.is_open, action.due_on or date.max))
 
 
 @routes.page("/actions", READ, kind=RouteClass.SEARCH)
 async def listed(q: Reader, *, request: Request, now: Now) -> Page:
-    _, shown = await found(
-        request, ActionQuery, partial(page, q), names=("owner", "status", "overdue")
-    )
+    names = ("owner", "status", "overdue")
+    _, shown = await list_page(request, ActionQuery, partial(page, q), names=names)
     shown |= {"statuses": list(ActionStatus), "now": now}
     return Page("all_actions.html", shown, status=400 if shown["errors"] else 200)
 
@@ -273,11 +271,11 @@ async def listed(q: Reader, *, request: Request, now: Now) -> Page:
 @routes.page("/incidents/{ref}/actions", READ)
 async def board(q: Reader, ref: Ref, *, now: Now, typed: Typed) -> Page:
     incident = None if typed.is_away else await seen(q, ref)
-    those = await of(q, incident.id) if incident else []
+    actions = await of(q, incident.id) if incident else []
     context = {
         "item": incident,
         "ref": incident.ref if incident else ref_text(ref),
-        "items": order(those),
+        "items": order(actions),
         "now": now,
         "new": fields_of(NewAction),
         "changed": fields_of(ActionChange),
@@ -295,12 +293,10 @@ async def add_form(unit: Unit, ref: Ref, new: NewAction) -> str:
 async def amend_form(
     unit: Unit, ref: Ref, id: UUID, *, fields: Fields, matches: Matches, now: Now
 ) -> str:
-    given = {
-        name: fields[name].strip() or None for name in ActionChange.model_fields if name in fields
-    }
-    wish = parse(ActionChange, given)
+    names = [name for name in ActionChange.model_fields if name in fields]
+    patch = parse(ActionChange, {name: fields[name].strip() or None for name in names})
     incident = await lock_active(unit, ref)
-    if (await one(unit, id)).incident_id != incident.id:
+    if (await read(unit, id)).incident_id != incident.id:
         raise NotFoundError("No such action item")
-    await amend(unit, id, wish, matches=matches, now=now)
+    await amend(unit, id, patch, matches=matches, now=now)
     return f"/incidents/{incident.ref}/actions#a-{id}"

@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from .db import VISIBLE, Reader, sees
 from .incidents.access import COLUMNS, Ref, Share, incident_of, missing, ref_of, where_of
-from .incidents.api import asked, filter_form, meant
+from .incidents.api import filter_form, filters_of, page_query
 from .incidents.model import IncidentFilters, Kind, Severity, Visibility
 from .principal import Access
 from .signals.model import PRECISIONS, Precision
@@ -152,9 +152,12 @@ def marks(stored: Mapping[str, tuple[int, int, str]]) -> dict[str, Mark]:
     }
 
 
-def durations(found: Mapping[str, Mark], *, is_open: bool) -> dict[Phase, Duration]:
-    ends = {phase: (found.get(start), found.get(end)) for phase, (start, end) in _ENDS.items()}
-    return {phase: measure(*both, is_open=is_open) for phase, both in ends.items()}
+def durations(milestones: Mapping[str, Mark], *, is_open: bool) -> dict[Phase, Duration]:
+    """Measure each phase of an incident."""
+    return {
+        phase: measure(milestones.get(start), milestones.get(end), is_open=is_open)
+        for phase, (start, end) in _ENDS.items()
+    }
 
 
 def measure(start: Mark | None, end: Mark | None, *, is_open: bool) -> Duration:
@@ -163,9 +166,8 @@ def measure(start: Mark | None, end: Mark | None, *, is_open: bool) -> Duration:
     It is a number only if both ends are known, in order, and far enough apart.
     """
     if start is None or end is None:
-        return Duration(
-            status=DurationStatus.PENDING if is_open and end is None else DurationStatus.MISSING
-        )
+        is_pending = is_open and end is None
+        return Duration(status=DurationStatus.PENDING if is_pending else DurationStatus.MISSING)
     basis = Basis.DERIVED if Basis.DERIVED in {start.basis, end.basis} else Basis.GIVEN
     coarser = min(start.p, end.p, key=lambda precision: precision.rank)
     length = end.t - start.t
@@ -275,7 +277,7 @@ select first + 7 * week as monday,
  order by week"""
 
 
-async def every(
+async def aggregate(
     q: Reader, filters: IncidentFilters, *phases: Phase
 ) -> tuple[str, Sequence[Visibility]]:
     """Aggregate these phases, by default all, of the incidents that match.
@@ -283,11 +285,11 @@ async def every(
     Return the aggregates as JSON, and which visibilities the incidents have.
     """
     where = where_of(q.principal, filters, [Kind.INCIDENT])
-    given = {"every": where.bind(list(Phase)), "phases": where.bind(phases or list(Phase))}
-    row = (
-        await q.fetch(_ALL.format(where=where, **given), *where.args, operation="durations_all")
-    )[0]
-    return row["answer"], row["shown"]
+    every_phase = where.bind(list(Phase))
+    selected = where.bind(phases or list(Phase))
+    sql = _ALL.format(where=where, every=every_phase, phases=selected)
+    rows = await q.fetch(sql, *where.args, operation="durations_all")
+    return rows[0]["answer"], rows[0]["shown"]
 
 
 @routes.api(
@@ -296,13 +298,13 @@ async def every(
     "Read the durations of an incident",
     stale=True,
 )
-async def one(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
+async def read(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
     for row in await q.fetch(_ONE, *sees(q.principal), *ref_of(ref), operation="durations"):
         incident = incident_of(row)
-        known = marks(json.loads(row["marks"]))
+        milestones = marks(json.loads(row["marks"]))
         share(incident.visibility)
-        measured = durations(known, is_open=row["is_open"])
-        return IncidentDurations(incident=incident.ref, milestones=known, durations=measured)
+        measured = durations(milestones, is_open=row["is_open"])
+        return IncidentDurations(incident=incident.ref, milestones=milestones, durations=measured)
     raise missing()
 
 
@@ -317,7 +319,7 @@ async def one(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
 async def all_of(
     q: Reader, filters: IncidentFilters, *, share: Share
 ) -> Annotated[Response, Aggregates]:
-    text, shown = await every(q, filters)
+    text, shown = await aggregate(q, filters)
     share(*shown)
     return Response(text, media_type="application/json")
 
@@ -333,8 +335,8 @@ class InsightQuery(IncidentFilters, frozen=True):
 
 @routes.page("/insights", Access.READ, kind=RouteClass.SEARCH, stale=True)
 async def show(q: Reader, *, request: Request, share: Share) -> Page:
-    query, errors = asked(request, InsightQuery)
-    text, shown = await every(q, query, query.phase)
+    query, errors = page_query(request, InsightQuery)
+    text, shown = await aggregate(q, query, query.phase)
     where = where_of(q.principal, query, [Kind.INCIDENT])
     sql = _WEEKS.format(where=where, severities=where.bind(list(Severity)[::-1]))
     weeks = await q.fetch(sql, *where.args, operation="durations_weeks")
@@ -343,7 +345,8 @@ async def show(q: Reader, *, request: Request, share: Share) -> Page:
     def draw() -> Mapping[str, object]:
         of_phase = Aggregates.model_validate_json(text).durations[query.phase]
         points = of_phase.points[:PLOTTED]
-        given = [(name, text) for name, text in meant(request) if name != "phase"]
+        filters = [(name, value) for name, value in filters_of(request) if name != "phase"]
+        links = [(phase, f"/insights?{urlencode([*filters, ('phase', phase)])}") for phase in Phase]
         return {
             **filter_form(request, errors),
             "weeks": weeks,
@@ -352,9 +355,7 @@ async def show(q: Reader, *, request: Request, share: Share) -> Page:
             "plotted": PLOTTED,
             "of_phase": of_phase,
             "phase": query.phase,
-            "phases": [
-                (phase, f"/insights?{urlencode([*given, ('phase', phase)])}") for phase in Phase
-            ],
+            "phases": links,
             "has_kind": bool(query.kind),
         }
 
@@ -400,33 +401,39 @@ def plot(points: Sequence[Point], median: float | None) -> Plot | None:
     if not points:
         return None
     steps = [seconds for seconds, _ in _LENGTHS]
-    known = [it.y for it in points] + ([] if median is None else [median])
-    low = max(0, bisect_right(steps, min(known)) - 1)
-    high = min(len(steps) - 1, bisect_left(steps, max(known)))
-    low, high = (low, high) if low < high else (max(0, high - 1), max(1, high))
+    values = [point.y for point in points]
+    if median is not None:
+        values.append(median)
+    low = max(0, bisect_right(steps, min(values)) - 1)
+    high = min(len(steps) - 1, bisect_left(steps, max(values)))
+    if low >= high:  # At least one interval between two steps.
+        low = max(0, high - 1)
+        high = max(1, high)
     begin = points[-1].x
-    wide = points[0].x - points[-1].x
+    width = points[0].x - points[-1].x
 
     def up(seconds: float) -> float:
         return log(max(seconds, steps[low]) / steps[low]) / log(steps[high] / steps[low])
 
-    return Plot(
-        [((it.x - begin) / wide if wide else 0.5, up(it.y), it) for it in points],
-        [(up(seconds), words) for seconds, words in _LENGTHS[low : high + 1]],
-        None if median is None else up(median),
-    )
+    def right(point: Point) -> float:
+        return (point.x - begin) / width if width else 0.5
+
+    dots = [(right(point), up(point.y), point) for point in points]
+    lengths = [(up(seconds), words) for seconds, words in _LENGTHS[low : high + 1]]
+    return Plot(dots, lengths, None if median is None else up(median))
 
 
 # The milestones of one
 
 
-def turns(found: Mapping[str, Mark]) -> list[Turn]:
+def turns(milestones: Mapping[str, Mark]) -> list[Turn]:
     """Return the milestones in order, each with the time since the first in words."""
-    known = [(name, found[name]) for name in Milestone if name in found]
-    known.sort(key=lambda it: (it[1].t, it[1].p.rank))
-    made: list[Turn] = []
-    for name, mark in known:
-        since = measure(known[0][1], mark, is_open=False)
+    in_order = [(name, milestones[name]) for name in Milestone if name in milestones]
+    in_order.sort(key=lambda milestone: (milestone[1].t, milestone[1].p.rank))
+    shown: list[Turn] = []
+    for name, mark in in_order:
+        since = measure(in_order[0][1], mark, is_open=False)
         words = since.words if since.seconds is None else f"+{since.words}"
-        made.append(Turn(mark.t, mark.p, name, words if made else "", mark.basis is Basis.DERIVED))
-    return made
+        is_derived = mark.basis is Basis.DERIVED
+        shown.append(Turn(mark.t, mark.p, name, words if shown else "", is_derived))
+    return shown

@@ -30,7 +30,7 @@ from .labels import Label
 from .links import IncidentLink
 from .postmortems import api as postmortems
 from .principal import Access
-from .timeline import api as timelines, model
+from .timeline import api as timeline_api, model
 from .timeline.api import Kept
 from .timeline.kept import ENTRIES, TimelinePage, TimelineQuery
 from .web.body import Time
@@ -129,11 +129,9 @@ def plain(text: object) -> str:
 
 
 def quote(markdown: str) -> str:
-    return (
-        _Inert("> " + "\n> ".join(_lines(markdown)))
-        if markdown.strip()
-        else _Inert("Nothing recorded.")
-    )
+    if not markdown.strip():
+        return _Inert("Nothing recorded.")
+    return _Inert("> " + "\n> ".join(_lines(markdown)))
 
 
 def item(markdown: str) -> str:
@@ -142,14 +140,14 @@ def item(markdown: str) -> str:
 
 
 def _lines(markdown: str) -> list[str]:
-    return _BREAK.split(_LIVE.sub(_still, markdown))
+    return _BREAK.split(_LIVE.sub(_escape, markdown))
 
 
-def _still(found: re.Match[str]) -> str:
+def _escape(match: re.Match[str]) -> str:
     # An entity, since not every dialect escapes it with a backslash.
-    if found[0] in {"<", "\\<"}:
+    if match[0] in {"<", "\\<"}:
         return "&lt;"
-    return found[0] if found[0].startswith("\\") else f"\\{found[0]}"
+    return match[0] if match[0].startswith("\\") else f"\\{match[0]}"
 
 
 # Not HTML: `finalize` escapes.
@@ -170,9 +168,9 @@ def frame(document: Document) -> tuple[bytes, bytes]:
 
 def entry_lines(entries: Sequence[model.Entry]) -> bytes:
     return "".join(
-        f"- {model.format_micros(it.t)} ({it.p}), {plain(it.source)}, {plain(it.kind)}:"
-        f" {plain(it.title)}\n"
-        for it in entries
+        f"- {model.format_micros(entry.t)} ({entry.p}), {plain(entry.source)},"
+        f" {plain(entry.kind)}: {plain(entry.title)}\n"
+        for entry in entries
     ).encode()
 
 
@@ -188,43 +186,47 @@ Later = Annotated[Reader, Fill(lambda call, _: call.tools.transactions.reader(ca
     also=("text/markdown",),
     conditional=True,
 )
-async def one(
-    unit: Snapshot, ref: Ref, query: OneQuery, *, request: Request, kept: Kept, later: Later
+async def export(
+    unit: Snapshot, ref: Ref, query: OneQuery, *, request: Request, timelines: Kept, later: Later
 ) -> Annotated[Response, Document]:
-    form = _FORMS[query.format]
-    begin = TimelineQuery.model_validate({"limit": _STEP, "digest": True})
-    found = await kept.slice(unit, ref, begin)
-    incident = found.incident
-    entries = found.page.items
-    document = await _document(unit, incident, found.page, rev=query.rev)
+    """Read the first entries and all else from one snapshot.
 
-    def written() -> tuple[bytes, bytes, str]:
+    If there are more entries, they follow in a stream: each group is read as of that snapshot, by a
+    statement of its own.
+    """
+    form = _FORMS[query.format]
+    first_query = TimelineQuery.model_validate({"limit": _STEP, "digest": True})
+    first = await timelines.slice(unit, ref, first_query)
+    incident = first.incident
+    entries = first.page.items
+    document = await _document(unit, incident, first.page, rev=query.rev)
+
+    def write() -> tuple[bytes, bytes, str]:
         before, after = form.frame(document)
-        etag = f'"{hashlib.sha256(before + after + found.etag.encode()).hexdigest()[:32]}"'
+        etag = f'"{hashlib.sha256(before + after + first.etag.encode()).hexdigest()[:32]}"'
         return before + form.entries(entries), after, etag
 
-    text, tail, etag = await aside(LARGE, written)
+    head, tail, etag = await aside(LARGE, write)
     headers = {"ETag": etag}
     if is_not_modified(request, etag):
         return Response(status_code=304, headers=headers)
     headers["Content-Disposition"] = f'attachment; filename="{incident.ref}.{query.format}"'
     headers["Content-Type"] = form.kind
-    if found.page.next_cursor is None:
-        return Response(text + tail, headers=headers)
-    rest = begin.model_copy(
-        update={"digest": False, "as_of": found.at}
-    )  # as they are in this snapshot
-    cursor = rest.cursor_after(incident.id, entries[-1])
+    if first.page.next_cursor is None:
+        return Response(head + tail, headers=headers)
+    # As the entries are in this snapshot.
+    as_of = first_query.model_copy(update={"digest": False, "as_of": first.at})
+    cursor = as_of.cursor_after(incident.id, entries[-1])
 
     async def pieces(cursor: str | None) -> AsyncIterator[bytes]:
         """Read each group by a statement of its own: no transaction waits for a slow client."""
-        yield text
+        yield head
         while cursor is not None:
-            # No longer visible: it ends without its end.
-            page = (
-                await kept.slice(later, incident.id, rest.model_copy(update={"cursor": cursor}))
-            ).page
-            yield form.between + await aside(_ENTRY * len(page.items), form.entries, page.items)
+            # If the incident is no longer visible, the response breaks off.
+            group = as_of.model_copy(update={"cursor": cursor})
+            page = (await timelines.slice(later, incident.id, group)).page
+            text = await aside(_ENTRY * len(page.items), form.entries, page.items)
+            yield form.between + text
             cursor = page.next_cursor
         yield tail
 
@@ -234,24 +236,22 @@ async def one(
 @dataclass(frozen=True, slots=True)
 class _Form:
     kind: str
-    frame: Callable[
-        [Document], tuple[bytes, bytes]
-    ]  # writes what comes before its entries, and after them
+    # Writes what comes before its entries, and after them.
+    frame: Callable[[Document], tuple[bytes, bytes]]
     entries: Callable[[Sequence[model.Entry]], bytes]  # writes entries
     between: bytes  # stands between two groups of entries
 
 
 def _json_frame(document: Document) -> tuple[bytes, bytes]:
     # Within a string, quotation marks are escaped.
-    before, begin, after = document.__pydantic_serializer__.to_json(document).partition(
-        b'"entries":['
-    )
+    text = document.__pydantic_serializer__.to_json(document)
+    before, begin, after = text.partition(b'"entries":[')
     return before + begin, after
 
 
 _FORMS: Final[Mapping[ExportFormat, _Form]] = {
     ExportFormat.JSON: _Form(
-        "application/json", _json_frame, lambda it: ENTRIES.dump_json(it)[1:-1], b","
+        "application/json", _json_frame, lambda entries: ENTRIES.dump_json(entries)[1:-1], b","
     ),
     ExportFormat.MD: _Form("text/markdown; charset=utf-8", frame, entry_lines, b""),
 }
@@ -263,14 +263,15 @@ async def _document(
     """Read all but the entries of the timeline."""
     read = postmortems.find if rev is None else partial(postmortems.read_revision, rev=rev)
     revision = await read(unit, incident.id)
-    said = await timelines.remarks(unit, incident.id)
+    annotations = await timeline_api.remarks(unit, incident.id)
+    remarks = [Remark(**note.model_dump(include={*Remark.model_fields})) for note in annotations]
     return Document(
         incident=incident,
         labels=(await labels.of(unit, incident.id)).labels,
         timeline=TimelineDocument(
             digest=page.digest or "", rules=page.rules, milestones=page.milestones, entries=()
         ),
-        annotations=[Remark(**it.model_dump(include={*Remark.model_fields})) for it in said],
+        annotations=remarks,
         postmortem=None if revision is None else await postmortems.compared(unit, revision),
         actions=await actions.of(unit, incident.id),
         links=await links.of(unit, incident.id),

@@ -13,7 +13,7 @@ from .principal import Access
 from .web.slices import Matches, Routes
 
 routes: Final = Routes("list of labels")
-_ONE: Final = "/api/v1/incidents/{ref}/labels"
+_PATH: Final = "/api/v1/incidents/{ref}/labels"
 
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,38}$", max_length=39)]
 
@@ -22,7 +22,7 @@ class Labels(BaseModel, extra="forbid", frozen=True):
     """All labels of one incident, sorted, each once."""
 
     labels: Annotated[
-        list[Label], Field(max_length=20), AfterValidator(lambda given: sorted({*given}))
+        list[Label], Field(max_length=20), AfterValidator(lambda labels: sorted({*labels}))
     ]
 
     @property
@@ -45,20 +45,20 @@ with gone as (
    where incident_id = $1
      and label <> all ($2::text[]))
 insert into incident_labels (incident_id, label, created_by)
-select $1, it, $3
-  from unnest($2::text[]) it
+select $1, label, $3
+  from unnest($2::text[]) label
 on conflict (incident_id, label) do nothing"""
 
 
-@routes.api(f"GET {_ONE}", Access.READ, "List the labels of an incident", conditional=True)
+@routes.api(f"GET {_PATH}", Access.READ, "List the labels of an incident", conditional=True)
 async def of(q: Query, ref: Ref) -> Labels:
-    found = await row(q, Labels, _OF, *ref_of(ref), operation="labels_of")
-    if found is None:
+    labels = await row(q, Labels, _OF, *ref_of(ref), operation="labels_of")
+    if labels is None:
         raise missing()
-    return found
+    return labels
 
 
-@routes.api(f"PUT {_ONE}", Access.WRITE, "Replace the labels of an incident")
+@routes.api(f"PUT {_PATH}", Access.WRITE, "Replace the labels of an incident")
 async def replace(unit: Unit, ref: Ref, new: Labels, *, matches: Matches) -> Labels:
     incident = await lock_active(unit, ref)
     old = await of(unit, incident.id)

@@ -47,7 +47,7 @@ class NewLink(BaseModel, extra="forbid"):
     note: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
 
 
-class Far(BaseModel, frozen=True):
+class LinkedIncident(BaseModel, frozen=True):
     """The incident at the other end."""
 
     id: UUID
@@ -63,7 +63,7 @@ class IncidentLink(BaseModel, frozen=True):
 
     type: LinkType
     direction: Direction
-    incident: Far
+    incident: LinkedIncident
     note: str | None
     created_by: str
     created_at: Time
@@ -125,59 +125,63 @@ async def list_of(q: Reader, ref: Ref) -> LinkList:
     once=True,
 )
 async def link(unit: Unit, ref: Ref, new: NewLink) -> Reply[IncidentLink]:
-    here, there = await _ends(unit, ref, read_ref(new.to))
-    if here is None:
+    source, target = await _ends(unit, ref, read_ref(new.to))
+    if source is None:
         raise missing()
-    if there is None or there.id == here.id:
-        code, message = (
-            ("unknown", "no such incident") if there is None else ("same", "must be another one")
-        )
-        raise invalid("/to", code, message)
-    row = (*_ordered(here.id, there.id, new.type), new.type, new.note, unit.principal.actor)
+    if target is None:
+        raise invalid("/to", "unknown", "no such incident")
+    if target.id == source.id:
+        raise invalid("/to", "same", "must be another one")
+    row = (*_ordered(source.id, target.id, new.type), new.type, new.note, unit.principal.actor)
     is_new = bool(await unit.fetch(_INSERT, *row, operation="link_insert"))
     if is_new:
-        for end in (here, there):
-            if (await unit.fetch(_COUNT, end.id, operation="links_count"))[0][0] > MOST:
+        for end in (source, target):
+            rows = await unit.fetch(_COUNT, end.id, operation="links_count")
+            if rows[0][0] > MOST:
                 raise ConflictError(f"{end.ref} has {MOST} links, which is the maximum")
-        await _tell(unit, "link.create", (here, there), of=new.type)
-    links = await of(unit, here.id)
-    same = [
-        it
-        for it in links
-        if (it.type, it.incident.id) == (new.type, there.id) and it.direction != "in"
+        await _record(unit, "link.create", (source, target), of=new.type)
+    (stored,) = [
+        link
+        for link in await of(unit, source.id)
+        if (link.type, link.incident.id) == (new.type, target.id) and link.direction != "in"
     ]
-    return Reply(same[0], 201 if is_new else 200)
+    return Reply(stored, 201 if is_new else 200)
 
 
 @routes.api("DELETE /api/v1/incidents/{ref}/links/{other}/{type}", Access.WRITE, "Remove a link")
 async def unlink(unit: Unit, ref: Ref, other: Ref, *, type: LinkType) -> None:
-    here, there = await _ends(unit, ref, other)
-    if here is None or there is None:
+    source, target = await _ends(unit, ref, other)
+    if source is None or target is None:
         raise missing()
-    if not await unit.fetch(
-        _DELETE, *_ordered(here.id, there.id, type), type, operation="link_delete"
-    ):
+    row = (*_ordered(source.id, target.id, type), type)
+    if not await unit.fetch(_DELETE, *row, operation="link_delete"):
         raise NotFoundError("No such link")
-    await _tell(unit, "link.delete", (here, there), of=type)
+    await _record(unit, "link.delete", (source, target), of=type)
 
 
 async def _ends(unit: Unit, *refs: UUID | int | None) -> Sequence[Incident | None]:
-    """Lock both in the order of their ids, so that concurrent links cannot deadlock."""
+    """Lock both incidents in the order of their ids, so that concurrent links cannot deadlock."""
     ids = [ref for ref in refs if isinstance(ref, UUID)]
     numbers = [ref for ref in refs if isinstance(ref, int)]
     rows = await unit.fetch(_ENDS, *sees(unit.principal), ids, numbers, operation="link_ends")
-    found = [await lock_active(unit, each) for each in sorted(row["id"] for row in rows)]
-    return [next((it for it in found if ref in (it.id, it.number)), None) for ref in refs]
+    incidents = [await lock_active(unit, end) for end in sorted(row["id"] for row in rows)]
+    by_ref: dict[UUID | int | None, Incident] = {}
+    for incident in incidents:
+        by_ref |= {incident.id: incident, incident.number: incident}
+    return [by_ref.get(ref) for ref in refs]
 
 
-def _ordered(here: UUID, there: UUID, of: LinkType) -> tuple[UUID, UUID]:
+def _ordered(source: UUID, target: UUID, of: LinkType) -> tuple[UUID, UUID]:
     # `related` is symmetric, and stored once.
-    return (min(here, there), max(here, there)) if of is LinkType.RELATED else (here, there)
+    is_symmetric = of is LinkType.RELATED
+    return (min(source, target), max(source, target)) if is_symmetric else (source, target)
 
 
-async def _tell(unit: Unit, action: str, ends: tuple[Incident, Incident], *, of: LinkType) -> None:
-    for one, other in (ends, ends[::-1]):
-        await unit.stamp(one.id)  # So that an incremental pull sees both.
-        await unit.audit(
-            action, one.ref, incident_id=one.id, detail={"type": of, "with": other.ref}
-        )
+async def _record(
+    unit: Unit, action: str, ends: tuple[Incident, Incident], *, of: LinkType
+) -> None:
+    """Stamp and audit both ends, so that an incremental pull sees both."""
+    for end, opposite in (ends, ends[::-1]):
+        await unit.stamp(end.id)
+        detail = {"type": of, "with": opposite.ref}
+        await unit.audit(action, end.ref, incident_id=end.id, detail=detail)

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from postfacta_app.db import Reader, repeating
-from postfacta_app.durations import every
+from postfacta_app.durations import aggregate
 from postfacta_app.incidents.model import IncidentFilters
 from postfacta_app.migrations import HEAD, migrate
 from postfacta_app.principal import ANONYMOUS
@@ -159,7 +159,7 @@ async def test_the_lengths_are_those_of_the_api(recorder: Recorder, app_database
             value = json.dumps({"name": name, "at": at, "precision": "exact"})
             await recorder.connection.execute(_MILESTONE, uuid4(), incident, value)
     numbers = await read(app_database)
-    told, _ = await every(Reader(app_database, ANONYMOUS), IncidentFilters.model_validate({}))
+    told, _ = await aggregate(Reader(app_database, ANONYMOUS), IncidentFilters.model_validate({}))
     api = {phase: it["p50"] for phase, it in json.loads(told)["durations"].items()}
     assert api == {
         "detect": 120,

@@ -1,6 +1,8 @@
-"""How slices reach incidents.
+"""How slices reach incidents: one to read, one locked to be changed, or those that match filters.
 
-One to read, one locked to be changed, or those that match filters.
+* What the caller may not see does not exist: both give `missing`.
+* A query with `VISIBLE` takes `*sees(principal)` as its first two arguments.
+* A change of an incident, or of what belongs to it, locks its row first.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ Share = Annotated[Callable[..., None], Fill(_share)]
 
 
 async def seen(q: Query, ref: UUID | int, *, is_locked: bool = False) -> Incident:
-    """Read one; raise `NotFoundError` if there is none that the caller may see."""
+    """Read an incident; raise `NotFoundError` if there is none that the caller may see."""
     lock, operation = (" for update", "incident_lock") if is_locked else ("", "incident_get")
     incident = await row(q, Incident, _FIND + lock, *ref_of(ref), operation=operation)
     if incident is None:
@@ -99,14 +101,14 @@ async def seen(q: Query, ref: UUID | int, *, is_locked: bool = False) -> Inciden
 
 
 async def lock(unit: Unit, ref: UUID | int) -> Incident:
-    """Read one as `seen`; it and everything below it stay locked until the unit ends."""
+    """Read an incident; it and everything below it stay locked until the unit ends."""
     incident = await seen(unit, ref, is_locked=True)
     unit.about.add(incident.id)
     return incident
 
 
 async def lock_active(unit: Unit, ref: UUID | int) -> Incident:
-    """Lock one to change it, or what is below it; raise `ConflictError` if it is archived."""
+    """Lock an incident to change it, or what is below it; `ConflictError` if it is archived."""
     incident = await lock(unit, ref)
     check_active(incident)
     return incident
@@ -161,19 +163,15 @@ async def page(q: Query, query: IncidentQuery) -> IncidentPage:
     """
     key, order, beyond = _ORDERS[query.sort]
     where = where_of(q.principal, query)
-    where.add(
-        f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)",
-        *query.after(query.sort) or [None],
-    )
-    sql = _PAGE.format(
-        columns=COLUMNS, key=key, order=order, where=where, limit=where.bind(query.limit + 1)
-    )
+    after = query.after(query.sort) or [None]
+    where.add(f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)", *after)
+    limit = where.bind(query.limit + 1)
+    sql = _PAGE.format(columns=COLUMNS, key=key, order=order, where=where, limit=limit)
     rows = await q.fetch(sql, *where.args, operation="incident_list")
-    found = [row for row in rows if row["id"] is not None]
-    kept, cursor = query.cut(found, query.sort, lambda row: (row["sort_key"], row["id"]))
-    return IncidentPage(
-        items=[incident_of(row) for row in kept], next_cursor=cursor, as_of=rows[0]["as_of"]
-    )
+    incidents = [row for row in rows if row["id"] is not None]
+    shown, cursor = query.cut(incidents, query.sort, lambda row: (row["sort_key"], row["id"]))
+    items = [incident_of(row) for row in shown]
+    return IncidentPage(items=items, next_cursor=cursor, as_of=rows[0]["as_of"])
 
 
 async def follow_ups(q: Query, incidents: Sequence[UUID]) -> Mapping[UUID, Mapping[str, Any]]:
@@ -211,8 +209,8 @@ def where_of(
     where.add("i.status = any ({}::text[])", query.status)
     where.add("i.outcome = any ({}::text[])", query.outcome)
     where.add("i.owner = any ({}::text[])", query.owner)
-    written = "exists (select from postmortem_revisions r where r.incident_id = i.id)"
-    where.add(f"{written} = {{}}", query.has_postmortem)
+    has_postmortem = "exists (select from postmortem_revisions r where r.incident_id = i.id)"
+    where.add(f"{has_postmortem} = {{}}", query.has_postmortem)
     where.add(f"{_CHANGED} >= {{}}::timestamptz", query.updated_since)
     if query.q:
         words = " or ".join("i.search @@ plainto_tsquery('simple', {})" for _ in query.q)

@@ -25,7 +25,7 @@ from ..errors import (
 from ..principal import Access
 from ..web.body import Listed, next_page, read_query
 from ..web.forms import Typed, fields_of, formed, read_typed_time
-from ..web.routes import RouteClass
+from ..web.routes import Call, RouteClass
 from ..web.slices import Fields, Fill, Matches, Now, Page, Reply, Routes
 from . import access, model
 from .access import COLUMNS, Ref, Share, check_active, lock, seen
@@ -38,9 +38,12 @@ WRITE = Access.WRITE
 routes: Final = Routes("incident")
 _MOST_MEMBERS: Final = 100
 
-Hide = Annotated[
-    Callable[[], None], Fill(lambda it, _: partial(it.afterwards.append, it.tools.stale.forget))
-]
+
+def _forget(call: Call, _: str) -> Callable[[], None]:
+    return partial(call.afterwards.append, call.tools.stale.forget)
+
+
+Hide = Annotated[Callable[[], None], Fill(_forget)]
 """Forgets the responses kept for outages, since an incident's visibility may have been reduced."""
 
 _INSERT: Final = f"""
@@ -55,7 +58,7 @@ moved as (
     from i)
 select {COLUMNS}
   from i"""  # noqa: S608 - only constants of this package
-_STRANGERS: Final = """
+_UNKNOWN_USERS: Final = """
 select m.nth
   from unnest($1::uuid[]) with ordinality m(id, nth)
  where not exists (select from users u where u.id = m.id)
@@ -64,22 +67,26 @@ select m.nth
 
 @routes.api("GET /api/v1/incidents", READ, "List incidents", stale=True)
 async def page(q: Reader, query: model.IncidentQuery, *, share: Share) -> model.IncidentPage:
-    found = await access.page(q, query)
-    share(*(it.visibility for it in found.items))
-    return found
+    incidents = await access.page(q, query)
+    share(*(incident.visibility for incident in incidents.items))
+    return incidents
 
 
 @routes.api("POST /api/v1/incidents", WRITE, "Record an incident", status=201, once=True)
 async def create(unit: Unit, new: NewIncident, *, now: Now) -> Reply[Incident]:
     declared_at = model.check_time("/declared_at", new.declared_at or now, now)
     await _check_members(unit, new.members)
-    members = _with_asker(unit, new.members)
-    who = unit.principal
+    members = _with_caller(unit, new.members)
     _check_private(unit, new.visibility, members)
+    caller = unit.principal
     # Names may have one character, reporters need two.
-    reporter = new.reporter or (who.name[:100] if len(who.name) > 1 else who.actor)
-    given = {"reporter": reporter, "members": members, "declared_at": declared_at}
-    incident = await declare(unit, id=uuid4(), **{**dict(new), **given})
+    name = caller.name[:100] if len(caller.name) > 1 else caller.actor
+    completed = {
+        "reporter": new.reporter or name,
+        "members": members,
+        "declared_at": declared_at,
+    }
+    incident = await declare(unit, id=uuid4(), **{**dict(new), **completed})
     return Reply(incident, 201, {"Location": f"/api/v1/incidents/{incident.id}"})
 
 
@@ -106,24 +113,25 @@ async def read(q: Reader, ref: Ref, *, share: Share) -> Incident:
 
 
 @routes.api("PATCH /api/v1/incidents/{ref}", WRITE, "Change an incident by JSON Merge Patch")
-async def change(unit: Unit, ref: Ref, wish: Change, *, matches: Matches, hide: Hide) -> Incident:
-    if "visibility" in wish.model_fields_set:
+async def change(unit: Unit, ref: Ref, patch: Change, *, matches: Matches, hide: Hide) -> Incident:
+    if "visibility" in patch.model_fields_set:
         hide()
     old = await lock(unit, ref)
     matches(old.etag)
     check_active(old)
-    wanted = {name: getattr(wish, name) for name in wish.model_fields_set}
-    if "members" in wanted:
-        await _check_members(unit, wish.members)
-        wanted["members"] = list(dict.fromkeys(wish.members))
-    if wish.visibility == Visibility.PRIVATE and old.visibility != Visibility.PRIVATE:
-        wanted["members"] = _with_asker(unit, wanted.get("members", old.members))
-    new = old.model_copy(update=wanted)
+    fields = {name: getattr(patch, name) for name in patch.model_fields_set}
+    if "members" in fields:
+        await _check_members(unit, patch.members)
+        fields["members"] = list(dict.fromkeys(patch.members))
+    if patch.visibility == Visibility.PRIVATE and old.visibility != Visibility.PRIVATE:
+        fields["members"] = _with_caller(unit, fields.get("members", old.members))
+    new = old.model_copy(update=fields)
     if new == old:
         return old
     _check_private(unit, new.visibility, new.members)
+    before = {name: getattr(old, name) for name in fields}
     detail = {
-        name: [getattr(old, name), it] for name, it in wanted.items() if it != getattr(old, name)
+        name: [before[name], value] for name, value in fields.items() if value != before[name]
     }
     values = {name: getattr(new, name) for name in Change.model_fields}
     row = await update(unit, "incidents", new.id, columns=COLUMNS, **values)
@@ -133,19 +141,31 @@ async def change(unit: Unit, ref: Ref, wish: Change, *, matches: Matches, hide: 
 
 
 async def _note_changes(unit: Unit, old: Incident, new: Incident) -> None:
-    severities = old.severity.capitalize(), new.severity.capitalize()
-    changes = ("severity", *severities), ("owner", old.owner, new.owner)
-    told = [
+    """Add a note to the timeline if the severity or the owner changed."""
+    changes = (
+        ("severity", old.severity.capitalize(), new.severity.capitalize()),
+        ("owner", old.owner, new.owner),
+    )
+    sentences = [
         f"{name}: {was or 'none'} to {now or 'none'}" for name, was, now in changes if was != now
     ]
-    if body := "; ".join(told):
-        at = await unit.stamp(new.id)
-        note = uuid4()
-        body = body[0].upper() + body[1:]
-        same = {"incident_id": new.id, "kind": "note", "author": unit.principal.actor}
-        await insert(
-            unit, "annotations", id=note, root=note, body=body, occurred_at=at, at=at, **same
-        )
+    if not sentences:
+        return
+    body = "; ".join(sentences)
+    note = uuid4()
+    at = await unit.stamp(new.id)
+    await insert(
+        unit,
+        "annotations",
+        id=note,
+        root=note,
+        incident_id=new.id,
+        kind="note",
+        body=body[0].upper() + body[1:],
+        occurred_at=at,
+        at=at,
+        author=unit.principal.actor,
+    )
 
 
 @routes.api("DELETE /api/v1/incidents/{ref}", WRITE, "Archive an incident")
@@ -175,16 +195,20 @@ async def transition(unit: Unit, ref: Ref, wish: model.Move, *, now: Now) -> Rep
         return Reply(old)
     check_active(old)
     at = await unit.stamp(old.id)
-    actor = unit.principal.actor
     row = await update(unit, "incidents", old.id, columns=COLUMNS, **new)
-    moved = {
-        "from_status": old.status,
-        "to_status": wish.to,
-        "outcome": wish.outcome,
-        "reason": wish.reason,
-    }
-    same = {"incident_id": old.id, "occurred_at": occurred_at, "at": at, "actor": actor}
-    await insert(unit, "status_changes", id=uuid4(), **moved, **same)
+    await insert(
+        unit,
+        "status_changes",
+        id=uuid4(),
+        incident_id=old.id,
+        from_status=old.status,
+        to_status=wish.to,
+        outcome=wish.outcome,
+        reason=wish.reason,
+        occurred_at=occurred_at,
+        at=at,
+        actor=unit.principal.actor,
+    )
     detail = {"from": old.status, "to": wish.to, "outcome": wish.outcome}
     await unit.audit("incident.move", old.ref, incident_id=old.id, detail=detail)
     incident = access.incident_of(row)
@@ -201,15 +225,15 @@ def _is_counted(incident: Incident) -> bool:
 
 
 async def _check_members(unit: Unit, members: Sequence[UUID]) -> None:
-    rows = await unit.fetch(_STRANGERS, members, operation="users_known") if members else ()
+    rows = await unit.fetch(_UNKNOWN_USERS, members, operation="users_known") if members else ()
     errors = [FieldError(f"/members/{row['nth'] - 1}", "unknown", "is not a user") for row in rows]
     if errors:
         raise InvalidFieldsError("Members must be users of this service", errors=errors)
 
 
-def _with_asker(unit: Unit, members: Sequence[UUID]) -> list[UUID]:
-    asker = unit.principal.user_id
-    return list(dict.fromkeys([*members, *([asker] if asker else [])]))
+def _with_caller(unit: Unit, members: Sequence[UUID]) -> list[UUID]:
+    caller = unit.principal.user_id
+    return list(dict.fromkeys([*members, caller] if caller else members))
 
 
 def _check_private(unit: Unit, visibility: Visibility, members: Sequence[UUID]) -> None:
@@ -242,8 +266,8 @@ _LISTS = ("status", "service", "team", "label", "kind")  # Of several values, a 
 
 @routes.page("/incidents", READ, kind=RouteClass.SEARCH, stale=True)
 async def listed(q: Reader, *, request: Request, share: Share) -> Page:
-    rows, shown = await found(request, model.IncidentQuery, partial(access.page, q))
-    share(*(it.visibility for it in rows.items))
+    rows, shown = await list_page(request, model.IncidentQuery, partial(access.page, q))
+    share(*(incident.visibility for incident in rows.items))
     shown["after"] = await access.follow_ups(q, [incident.id for incident in rows.items])
     return Page("incidents.html", shown, status=400 if shown["errors"] else 200)
 
@@ -267,39 +291,34 @@ async def editing(q: Reader, ref: Ref) -> Page:
 
 @routes.form("/incidents/{ref}/edit", WRITE, again=editing)
 async def edit(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, hide: Hide) -> str:
-    empty: Mapping[str, list[str]] = {
-        "services": [],
-        "teams": [],
-    }  # An emptied field clears what it shows.
-    sent = {
-        name: fields[name].strip() or empty.get(name)
-        for name in Change.model_fields
-        if name in fields
-    }
+    # An emptied field clears what it shows.
+    empty: Mapping[str, list[str]] = {"services": [], "teams": []}
+    names = [name for name in Change.model_fields if name in fields]
+    sent = {name: fields[name].strip() or empty.get(name) for name in names}
     changed = await change(unit, ref, formed(Change, sent), matches=matches, hide=hide)
     return f"/incidents/{changed.ref}"
 
 
-def asked(request: Request, of: type[M]) -> tuple[M, Sequence[FieldError]]:
-    """Return the filters of a page; if some are invalid, none, and why."""
+def page_query(request: Request, of: type[M]) -> tuple[M, Sequence[FieldError]]:
+    """Return the query of a page with its filters; if some are invalid, without any, and why."""
     try:
-        return read_query(QueryParams(meant(request)), of, is_page=True), ()
+        return read_query(QueryParams(filters_of(request)), of, is_page=True), ()
     except AppError as refusal:
         return of.model_validate({}), refusal.errors
 
 
-async def found(
+async def list_page(
     request: Request,
     of: type[M],
     page: Callable[[M], Awaitable[L]],
     *,
     names: Sequence[str] = _FILTERS,
 ) -> tuple[L, dict[str, object]]:
-    """Return the page of a list that is asked for, and what its template shows.
+    """Return the requested page of a list, and the context of its template.
 
     If a filter or the cursor is invalid, it is the first page, and says why.
     """
-    query, errors = asked(request, of)
+    query, errors = page_query(request, of)
     try:
         rows = await page(query)
     except InvalidCursorError as refusal:
@@ -309,21 +328,21 @@ async def found(
     return rows, {**filter_form(request, errors, names), "items": rows.items, "next_url": more}
 
 
-def meant(request: Request) -> list[tuple[str, str]]:
+def filters_of(request: Request) -> list[tuple[str, str]]:
     """Return the filters of a page.
 
     A form also sends empty ones, several values in one, and typed times.
     """
-    given: list[tuple[str, str]] = []
+    filters: list[tuple[str, str]] = []
     for name, value in request.query_params.multi_items():
-        texts = [each.strip() for each in value.split(",")] if name in _LISTS else [value]
-        given += [
-            (name, _instant(text) if name in {"from", "to"} else text) for text in texts if text
-        ]
-    return given
+        texts = [text.strip() for text in value.split(",")] if name in _LISTS else [value]
+        read = _instant if name in {"from", "to"} else str
+        filters += [(name, read(text)) for text in texts if text]
+    return filters
 
 
 def _instant(text: str) -> str:
+    """Return a typed day or time as the API reads it; any other text as it is."""
     for typed in (text, f"{text} 00:00"):
         try:
             return f"{read_typed_time(typed):%Y-%m-%dT%H:%M:%SZ}"
@@ -336,10 +355,10 @@ def filter_form(
     request: Request, errors: Sequence[FieldError], names: Sequence[str] = _FILTERS
 ) -> dict[str, object]:
     """Return the template context of the filter form, which has fields of these names."""
-    given = [(name, value) for name, value in meant(request) if name != "cursor"]
+    filters = [(name, value) for name, value in filters_of(request) if name != "cursor"]
     form: dict[str, str] = dict.fromkeys(names, "")
     more: list[tuple[str, str]] = []  # What has no field of its own, but must not be lost.
-    for name, value in given:
+    for name, value in filters:
         if name in _LISTS and form.get(name):
             form[name] += f",{value}"
         elif form.get(name) == "":
@@ -350,8 +369,8 @@ def filter_form(
         "form": form,
         "more": more,
         "errors": errors,
-        "filtered": bool(given),
-        "query": urlencode(given),
+        "filtered": bool(filters),
+        "query": urlencode(filters),
         "statuses": list(model.Status),
         "severities": list(model.Severity)[::-1],
         "kinds": list(Kind),

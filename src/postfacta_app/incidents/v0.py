@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Final, cast
@@ -17,6 +17,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
 )
+from pydantic_core import ErrorDetails
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -201,7 +202,7 @@ class PostgresV0:
     async def list(
         self, before: tuple[datetime, UUID] | None
     ) -> tuple[Sequence[ShownIncident], bool]:
-        """Read the newest ones before this start time and id, oldest first.
+        """Read the newest incidents before this start time and id, oldest first.
 
         Also return whether there are older ones.
         """
@@ -217,19 +218,24 @@ class PostgresV0:
     async def start(
         self, call: Call, new: ShownIncident, *, answer: Response, key: str | None
     ) -> Response:
-        """Write it with its first status change, its notes, and an audit row.
+        """Write an incident with its first status change, its notes, and an audit row.
 
         Raise if the id is taken.
         """
 
         async def work(unit: Unit) -> Response:
-            told = new.model_dump(include={"id", "title", "description", "severity", "reporter"})
-            facts = {"owner": new.owner or None, "declared_at": new.start_time}
-            await declare(unit, **told, **facts, v0_notes_null=new.initial_notes is None)
+            fields = new.model_dump(include={"id", "title", "description", "severity", "reporter"})
+            await declare(
+                unit,
+                **fields,
+                owner=new.owner or None,
+                declared_at=new.start_time,
+                v0_notes_null=new.initial_notes is None,
+            )
             if notes := new.initial_notes:
-                texts = [it.message for it in notes]
-                times = [it.timestamp for it in notes]
-                args = (new.id, texts, [_instant(it) for it in times], times)
+                texts = [note.message for note in notes]
+                times = [note.timestamp for note in notes]
+                args = (new.id, texts, [_instant(time) for time in times], times)
                 await unit.execute(_INSERT_NOTES, *args, operation="v0_notes_insert")
             return answer
 
@@ -243,8 +249,8 @@ async def _read(rows: Sequence[Any]) -> Sequence[ShownIncident]:
     return await aside(sum(300 + len(row["notes"]) for row in rows), read)
 
 
-Here = Annotated[PostgresV0, part(PostgresV0)]
-This = Annotated[Call, Fill(lambda call, _: call)]
+Store = Annotated[PostgresV0, part(PostgresV0)]
+CallPart = Annotated[Call, Fill(lambda call, _: call)]
 
 
 @routes.api(
@@ -256,21 +262,28 @@ This = Annotated[Call, Fill(lambda call, _: call)]
     problems=("invalid-cursor",),
     stale=True,
 )
-async def page(here: Here, *, request: Request) -> Annotated[Response, ShownIncidents]:
+async def page(store: Store, *, request: Request) -> Annotated[Response, ShownIncidents]:
     """Return the newest incidents as a bare array; a `Link` header leads to older ones."""
     cursor = request.query_params.get("cursor")
-    shown, more = await here.list(None if cursor is None else body.decode_cursor(cursor, "v0", ""))
-    older = body.encode_cursor("v0", (shown[0].start_time, shown[0].id), "") if more else None
+    before = None if cursor is None else body.decode_cursor(cursor, "v0", "")
+    incidents, has_older = await store.list(before)
+    older = None
+    if has_older:
+        oldest = incidents[0]
+        older = body.encode_cursor("v0", (oldest.start_time, oldest.id), "")
     headers = body.next_link(request, older)
     allow_stale(request)  # v0 never shows private incidents.
-    return await aside(
-        _size(shown), lambda: encoded([it.model_dump(mode="json") for it in shown], headers=headers)
-    )
+
+    def encode() -> Response:
+        documents = [incident.model_dump(mode="json") for incident in incidents]
+        return encoded(documents, headers=headers)
+
+    return await aside(_size(incidents), encode)
 
 
 @routes.api("GET /api/v0/incidents/{id:uuid}", Access.READ, "Read an incident", stale=True)
-async def read(here: Here, id: UUID, *, request: Request) -> Annotated[Response, ShownIncident]:
-    incident = await here.get(id)
+async def read(store: Store, id: UUID, *, request: Request) -> Annotated[Response, ShownIncident]:
+    incident = await store.get(id)
     if incident is None:
         raise NotFoundError("Incident not found")
     allow_stale(request)
@@ -280,7 +293,7 @@ async def read(here: Here, id: UUID, *, request: Request) -> Annotated[Response,
 @routes.api(
     "POST /api/v0/incidents/start", Access.WRITE, "Start an incident", reads=Start, once=True
 )
-async def start(here: Here, call: This, *, now: Now) -> Annotated[Response, Started]:
+async def start(store: Store, call: CallPart, *, now: Now) -> Annotated[Response, Started]:
     key = idempotency_key(call.request)
     try:
         value = await read_json(call.request)
@@ -288,14 +301,16 @@ async def start(here: Here, call: This, *, now: Now) -> Annotated[Response, Star
         raise _invalid(error.detail) from None
     incident = parse_start(value, uuid4(), now)
     answer = encoded({"id": str(incident.id), "message": "Incident started successfully"}, 201)
-    return await here.start(call, incident, answer=answer, key=key)
+    return await store.start(call, incident, answer=answer, key=key)
 
 
-def _size(incidents: Iterable[ShownIncident]) -> int:
-    return sum(
-        300 + 500 * (len(it.initial_notes or ()) + len(it.additional_notes or ()))
-        for it in incidents
+def _size(incidents: Sequence[ShownIncident]) -> int:
+    """Return about how many bytes the JSON of incidents has."""
+    notes = sum(
+        len(incident.initial_notes or ()) + len(incident.additional_notes or ())
+        for incident in incidents
     )
+    return 300 * len(incidents) + 500 * notes
 
 
 def _invalid(detail: str) -> AppError:
@@ -310,29 +325,26 @@ def parse_start(value: object, incident_id: UUID, start_time: datetime) -> Shown
     Keys match in any case, and the last of equal ones wins. Absent, null and "" are the same.
     """
     members = {} if value is None else _members(value, "the body")
-    text = {
-        it: _string(members, it) for it in ("title", "description", "reporter", "severity", "owner")
-    }
+    names = ("title", "description", "reporter", "severity", "owner")
+    texts = {name: _string(members, name) for name in names}
     notes = members.get("notes")
     if not isinstance(notes, list | None):
         raise _invalid("notes must be an array")
     initial = None if notes is None else [_note(note) for note in cast("list[object]", notes)]
     try:
-        Start.model_validate({name: given for name, given in text.items() if given})
+        Start.model_validate({name: text for name, text in texts.items() if text})
     except ValidationError as error:
-        wrong = (
-            f"{it['loc'][0]} {_BROKEN[it['type']].format(**it.get('ctx', {}))}"
-            for it in error.errors()
-        )
-        raise MalformedError("Validation failed: " + ", ".join(wrong)) from None
-    times = {"start_time": start_time, "end_time": _NEVER}
-    told = {
+        reasons = ", ".join(_reason(fault) for fault in error.errors())
+        raise MalformedError(f"Validation failed: {reasons}") from None
+    fields: dict[str, object] = {
         "id": incident_id,
         "status": Status.OPEN,
+        "start_time": start_time,
+        "end_time": _NEVER,
         "initial_notes": initial,
         "additional_notes": None,
     }
-    return ShownIncident.model_validate({**text, **times, **told})
+    return ShownIncident.model_validate({**texts, **fields})
 
 
 _BROKEN: Final = {
@@ -341,6 +353,11 @@ _BROKEN: Final = {
     "string_too_long": "must be at most {max_length} characters",
     "enum": f"must be one of [{' '.join(Severity)}]",
 }
+
+
+def _reason(fault: ErrorDetails) -> str:
+    text = _BROKEN[fault["type"]].format(**fault.get("ctx", {}))
+    return f"{fault['loc'][0]} {text}"
 
 
 def _members(value: object, name: str) -> dict[str, object]:
@@ -359,10 +376,11 @@ def _string(members: Mapping[str, object], name: str) -> str:
 def _note(value: object) -> ShownNote:
     members = {} if value is None else _members(value, "a note")
     message = _string(members, "message")
-    written = members.get("timestamp")
-    written = "0001-01-01T00:00:00Z" if written is None else written  # `_NEVER`
+    timestamp = members.get("timestamp")
+    if timestamp is None:
+        timestamp = "0001-01-01T00:00:00Z"  # `_NEVER`
     try:
-        shown, _ = read_moment(written if isinstance(written, str) else "")
+        shown, _ = read_moment(timestamp if isinstance(timestamp, str) else "")
     except ValueError as error:
         raise _invalid(f"timestamp {error}") from None
     return ShownNote(timestamp=shown, message=message)

@@ -25,7 +25,7 @@ from ..errors import CommandFailedError
 Progress = Callable[[str], None]
 
 REVISIONS: Final = {
-    it.name[:4]: it for it in sorted(Path(__file__).with_name("versions").glob("*.sql"))
+    file.name[:4]: file for file in sorted(Path(__file__).with_name("versions").glob("*.sql"))
 }
 """The file of each revision."""
 
@@ -138,15 +138,17 @@ async def migrate(dsn: str, *, progress: Progress, tries: int = 12, luck: Luck =
 
 async def revision(database: Database) -> str | None:
     """Return the revision of a connected database; None if it was never migrated."""
-    ask = partial(database.fetchval, operation="revision", repeatable=True)
-    found: str | None = await ask(_VERSION) if await ask(_EXISTS) else None
-    return found
+    read = partial(database.fetchval, operation="revision", repeatable=True)
+    if not await read(_EXISTS):
+        return None
+    number: str | None = await read(_VERSION)
+    return number
 
 
 async def role_rights(database: Database) -> tuple[str, list[str], bool]:
     """Return the connected role, the rights it lacks, and whether it could change facts."""
-    (found,) = await database.fetch(_RIGHTS, None, operation="revision", repeatable=True)
-    role, lacking, can_change = found
+    (row,) = await database.fetch(_RIGHTS, None, operation="revision", repeatable=True)
+    role, lacking, can_change = row
     return role, lacking, can_change
 
 
@@ -155,13 +157,13 @@ async def _upgrade(dsn: str, progress: Progress) -> None:
     try:
         await _lock(connection)
         await connection.execute(_TABLE)
-        found = await connection.fetchval(_VERSION) or ""
-        if found > HEAD:
+        current = await connection.fetchval(_VERSION) or ""
+        if current > HEAD:
             raise CommandFailedError(
-                f"the database was upgraded by a newer version: it is at revision {found}"
+                f"the database was upgraded by a newer version: it is at revision {current}"
             )
         for number in REVISIONS:
-            if number > found:
+            if number > current:
                 await apply(connection, number)
                 progress(f"applied revision {number}")
             # A program gets no requests before its revision is there; by then all timelines are

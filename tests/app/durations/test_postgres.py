@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_app.db import Reader
-from postfacta_app.durations import DurationStatus as Status, Phase, every
+from postfacta_app.durations import DurationStatus as Status, Phase, aggregate
 from postfacta_app.incidents.model import IncidentFilters
 from postfacta_app.principal import ANONYMOUS
 from postfacta_postgres import Database
@@ -38,7 +38,7 @@ async def measured(database: Database, rows: Rows) -> tuple[dict[str, Any], Inci
     args = (name, [it for it, _ in rows], [seconds for _, seconds in rows])
     await database.execute(_INCIDENTS, *args, operation="test")
     filters = IncidentFilters.model_validate({"service": [name]})
-    answer, _ = await every(Reader(database, ANONYMOUS), filters)
+    answer, _ = await aggregate(Reader(database, ANONYMOUS), filters)
     return json.loads(answer), filters
 
 
@@ -93,5 +93,5 @@ async def test_quantiles_are_by_nearest_rank(app_database: Database) -> None:
 
 async def test_one_phase_is_counted_as_among_all(app_database: Database) -> None:
     answer, filters = await measured(app_database, _ok(1.0, 2.0))
-    text, _ = await every(Reader(app_database, ANONYMOUS), filters, Phase.MITIGATE)
+    text, _ = await aggregate(Reader(app_database, ANONYMOUS), filters, Phase.MITIGATE)
     assert json.loads(text) == {"n": 2, "durations": {"mitigate": answer["durations"]["mitigate"]}}
