@@ -29,7 +29,7 @@ from .identity.model import NewUser
 from .incidents import api as incidents
 from .incidents.model import Move, NewIncident
 from .postmortems import api as postmortems
-from .postmortems.api import Draft, Transition
+from .postmortems.model import Draft, Transition
 from .principal import Principal, Role
 from .server import listen, serve
 from .settings import AuthMode, Settings

@@ -29,6 +29,7 @@ from .incidents.model import Incident
 from .labels import Label
 from .links import IncidentLink
 from .postmortems import api as postmortems
+from .postmortems.model import PostMortem
 from .principal import Access
 from .timeline import api as timeline_api, model
 from .timeline.api import Kept
@@ -95,7 +96,7 @@ class Document(BaseModel):
     labels: Sequence[Label]
     timeline: TimelineDocument
     annotations: Sequence[Remark]
-    postmortem: postmortems.PostMortem | None = Field(
+    postmortem: PostMortem | None = Field(
         description="Null if there is none, or none that the caller may read."
     )
     actions: Sequence[Action]

@@ -35,7 +35,7 @@ from postfacta_app.incidents.model import Change, IncidentQuery, Move, NewIncide
 from postfacta_app.incidents.v0 import Start
 from postfacta_app.labels import Labels
 from postfacta_app.links import NewLink
-from postfacta_app.postmortems.api import Draft, Restore, Transition
+from postfacta_app.postmortems.model import Draft, Restore, Transition
 from postfacta_app.signals.intake import Webhook
 from postfacta_app.signals.model import Attachments, Batch
 from postfacta_app.timeline.model import AnnotationChange, AnyEdit, NewAnnotation

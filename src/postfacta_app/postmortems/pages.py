@@ -34,10 +34,8 @@ from ..web.body import Paged, next_page, parse
 from ..web.forms import Typed, fields_of
 from ..web.routes import Call
 from ..web.slices import Fields, Fill, Page, Snapshot
-from . import api
+from . import api, model
 from .api import (
-    Content,
-    Draft,
     Follows,
     Rev,
     number,
@@ -47,6 +45,7 @@ from .api import (
     transition,
     write,
 )
+from .model import Content, Draft
 
 Form = Mapping[str, str]
 
@@ -93,9 +92,9 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, timelines: 
         "cited": await _cited(q, revision, timelines=timelines),
         "narrative": page.entries,
         "actions": action_items,
-        "missing": api.lacks(content, has_owners=has_owners),
-        "moves": api.MOVES[revision.status if revision else None],
-        "transition": fields_of(api.Transition),
+        "missing": model.lacks(content, has_owners=has_owners),
+        "moves": model.MOVES[revision.status if revision else None],
+        "transition": fields_of(model.Transition),
         "names": await names_of(q, {revision.author} if revision else set()),
     }
     return _page("postmortem.html", incident, **context)
@@ -174,8 +173,8 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, timelin
         "entries": entries,
         "errors": errors,
         "labels": {name: label(name) for name in errors},
-        "kinds": list(api.TriggerKind),
-        "categories": list(api.Category),
+        "kinds": list(model.TriggerKind),
+        "categories": list(model.Category),
     }
     return _page("postmortem_edit.html", incident, **context)
 
@@ -205,19 +204,19 @@ def _accept_any(etag: str | None) -> None:
 @routes.form(f"{_ONE}/moves", Access.WRITE, again=read)
 async def move(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
     members = {"to": fields.get("to", ""), "message": fields.get("message", "").strip() or None}
-    await transition(unit, ref, parse(api.Transition, members), follows=follows)
+    await transition(unit, ref, parse(model.Transition, members), follows=follows)
     return _ONE.format(ref=ref_text(ref))
 
 
 @routes.form(f"{_ONE}/restore", Access.WRITE, again=read)
 async def restore_form(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
-    request = parse(api.Restore, {"rev": number(fields.get("restore", ""))})
+    request = parse(model.Restore, {"rev": number(fields.get("restore", ""))})
     await restore(unit, ref, request, follows=follows)
     return _ONE.format(ref=ref_text(ref))
 
 
 async def _cited(
-    q: Query, revision: api.Revision | None, *, timelines: Kept
+    q: Query, revision: model.Revision | None, *, timelines: Kept
 ) -> Mapping[tuple[str, str], Entry]:
     """Return the entries of the timeline that it refers to, by source and id."""
     if revision is None:
@@ -240,8 +239,8 @@ def _page(template: str, incident: Incident | None, **context: object) -> Page:
 LISTS: Final = ("went_well", "went_poorly", "got_lucky", "surprises", "open_questions")
 MOST_ROWS: Final = 50  # the most rows of a section
 _ROWS: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
-    "impact": ("impact-quantities", tuple(api.Quantity.model_fields)),
-    "factors": ("factors", tuple(api.Factor.model_fields)),
+    "impact": ("impact-quantities", tuple(model.Quantity.model_fields)),
+    "factors": ("factors", tuple(model.Factor.model_fields)),
 }
 _row_field = re.compile(r".*-(\d+)-([a-z_]+)").fullmatch
 

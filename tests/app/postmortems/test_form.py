@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_app.errors import InvalidFieldsError
-from postfacta_app.postmortems.api import (
+from postfacta_app.postmortems.model import (
     Category,
     Content,
     Detection,

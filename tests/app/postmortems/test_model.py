@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_app.errors import IllegalTransitionError, InvalidFieldsError
-from postfacta_app.postmortems.api import (
+from postfacta_app.postmortems.model import (
     Content,
     Draft,
     Stage,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 from postfacta_app.durations import Basis, Mark
-from postfacta_app.postmortems.api import ChangedEntry, PostMortem, Revision, TimelineChanges
+from postfacta_app.postmortems.model import ChangedEntry, PostMortem, Revision, TimelineChanges
 from postfacta_app.signals.model import micros
 from postfacta_app.timeline.kept import TimelinePage, TimelineQuery
 from postfacta_app.timeline.model import Entry, Facts, Milestone

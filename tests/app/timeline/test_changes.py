@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from postfacta_app.postmortems.api import ChangedEntry
+from postfacta_app.postmortems.model import ChangedEntry
 from postfacta_app.signals.model import Precision
 from postfacta_app.timeline.model import Edit, Facts, Op, Signal
 from postfacta_app.timeline.rules import Timeline, build

@@ -26,7 +26,7 @@ from postfacta_app.durations import Phase, durations
 from postfacta_app.errors import NotFoundError, SchemaMissingError
 from postfacta_app.migrations import upgrade
 from postfacta_app.postmortems import api as postmortems
-from postfacta_app.postmortems.api import Content, Revision, Stage
+from postfacta_app.postmortems.model import Content, Revision, Stage
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.signals.model import Precision
 from postfacta_app.timeline.kept import KeptTimelines, TimelineQuery, Wanted
