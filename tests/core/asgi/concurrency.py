@@ -77,9 +77,9 @@ class Recording(OverloadLimiter):
         self.lags.append(lag)
         super().finish(now, admitted, ending, kind, waited, lag)
 
-    def beat(self, now: float, own: float = 1.0) -> None:
-        self.beats.append(own)
-        super().beat(now, own)
+    def beat(self, now: float, own_share: float = 1.0) -> None:
+        self.beats.append(own_share)
+        super().beat(now, own_share)
 
 
 class Held:
