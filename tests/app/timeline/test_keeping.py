@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import anyio
 import asyncpg
 import pytest
@@ -9,7 +12,9 @@ import pytest
 from postfacta_app.db import Reader, new_id
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.kept import KeptTimelines, TimelineQuery
+from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database, PoolOptions
+from tests.kit.pg import create_database, drop_database
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -77,14 +82,22 @@ select pg_stat_force_next_flush(),
   from pg_statio_user_tables"""
 
 
-async def test_reads_stay_small_while_an_incident_grows(app_database_dsn: str) -> None:
+@pytest.fixture
+def unmeasured_dsn(postgres_server: EmbeddedPostgres, app_template: str) -> Iterator[str]:
+    """Give the address of a new database: one that is lent has statistics of a test before."""
+    name = f"unmeasured_{os.getpid()}"
+    yield create_database(postgres_server, name, app_template)
+    drop_database(postgres_server, name)
+
+
+async def test_reads_stay_small_while_an_incident_grows(unmeasured_dsn: str) -> None:
     """A plan made for small tables would be used for large ones, and read each row many times.
 
     No statistics are taken meanwhile.
     """
     # As the app sets it; without `plan_each_time` the last slice reads 420,000 blocks.
     options = PoolOptions(max_size=1, acquire_timeout=30, statement_timeout=30, plan_each_time=True)
-    async with Database(app_database_dsn, options=options) as database:
+    async with Database(unmeasured_dsn, options=options) as database:
 
         async def count_blocks() -> int:
             await database.fetchrow(_BLOCKS, operation="test")  # Asks that this session reports.
