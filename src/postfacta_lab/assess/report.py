@@ -92,9 +92,7 @@ def changes(old: Document, new: Document) -> Iterator[tuple[str, Document, Docum
     """Yield each check whose word or score is another one."""
     before = {check["id"]: check for check in _all_checks(old)}
     for check in _all_checks(new):
-        was = before.get(check["id"])
-        if was is None:
-            continue
+        was = before.get(check["id"], check)  # A new check differs from no other.
         if was["word"] != check["word"] or was["score"] != check["score"]:
             yield check["id"], was, check
 

@@ -283,9 +283,9 @@ class _File:
     def _edges(self, series: Query) -> Sequence[float]:
         """Return the bucket edges of a histogram, if they were stated."""
         source = self._source or _USUAL
-        if not isinstance(series, Selector):
-            return ()
-        return source.edges_of(series.metric.removesuffix(_BUCKET))
+        # What combines series is no histogram, and has no edges.
+        metric = series.metric if isinstance(series, Selector) else ""
+        return source.edges_of(metric.removesuffix(_BUCKET))
 
     def _check_edge(
         self, node: StrictMapping, key: str, series: Selector, *, edge: float | str | None
