@@ -56,6 +56,9 @@ TIME_HEADERS = {
     *("granian", "hypercorn, asyncio", "hypercorn, trio"),
     *("gunicorn, `BoundedHttp`", "uvicorn, `BoundedHttp`"),
 }
+# Its loop listens with asyncio's backlog of 100, whatever `--backlog` says: of a burst of 620
+# connections the kernel resets some before it sees them.
+LOSES_A_BURST = {"gunicorn, asgi"}
 # Its write to the socket is shielded from cancellation, so nothing can free the handler.
 STUCK_ON_WRITE = {"hypercorn, trio"}
 
@@ -218,12 +221,18 @@ def test_a_flood_of_slow_clients_is_not_noticed_by_others(
     assert len(flood.bodies) == 100
     assert flood.streams_before == 20
     assert flood.streams_after == (20 if server in STUCK_ON_WRITE else 0)
-    assert len(ended(flood.headers)) == (500 if server in TIME_HEADERS else 0)
+    closed = [answer for answer in ended(flood.headers) if not was_lost(server, answer)]
+    assert len(closed) == (500 if server in TIME_HEADERS else 0)
 
 
-def ended(answers: list[Answer]) -> list[float]:
-    """Return after how long the server ended those that it ended."""
-    return [answer.seconds for answer in answers if answer.outcome is not Outcome.TIMEOUT]
+def ended(answers: list[Answer]) -> list[Answer]:
+    """Return those that did not go on until the client had enough."""
+    return [answer for answer in answers if answer.outcome is not Outcome.TIMEOUT]
+
+
+def was_lost(server: str, answer: Answer) -> bool:
+    """Return whether the kernel may have reset it before the server saw it."""
+    return server in LOSES_A_BURST and answer.outcome is Outcome.RESET and answer.seconds < 1.0
 
 
 def table(found: dict[str, Flood]) -> str:
@@ -238,10 +247,13 @@ def table(found: dict[str, Flood]) -> str:
     )
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for server, flood in found.items():
-        closed = ended(flood.headers)
+        over = ended(flood.headers)
+        closed = [answer.seconds for answer in over if not was_lost(server, answer)]
         headers = (
             f"{len(closed)} closed, last after {max(closed):.1f} s" if closed else "none closed"
         )
+        if len(over) > len(closed):
+            headers += f", {len(over) - len(closed)} of the burst reset"
         cut = [answer.seconds for answer in flood.bodies if answer.status == 408]
         bodies = f"{len(cut)}: {min(cut):.1f} to {max(cut):.1f} s" if cut else "0"
         freed = f"{flood.streams_before - flood.streams_after} of {flood.streams_before}"
