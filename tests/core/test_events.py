@@ -178,6 +178,15 @@ def _broken(event: Event, /) -> None:
     raise RuntimeError("no")
 
 
+def test_an_observer_that_raises_reaches_no_caller_of_a_policy() -> None:
+    with every() as case:
+        for metric in POLICIES:
+            with case(metric):
+                policy = POLICIES[metric](observer=_broken)
+                policy.mode = "shadow"
+                assert policy.mode == "shadow"
+
+
 def test_an_observer_that_raises_is_reported_under_the_policys_name() -> None:
     seen = RecordingObserver()
     process_observer.use(seen)

@@ -23,7 +23,6 @@ __all__ = [
     "OPEN",
     "Function",
     "Pause",
-    "Signal",
     "Style",
     "breaker",
     "by_async_with",
@@ -50,10 +49,6 @@ CONFIG = CircuitConfig(
     max_wait_duration_in_half_open_state=16.0,
 )
 Function = Callable[[], Awaitable[object]]
-
-
-class Signal(BaseException):
-    """What is no Exception, as a KeyboardInterrupt is not."""
 
 
 class Pause:

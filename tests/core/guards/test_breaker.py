@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 import pickle
-from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pybreaker
@@ -24,7 +21,7 @@ from postfacta_core.errors import (
     LoadShedError,
     RateLimitExceededError,
 )
-from postfacta_core.events import CircuitChanged, ListenerFailed, Mode, ModeChanged, PolicyCreated
+from postfacta_core.events import CircuitChanged, ListenerFailed, Mode, PolicyCreated
 from postfacta_core.guards._circuit import CircuitConfig, CircuitState
 from postfacta_core.guards._guard import Outcome
 from postfacta_core.guards.breaker import CircuitBreaker
@@ -35,7 +32,6 @@ from tests.core.guards.breakers import (
     CONFIG,
     HALF_OPEN,
     OPEN,
-    Function,
     Pause,
     Style,
     breaker,
@@ -100,47 +96,6 @@ async def test_it_opens_refuses_tries_and_closes(style: Style) -> None:
     assert counts(guard) == {"failure": 4, "rejected": 1, "success": 2}
 
 
-async def test_arguments_reach_the_function() -> None:
-    async def function(*args: int, **kwargs: int) -> object:
-        return args, kwargs
-
-    def sync(*args: int, **kwargs: int) -> object:
-        return args, kwargs
-
-    guard = breaker()
-    expected = ((1, 2), {"three": 3})
-    assert await guard.call(function, 1, 2, three=3) == expected
-    assert await guard(function)(1, 2, three=3) == expected
-    assert guard.call_sync(sync, 1, 2, three=3) == expected
-    assert guard(sync)(1, 2, three=3) == expected
-
-
-async def test_functions_that_do_not_await_are_guarded_too() -> None:
-    guard = breaker()
-
-    def fails_at_once() -> None:
-        raise OSError("down")
-
-    def in_a_block() -> None:
-        with guard.block():
-            fails_at_once()
-
-    decorated = guard(fails_at_once)
-    for call in (decorated, decorated, lambda: guard.call_sync(fails_at_once), in_a_block):
-        with pytest.raises(OSError, match="down"):
-            call()
-    for call in (decorated, lambda: guard.call_sync(fails_at_once), in_a_block):
-        with pytest.raises(CircuitOpenError):
-            call()
-
-
-async def test_a_decorated_function_looks_like_itself() -> None:
-    guard = breaker()
-    assert inspect.iscoroutinefunction(guard(works))
-    assert guard(works).__name__ == "works"
-    assert not inspect.iscoroutinefunction(guard(clock_of))
-
-
 async def test_the_refusal_is_ours_and_pybreakers_and_a_503_with_retry_after() -> None:
     guard = breaker()
     attach(guard)
@@ -152,18 +107,6 @@ async def test_the_refusal_is_ours_and_pybreakers_and_a_503_with_retry_after() -
     assert (problem_of(error).status, problem_of(error).retry_after) == (503, 8.0)
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
         assert (type(twin), twin.policy, twin.retry_after) == (BreakerOpenError, "db", 8.0)
-
-
-async def test_a_generator_function_is_not_guarded_by_mistake() -> None:
-    async def streams() -> AsyncGenerator[int]:
-        yield 1
-
-    def yields() -> Generator[int]:
-        yield 1
-
-    for function in (streams, yields):
-        with pytest.raises(TypeError, match="generator function"):
-            breaker()(function)
 
 
 async def test_slow_calls_open_it_and_emit_an_event_immediately() -> None:
@@ -179,26 +122,6 @@ async def test_slow_calls_open_it_and_emit_an_event_immediately() -> None:
         await guard.call(slow)
     assert counts(guard) == {"slow": 4}
     assert [event.reason for event in heard.of(CircuitChanged)] == ["slow_calls"]
-
-
-class Callee:
-    """Async in the ways that a plain look at the function does not show."""
-
-    async def __call__(self) -> None:
-        raise OSError("down")
-
-    async def method(self) -> None:
-        raise OSError("down")
-
-
-@pytest.mark.parametrize("function", [fails, partial(fails), Callee(), Callee().method])
-async def test_a_decorator_sees_the_failures_of_whatever_is_async(function: Function) -> None:
-    guard = breaker()
-    guarded = guard(function)
-    for _ in range(4):
-        with pytest.raises(OSError, match="down"):
-            await guarded()
-    assert guard.statistics().state is OPEN
 
 
 class NotFoundError(Exception):
@@ -315,24 +238,6 @@ async def test_off_it_does_nothing() -> None:
     assert (counts(guard, Mode.OFF), notes.take()) == ({}, [])
 
 
-async def test_a_change_of_mode_applies_immediately_and_is_reported_once() -> None:
-    heard = RecordingObserver()
-    guard = breaker(observer=heard)
-    guard.mode = Mode.SHADOW
-    guard.mode = Mode.SHADOW
-    guard.open()
-    assert await guard.call(works) == "answer"
-    guard.mode = Mode("enforce")
-    with pytest.raises(CircuitOpenError):
-        await guard.call(works)
-    assert guard.mode is Mode.ENFORCE
-    assert [(event.old, event.new) for event in heard.of(ModeChanged)] == [
-        ("enforce", "shadow"),
-        ("shadow", "enforce"),
-    ]
-    assert (counts(guard, Mode.SHADOW), counts(guard)) == ({"rejected": 1}, {"rejected": 1})
-
-
 async def test_a_mode_that_changes_during_a_block_breaks_nothing() -> None:
     guard = breaker(mode=Mode.OFF)
     async with guard.block():
@@ -390,15 +295,6 @@ async def test_a_scrape_ends_half_open_and_a_call_reports_it() -> None:
         "db", "half_open", "open", 1024.0, "trial_hung"
     )
     hung.close()
-
-
-async def test_an_observer_that_raises_breaks_no_call() -> None:
-    def broken(event: object, /) -> None:
-        raise RuntimeError("broken")
-
-    guard = breaker(observer=broken)
-    await half_open_it(guard)
-    assert await guard.call(works) == "answer"
 
 
 @pytest.mark.parametrize("heeds", [False, True])

@@ -6,6 +6,7 @@ How they are named, observed and switched, and how they serve functions and bloc
 from __future__ import annotations
 
 import gc
+import inspect
 from collections.abc import Awaitable
 from typing import Any, assert_type
 
@@ -58,16 +59,16 @@ class Killed(BaseException):
     """Ends a thread."""
 
 
-async def answer(number: int) -> int:
-    return number
+async def answer(number: int, *, more: int = 0) -> int:
+    return number + more
 
 
 async def fail(_: int) -> int:
     raise KeyError("status")
 
 
-def answer_now(number: int) -> int:
-    return number
+def answer_now(number: int, *, more: int = 0) -> int:
+    return number + more
 
 
 def fail_now(_: int) -> int:
@@ -79,6 +80,8 @@ async def test_a_call_that_returns_has_passed() -> None:
     assert_type(await diary.call(answer, 7), int)
     assert diary.call_sync(answer_now, 8) == 8
     assert diary.lines == ["enter", ("passed", 1, 7), "enter", ("passed", 3, 8)]
+    assert (await diary.call(answer, 7, more=1), await diary(answer)(7, more=2)) == (8, 9)
+    assert (diary.call_sync(answer_now, 7, more=1), diary(answer_now)(7, more=2)) == (8, 9)
 
 
 async def test_a_call_that_raises_has_failed() -> None:
@@ -179,6 +182,8 @@ async def test_a_decorated_function_keeps_its_signature() -> None:
     assert await call == 7
     assert_type(guarded_now(7), int)
     assert (guarded.__name__, guarded_now.__name__) == ("answer", "answer_now")
+    assert inspect.iscoroutinefunction(guarded)
+    assert not inspect.iscoroutinefunction(guarded_now)
 
 
 def test_a_plain_function_that_returns_a_coroutine_is_refused() -> None:

@@ -17,10 +17,8 @@ from postfacta_core.backoff import Backoff
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import CircuitOpenError, DeadlineExceededError, RejectedError
 from postfacta_core.events import (
-    Event,
     ListenerFailed,
     Mode,
-    ModeChanged,
     PolicyCreated,
     RetryScheduled,
     Sample,
@@ -308,13 +306,6 @@ async def test_tries_of_two_layers_do_not_multiply(bench: Bench) -> None:
     ]
 
 
-async def test_tries_of_four_layers_do_not_multiply(bench: Bench) -> None:
-    down, layers = Down(), [bench.retry(f"layer-{number}") for number in range(4)]
-    with pytest.raises(ConnectionError):
-        await layers[0](layers[1](layers[2](layers[3](down))))()
-    assert down.asked == 3
-
-
 async def test_an_error_that_became_the_cause_of_another_is_not_tried_again_either(
     bench: Bench,
 ) -> None:
@@ -442,19 +433,6 @@ async def test_switched_off_it_is_not_there(bench: Bench) -> None:
     assert (down.asked, counts(retry), notes(caught.value)) == (1, {}, [])
 
 
-async def test_the_mode_may_change_anytime_and_is_reported_once(bench: Bench) -> None:
-    retry, down = bench.retry(mode=Mode.OFF), Down()
-    retry.mode = Mode.ENFORCE
-    retry.mode = Mode.ENFORCE
-    assert bench.heard.of(ModeChanged) == [ModeChanged("billing", Mode.OFF, Mode.ENFORCE)]
-    with pytest.raises(ConnectionError):
-        await retry.call(down)
-    assert down.asked == 3
-    with pytest.raises(ValueError, match="on"):
-        retry.mode = "on"
-    assert retry.mode is Mode.ENFORCE
-
-
 async def test_a_predicate_that_raises_is_a_no_and_is_reported(bench: Bench) -> None:
     def broken(outcome: Outcome[object]) -> bool:
         raise KeyError("status")
@@ -465,17 +443,6 @@ async def test_a_predicate_that_raises_is_a_no_and_is_reported(bench: Bench) -> 
     assert caught.value.__context__ is None
     assert dependency.asked == 1
     assert bench.heard.of(ListenerFailed) == [ListenerFailed("billing", "KeyError('status')")]
-
-
-async def test_an_observer_that_raises_does_not_reach_the_call() -> None:
-    def broken(event: Event, /) -> None:
-        raise RuntimeError("no")
-
-    bench = Bench()
-    retry = Retry("billing", on=OSError, observer=broken, clock=bench.clock, sleep=bench.sleep)
-    retry.mode = Mode.SHADOW
-    retry.mode = Mode.ENFORCE
-    assert await retry.call(Dependency(OSError())) == "answer"
 
 
 async def test_a_frozen_error_is_raised_without_a_note(bench: Bench) -> None:
