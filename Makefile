@@ -46,6 +46,7 @@ check: .venv/dev  ## first: Run linters, types, and fast tests under coverage: 7
 	pyright --ignoreexternal --verifytypes postfacta_core
 	pyright --ignoreexternal --verifytypes postfacta_postgres
 	pyright --ignoreexternal --verifytypes postfacta_adapters
+	pyright --ignoreexternal --verifytypes postfacta_slo
 	$(if $(REST),,coverage erase)
 	coverage run -m $(FAST) --hypothesis-profile=ci $(REST)
 	coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100

@@ -31,10 +31,11 @@ _SECONDS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, 
 
 def refuse(faults: Faults) -> None:
     """Raise one error with all faults, if there are any."""
-    texts = [f"{place}: {reason}" for place, reason in faults.items() if reason]
-    if texts:
-        more = [f"{len(texts)} things are wrong:"] if len(texts) > 1 else []
-        raise SloError("\n  ".join([*more, *texts]))
+    lines = [f"{place}: {reason}" for place, reason in faults.items() if reason]
+    if len(lines) > 1:
+        lines.insert(0, f"{len(lines)} things are wrong:")
+    if lines:
+        raise SloError("\n  ".join(lines))
 
 
 def seconds(text: str) -> int:
@@ -53,7 +54,7 @@ class StrictMapping:
 
     def __init__(self, value: object, path: str, faults: Faults) -> None:
         self.path = path  # Where it stands, for messages.
-        self.faults = faults  # Where it puts what is wrong.
+        self.faults: Faults = faults  # Where it puts what is wrong.
         self._before = len(faults)
         self._taken: list[str] = []
         self._left: dict[str, object] = {}
@@ -80,14 +81,17 @@ class StrictMapping:
         return tuple(self._left)
 
     def at(self, key: str) -> str:
-        return f"{self.path}{key}" if key.startswith("[") else f"{self.path}.{key}"
+        if key.startswith("["):
+            return self.path + key
+        return f"{self.path}.{key}"
 
     def wrong(self, key: str, reason: str) -> None:
         self.faults.setdefault(self.at(key), reason)
 
     def end(self) -> None:
+        names = sorted(set(self._taken))
+        keys = ", ".join(names) or "none"
         for key in self._left:
-            keys = ", ".join(sorted(set(self._taken))) or "none"
             self.wrong(key, f"is not known here and would be ignored; known are: {keys}")
 
     def build(
@@ -143,7 +147,9 @@ class StrictMapping:
 
     def choice(self, key: str, *choices: str, default: str | None = None) -> str:
         """Take one of these texts, or the default if there is none; empty if it is neither."""
-        return self.take(key, " or ".join(choices), choices.__contains__, default=default) or ""
+        expected = " or ".join(choices)
+        choice: str | None = self.take(key, expected, choices.__contains__, default=default)
+        return choice or ""
 
     def parsed(
         self, key: str, read: Callable[[str], _Made], default: str | None = None
@@ -273,34 +279,37 @@ def read_entry(node: StrictMapping, kind: str = "") -> Entry:
     stated_kind = node.choice("kind", *kinds, default=kind or None)
     meta = node.child("metadata")
     name = meta.text("name")
-    place = f"{node.path} ({f'{stated_kind} {name}'.strip()})"
+    title = f"{stated_kind} {name}".strip()
+    place = f"{node.path} ({title})"
     notes = meta.child("annotations", optional=True, path=f"{place}: metadata.annotations")
     labels = meta.child("labels", optional=True, path=f"{place}: metadata.labels")
     if labels.keys and stated_kind and stated_kind not in _LABELLED:
-        labels.wrong(
-            labels.keys[0], f"would be ignored; only {' and '.join(_LABELLED)} may have labels"
-        )
+        kinds_with_labels = " and ".join(_LABELLED)
+        labels.wrong(labels.keys[0], f"would be ignored; only {kinds_with_labels} may have labels")
     texts = tuple((key, labels.text(key)) for key in labels.keys)
-    title = " ".join(meta.text("displayName", name).split())
+    display_name = _on_one_line(meta.text("displayName", name))
     spec = node.child("spec", path=f"{place}: spec")
     meta.end()
     node.end()
-    text = " ".join(spec.text("description", "").split())
-    if len(text) > _MOST_CHARACTERS:
-        spec.wrong(
-            "description", f"has {len(text)} characters, and {_MOST_CHARACTERS} are the most"
-        )
+    description = _on_one_line(spec.text("description", ""))
+    length = len(description)
+    if length > _MOST_CHARACTERS:
+        spec.wrong("description", f"has {length} characters, and {_MOST_CHARACTERS} are the most")
     return Entry(
         kind=stated_kind if version and name else "",
         name=name,
         path=place,
-        title=title,
-        description=text,
+        title=display_name,
+        description=description,
         labels=texts,
         notes=notes,
         spec=spec,
         node=node,
     )
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 class Registry(Generic[_Made]):

@@ -14,7 +14,7 @@ from typing import Final
 
 from ..promise.promql import Matcher, Selector, SloError, quoted
 
-# Plain values for a label that must only not be something: a status code looks like one.
+# Plain values for a label that must only not be something. The first is for a status code.
 _PLAIN: Final = ("200", "other", "another")
 _GROUP: Final = re.compile(r"\((?:\?:)?([^()]*)\)")
 _ANY: Final = re.compile(r"\\(.)|\.([*+]?)")
@@ -25,17 +25,20 @@ def selected(*selectors: Selector, without: Selector | None = None) -> dict[str,
 
     Raise if no example was found.
     """
-    must = [matcher for selector in selectors for matcher in selector.matchers]
-    matchers = (*must, *(without.matchers if without else ()))
+    required: list[Matcher] = []
+    for selector in selectors:
+        required += selector.matchers
+    excluded = without.matchers if without else ()
+    matchers = (*required, *excluded)
     labels = dict.fromkeys(matcher.label for matcher in matchers)
     choices: list[list[str]] = []
     for label in labels:
-        conditions = _on(label, must)
+        conditions = _on(label, required)
         likely = _likely(label, matchers)
         choices.append([value for value in likely if _selects(conditions, {label: value})])
     for values in product(*choices):
         candidate = dict(zip(labels, values, strict=True))
-        if without is None or not _selects(without.matchers, candidate):
+        if not without or not _selects(excluded, candidate):
             return candidate
     selection = " and ".join(map(str, selectors))
     if without:
@@ -52,26 +55,24 @@ def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str,
     label_sets: list[dict[str, str]] = []
     for matcher in selector.matchers:
         label = matcher.label
-        conditions = [rest for rest in _on(label, selector.matchers) if rest != matcher]
-        if not matcher.op.startswith("!"):
+        same_label = _on(label, selector.matchers)
+        conditions = [condition for condition in same_label if condition != matcher]
+        if _is_negative(matcher):
+            values = _named(matcher)
+            if len(values) < len(_alternatives(matcher)):
+                raise _no_example(f"what {selector} leaves out by {matcher}")
+            missing = _missing(matcher, conditions, values)
+        else:
             values = _likely(label, (matcher, *conditions))
             missing = _missing(matcher, conditions, values)[:1]
-            label_sets += [{**labels, **label} for label in missing]
-            continue
-        values = _named(matcher)
-        if len(values) < len(_alternatives(matcher)):
-            raise _no_example(f"what {selector} leaves out by {matcher}")
-        missing = _missing(matcher, conditions, values)
-        label_sets += [{**labels, **label} for label in missing]
+        label_sets += [{**labels, label: value} for value in missing]
     return label_sets
 
 
-def _missing(
-    matcher: Matcher, conditions: Sequence[Matcher], values: Iterable[str]
-) -> list[dict[str, str]]:
-    """Return as a label each value that satisfies all conditions, but not the matcher."""
-    label_sets = [{matcher.label: value} for value in values if not _matches(matcher, value)]
-    return [label for label in label_sets if _selects(conditions, label)]
+def _missing(matcher: Matcher, conditions: Sequence[Matcher], values: Iterable[str]) -> list[str]:
+    """Return each value that satisfies all conditions, but not the matcher."""
+    unmatched = [value for value in values if not _matches(matcher, value)]
+    return [value for value in unmatched if _selects(conditions, {matcher.label: value})]
 
 
 def series(metric: str, labels: Mapping[str, str]) -> str:
@@ -79,8 +80,11 @@ def series(metric: str, labels: Mapping[str, str]) -> str:
 
     Each label with just one value, and none that is not there.
     """
-    pairs = ",".join(f"{label}={quoted(value)}" for label, value in labels.items() if value)
-    return f"{metric}{{{pairs}}}" if pairs else metric
+    present = {label: value for label, value in labels.items() if value}
+    if not present:
+        return metric
+    pairs = ",".join(f"{label}={quoted(value)}" for label, value in present.items())
+    return f"{metric}{{{pairs}}}"
 
 
 def example(selector: Selector, **more: str) -> str:
@@ -89,10 +93,8 @@ def example(selector: Selector, **more: str) -> str:
 
 
 def _no_example(selection: str) -> SloError:
-    return SloError(
-        f"no example of a series was found for {selection}: write its patterns as plain"
-        " alternatives"
-    )
+    advice = "write its patterns as plain alternatives"
+    return SloError(f"no example of a series was found for {selection}: {advice}")
 
 
 def _on(label: str, matchers: Iterable[Matcher]) -> list[Matcher]:
@@ -100,28 +102,27 @@ def _on(label: str, matchers: Iterable[Matcher]) -> list[Matcher]:
 
 
 def _likely(label: str, matchers: Iterable[Matcher]) -> list[str]:
-    """Values worth trying for a label.
+    """Return values worth trying for a label.
 
     What its matchers name, then plain ones, then none at all.
     """
     named: list[str] = []
     for matcher in _on(label, matchers):
         named += _named(matcher)
-    digits = any(value.isdigit() for value in named)
-    plain = _PLAIN if digits else _PLAIN[1:]
-    return list(dict.fromkeys([*named, *plain, ""]))
+    plain = _PLAIN
+    if not any(value.isdigit() for value in named):
+        plain = _PLAIN[1:]
+    unique = dict.fromkeys([*named, *plain, ""])
+    return list(unique)
 
 
 def _named(matcher: Matcher) -> list[str]:
-    """What a matcher names.
+    """Return what a matcher names.
 
     Its value, or the simplest text of each plain alternative of its pattern.
     """
-    return [
-        text
-        for text in _alternatives(matcher)
-        if _matches(matcher, text) is not matcher.op.startswith("!")
-    ]
+    negative = _is_negative(matcher)
+    return [text for text in _alternatives(matcher) if _matches(matcher, text) is not negative]
 
 
 def _alternatives(matcher: Matcher) -> list[str]:
@@ -133,7 +134,11 @@ def _alternatives(matcher: Matcher) -> list[str]:
 
 
 def _simplest(element: re.Match[str]) -> str:
-    return element[1] or ("" if element[2] == "*" else "0")
+    """Return the character that is escaped, nothing for `.*`, and a digit for `.` and `.+`."""
+    escaped = element[1]
+    if escaped:
+        return escaped
+    return "" if element[2] == "*" else "0"
 
 
 def _selects(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
@@ -145,4 +150,8 @@ def _matches(matcher: Matcher, value: str) -> bool:
         is_equal = matcher.value == value
     else:
         is_equal = re.fullmatch(matcher.value, value) is not None
-    return is_equal is not matcher.op.startswith("!")
+    return is_equal is not _is_negative(matcher)
+
+
+def _is_negative(matcher: Matcher) -> bool:
+    return matcher.op.startswith("!")

@@ -32,9 +32,9 @@ class Watch:
         self._clock = clock
         self._wall = wall
         self._read_at = 0.0
-        self.name = current().name
+        self.name: str = current().name
         self.statuses: Sequence[SloStatus] | None = None
-        self.error = ""
+        self.error: str = ""
 
     @property
     def age(self) -> float:
@@ -53,7 +53,8 @@ class Watch:
             self.name = prometheus.name
             statuses = query_status(prometheus, at=self._wall(), service=self._service)
         except Exception as error:  # noqa: BLE001 - the page shows it, and the next look may succeed
-            self.error = str(error) if isinstance(error, PrometheusError) else type(error).__name__
+            is_ours = isinstance(error, PrometheusError)
+            self.error = str(error) if is_ours else type(error).__name__
         else:
             self.statuses = statuses
             self._read_at = self._clock()
