@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 from hypothesis import given, strategies as st
@@ -123,15 +122,6 @@ class Callers(RuleBasedStateMachine):
 TestCallers = Callers.TestCase
 
 
-def test_a_slot_that_comes_back_goes_to_who_waits_and_not_to_who_comes() -> None:
-    pool = lending(max_size=1)
-    pool.enter()
-    turn = pool.join(nobody)
-    pool.leave()
-    assert turn.has_come
-    assert not pool.enter()
-
-
 def test_the_connection_used_last_is_lent_first_so_that_the_others_grow_old() -> None:
     pool = lending()
     first, second = (pool.opened(name, generation=0, now=0, luck=0) for name in "ab")
@@ -140,25 +130,6 @@ def test_the_connection_used_last_is_lent_first_so_that_the_others_grow_old() ->
     assert pool.take() is second
     assert pool.sweep(10.9) == []
     assert pool.sweep(11) == [first]
-
-
-def test_a_connection_of_a_past_era_or_past_its_time_is_not_kept() -> None:
-    pool = lending()
-    lent = pool.opened("a", generation=pool.generation, now=0, luck=0)
-    assert pool.keep(lent, 99.9)
-    assert pool.evict(pool.generation) == [lent]
-    assert not pool.keep(lent, 50)
-    old = pool.opened("b", generation=pool.generation, now=0, luck=0)
-    assert not pool.keep(old, 100)
-
-
-def test_news_of_a_past_era_evicts_nothing() -> None:
-    pool = lending()
-    pool.evict(0)
-    fresh = pool.opened("new", generation=pool.generation, now=0, luck=0)
-    pool.keep(fresh, 0)
-    assert pool.evict(0) == []
-    assert pool.take() is fresh
 
 
 @given(st.floats(min_value=0, max_value=1, exclude_max=True))
@@ -177,31 +148,3 @@ def test_each_eviction_begins_an_era_that_never_was() -> None:
         pool.evict(pool.generation)
         assert pool.generation > max(generations)
         generations.append(pool.generation)
-
-
-def test_those_who_wait_get_the_slot_in_the_order_of_coming() -> None:
-    pool, woken = lending(max_size=1), list[str]()
-    assert pool.enter()
-    for name in "abc":
-        pool.join(partial(woken.append, name))
-    assert (pool.waiting, pool.idle, pool.used) == (3, 0, 1)
-    for _ in range(3):
-        pool.leave()
-    assert woken == ["a", "b", "c"]
-    assert (pool.waiting, pool.used) == (0, 1)
-    pool.leave()
-    assert pool.used == 0
-
-
-def test_what_lies_idle_is_counted_and_the_last_one_in_goes_first() -> None:
-    pool = lending()
-    first, second = (
-        pool.opened(name, generation=pool.generation, now=0.0, luck=0.0) for name in ("one", "two")
-    )
-    assert pool.keep(first, 1.0)
-    assert pool.keep(second, 2.0)
-    assert pool.idle == 2
-    assert pool.take() is second
-    assert pool.idle == 1
-    assert pool.evict(pool.generation) == [first]
-    assert pool.idle == 0

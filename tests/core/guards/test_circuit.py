@@ -70,14 +70,6 @@ def test_a_rate_that_is_just_the_threshold_opens_although_floats_round() -> None
     assert Played(config).play("F" * 6 + "S" * 94).state is CLOSED
 
 
-def test_one_of_three_trials_may_fail_at_half() -> None:
-    # As docs/how-to/circuit-breaker.md says of the default.
-    config = replace(CONFIG, permitted_number_of_calls_in_half_open_state=3)
-    opened = "FFFF"
-    assert Played(config).play(opened).wait(8.0).play("FSS").state is CLOSED
-    assert Played(config).play(opened).wait(8.0).play("FF").state is OPEN
-
-
 def test_old_failures_do_not_open_it() -> None:
     assert Played().play("FFF").wait(8 * 3600.0).play("S").state is CLOSED
     # At the age itself a call counts no more; just before, it does.
@@ -155,25 +147,6 @@ def test_a_circuit_held_by_hand_does_not_open_by_itself() -> None:
         played.circuit.open(played.now, 0.0)
     assert played.state is FORCED_OPEN
     assert len(played.moves) == 1
-
-
-def test_put_where_it_is_it_does_not_move() -> None:
-    for state in (CLOSED, FORCED_OPEN):
-        played = Played()
-        played.circuit.put(state, played.now)
-        moves = len(played.moves)
-        played.circuit.put(state, played.wait(1.0).now)
-        assert (played.state, len(played.moves)) == (state, moves)
-
-
-def test_a_reset_of_a_closed_circuit_forgets_and_calls_under_way_do_not_count() -> None:
-    played = Played()
-    old = played.enter()
-    played.play("FFF")
-    played.circuit.put(CLOSED, played.now)
-    played.leave(old, FAILURE)
-    assert played.circuit.statistics(played.now).calls == 0
-    assert played.play("FFF").state is CLOSED
 
 
 def test_numbers_of_an_open_circuit_are_those_that_opened_it() -> None:

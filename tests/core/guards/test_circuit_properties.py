@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState, Verdict
@@ -280,55 +280,3 @@ class CircuitMachine(RuleBasedStateMachine):
 
 TestWindowOfCalls = CircuitMachine.TestCase
 TestWindowOfCalls.settings = settings(stateful_step_count=40)
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([0.0, 0.25, 1.0, 8.0, 15.75, 16.0, 40.0]),
-            st.sampled_from([*VERDICTS, None]),
-        ),
-        max_size=40,
-    )
-)
-def test_half_open_never_admits_two_at_once_and_never_lasts_longer_than_its_maximum(
-    steps: list[tuple[float, Verdict | None]],
-) -> None:
-    """Any mix of trials that end somehow or never: None is one that hangs."""
-    played = Played().play("FFFF")
-    out: list[int] = []
-    for seconds, outcome in steps:
-        played.wait(seconds)
-        stay = len(played.moves)
-        if (permit := played.enter()) and played.state is HALF_OPEN:
-            if len(played.moves) != stay:
-                out.clear()
-            assert not out
-            out.append(permit)
-            if outcome is not None:
-                played.leave(out.pop(), outcome)
-        entered = [move.at for move in played.moves if move.new == HALF_OPEN]
-        left = [move.at for move in played.moves if move.old == HALF_OPEN]
-        ends = [*left, *([played.now] if played.state is HALF_OPEN else [])]
-        assert all(end - begin <= 16.0 for begin, end in zip(entered, ends, strict=True))
-
-
-def test_slow_calls_are_counted_one_by_one_and_forgotten_one_by_one() -> None:
-    config = CircuitConfig(
-        failure_rate_threshold=1.0,
-        slow_call_rate_threshold=1.0,
-        slow_call_duration=2.0,
-        sliding_window_size=4,
-        minimum_number_of_calls=100,
-    )
-    played = Played(config).play("LXLS")
-
-    def slow() -> tuple[int, int]:
-        statistics = played.circuit.statistics(played.now)
-        return statistics.calls, statistics.slow_calls
-
-    assert slow() == (4, 3)
-    played.play("S")
-    assert slow() == (4, 2)
-    played.play("XXX")  # In the places of two slow ones and of one that was not.
-    assert slow() == (4, 3)

@@ -25,15 +25,6 @@ from tests.core.guards.circuits import (
 from tests.kit.every import every
 
 
-def test_half_open_admits_one_trial_at_a_time() -> None:
-    played = Played().play("FFFF").wait(8.0)
-    permits = [played.enter() for _ in range(100)]
-    assert permits[0] != REFUSED
-    assert permits[1:] == [REFUSED] * 99
-    played.leave(permits[0], SUCCESS)
-    assert [played.enter() for _ in range(3)][1:] == [REFUSED] * 2
-
-
 def test_half_open_is_left_by_its_trials() -> None:
     cases: list[tuple[str, CircuitState, str]] = [
         ("S", HALF_OPEN, "wait_over"),
@@ -95,25 +86,6 @@ def test_a_dependency_below_the_threshold_is_mostly_called() -> None:
     assert refused < calls / 4
 
 
-def test_a_trial_that_hangs_opens_it_at_the_end_of_half_open_and_counts_no_more() -> None:
-    played = Played().play("FFFF").wait(8.0)
-    hung = played.enter()
-    played.wait(15.75).play("-")
-    played.wait(0.25).play("-")
-    assert played.path[-1] == ("half_open", "open", 124.0, "trial_hung")
-    # Twice the first wait, from the moment that half_open ended.
-    played.wait(15.75).play("-").wait(0.25)
-    trial = played.enter()
-    assert trial != REFUSED
-    played.leave(hung, FAILURE)
-    played.leave(hung, IGNORED)
-    played.leave(hung, SUCCESS)
-    assert played.state is HALF_OPEN
-    played.play("-")
-    played.leave(trial, SUCCESS)
-    assert played.play("S").state is CLOSED
-
-
 @pytest.mark.parametrize("outcome", VERDICTS)
 def test_a_late_trial_is_late_even_without_other_calls(outcome: Verdict) -> None:
     played = Played().play("FFFF").wait(8.0)
@@ -121,33 +93,6 @@ def test_a_late_trial_is_late_even_without_other_calls(outcome: Verdict) -> None
     played.wait(16.0)
     played.leave(trial, outcome)
     assert played.path[-1] == ("half_open", "open", 124.0, "trial_hung")
-
-
-def test_a_trial_that_was_hung_for_hours_does_not_delay_the_next_one() -> None:
-    played = Played().play("FFFF").wait(8.0)
-    played.enter()
-    played.wait(3600.0)
-    assert played.enter() != REFUSED
-    assert [move.at for move in played.moves[-2:]] == [124.0, 3708.0]
-
-
-def test_calls_too_rare_for_all_trials_close_it_all_the_same() -> None:
-    played = Played().play("FFFF").wait(8.0).play("S").wait(15.75)
-    assert played.state is HALF_OPEN
-    assert played.wait(0.25).state is CLOSED
-    assert played.path[-1] == ("half_open", "closed", 124.0, "trials_passed")
-
-
-def test_a_trial_that_hangs_after_one_that_succeeded_opens_it_again() -> None:
-    played = Played().play("FFFF").wait(8.0).play("S")
-    played.enter()
-    played.wait(16.0)
-    assert played.play("-").path[-1] == ("half_open", "open", 124.0, "trial_hung")
-
-
-def test_trials_that_were_all_cancelled_open_it_again() -> None:
-    played = Played().play("FFFF").wait(8.0).play("II").wait(16.0)
-    assert played.play("-").path[-1] == ("half_open", "open", 124.0, "trial_hung")
 
 
 @pytest.mark.parametrize("outcome", VERDICTS)
@@ -206,13 +151,6 @@ def test_jitter_shortens_the_longest_wait_too() -> None:
     assert CONFIG.wait(50, 0.0) == 32.0
 
 
-def test_a_hung_trial_reuses_the_jitter_of_the_last_opening() -> None:
-    played = Played().play("FFFF", luck=0.5).wait(7.0)
-    played.enter()
-    played.wait(16.0)
-    assert played.circuit.retry_after(played.now) == 14.0
-
-
 @given(
     st.integers(min_value=1, max_value=2000), st.floats(min_value=0, max_value=1, exclude_max=True)
 )
@@ -251,26 +189,6 @@ def test_of_what_was_asked_for_the_latest_moment_counts_until_it_is_closed_again
     permit = played.enter()
     played.leave(permit, SUCCESS, asked=32.0)
     assert played.play("SFFFF").circuit.retry_after(played.now) == 8.0
-
-
-def test_what_a_call_from_before_the_trip_asks_for_prolongs_nothing() -> None:
-    played = Played()
-    old = played.enter()
-    played.play("FFFF")
-    played.leave(old, FAILURE, asked=32.0)
-    assert played.circuit.retry_after(played.now) == 8.0
-    trial = played.wait(8.0).enter()
-    played.leave(old, FAILURE, asked=32.0)
-    played.leave(trial, FAILURE)
-    assert played.circuit.retry_after(played.now) == 16.0
-
-
-def test_what_a_trial_asks_for_after_its_time_prolongs_nothing() -> None:
-    played = Played().play("FFFF").wait(8.0)
-    trial = played.enter()
-    played.wait(16.0)
-    played.leave(trial, FAILURE, asked=32.0)
-    assert played.circuit.retry_after(played.now) == 16.0
 
 
 def test_retry_after_is_known_while_it_refuses() -> None:

@@ -52,18 +52,6 @@ def test_the_seventeenth_who_waits_is_refused_and_begins_an_overload() -> None:
     assert samples(limiter, "overloaded") == {("test",): 1}
 
 
-def test_in_an_overload_the_oldest_makes_place() -> None:
-    limiter = limiter_of(4)
-    fill(limiter, 4)
-    old = [waiting(limiter, CRITICAL, 0.0) for _ in range(16)]
-    limiter.arrive(CRITICAL, 0.01)
-    newest = waiting(limiter, CRITICAL, 0.02)
-    assert isinstance(old[0].verdict, Shed)
-    assert newest.until == pytest.approx(0.12)
-    limiter.finish(0.03, 0.0)
-    assert newest.verdict is ADMIT
-
-
 def test_who_waited_to_the_end_is_refused_and_not_served() -> None:
     limiter = limiter_of(4)
     fill(limiter, 4)
@@ -134,15 +122,3 @@ def test_higher_priorities_go_first() -> None:
     assert [wait.verdict for wait in waits] == [None, None, ADMIT]
     limiter.finish(0.03, 0.0)
     assert [wait.verdict for wait in waits] == [None, ADMIT, ADMIT]
-
-
-def test_a_full_queue_has_place_for_higher_priorities_only() -> None:
-    limiter = limiter_of(4)
-    fill(limiter, 4)
-    lowest = [waiting(limiter, SHEDDABLE, 0.0) for _ in range(16)]
-    waiting(limiter, CRITICAL, 0.0)
-    assert isinstance(lowest[0].verdict, Shed)
-    assert lowest[1].verdict is None
-    for _ in range(15):
-        waiting(limiter, CRITICAL, 0.0)
-    assert isinstance(limiter.arrive(SHEDDABLE_PLUS, 0.0), Shed)

@@ -156,22 +156,6 @@ def test_a_burst_is_given_whole_and_then_the_rate() -> None:
     assert buckets.spend("a", 1, 1000.6).allowed
 
 
-def test_a_refusal_costs_nothing() -> None:
-    buckets = Buckets(RATE)
-    assert buckets.spend("a", 4, 0.0).allowed
-    for _ in range(100):
-        assert not buckets.spend("a", 1, 1.0).allowed
-    assert buckets.spend("a", 1, 2.0).allowed
-
-
-def test_what_costs_more_than_the_burst_is_never_allowed_and_says_so() -> None:
-    for key in ("new", "known"):
-        buckets = Buckets(RATE)
-        buckets.spend("known", 1, 0.0)
-        refused = buckets.spend(key, 5, 0.0)
-        assert (refused.allowed, refused.retry_after) == (False, math.inf)
-
-
 def test_a_limited_key_stays_limited_while_thousands_of_others_come() -> None:
     buckets = Buckets(Rate(amount=2, period=3600.0), max_keys=100)
     assert buckets.spend("limited", 2, 0.0).allowed
@@ -231,16 +215,6 @@ def test_a_new_key_costs_the_same_however_many_there_are() -> None:
         watched.reads = 0
         assert not table.admit("one more", 100.0, 0.0)
         assert watched.reads <= 8
-
-
-def test_a_table_forgets_what_is_over_and_no_other() -> None:
-    table = Buckets(RATE, 4)
-    for number, key in enumerate("abcd"):
-        assert table.admit(key, float(number), -1.0)
-    assert not table.admit("e", 9.0, -0.5)
-    assert sorted(table.until) == ["a", "b", "c", "d"]
-    assert table.admit("e", 9.0, 1.0)
-    assert sorted(table.until) == ["c", "d", "e"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), max_size=80))
@@ -343,17 +317,6 @@ def test_an_allowed_caller_need_not_wait_and_size_is_kept() -> None:
         assert buckets.spend(key, 1, 0.0).retry_after == 0.0
     assert buckets_of([Rate(amount=5, period=1.0)]).spend("a", 1, 0.0).retry_after == 0.0
     assert len(buckets) == 2
-
-
-def test_a_decision_says_when_all_is_there_again_and_when_the_cost_is() -> None:
-    buckets = Buckets(RATE)
-    assert [buckets.spend("a", 1, 100.0).reset_after for _ in range(2)] == [2.0, 4.0]
-    # All of the burst at once: not now, but in as long as is missing.
-    refused = buckets.spend("a", 4, 100.0)
-    assert not refused.allowed
-    assert (refused.remaining, refused.reset_after) == (2, 4.0)
-    assert refused.retry_after == pytest.approx(4.0, abs=1e-3)
-    assert buckets.spend("a", 4, 104.0).allowed
 
 
 def test_of_equal_decisions_the_first_rate_is_named() -> None:
