@@ -88,15 +88,6 @@ def variables(*given: Variable) -> list[dict[str, Any]]:
     return listed
 
 
-def test_the_data_source_is_always_chosen_first() -> None:
-    (source,) = variables()
-    assert (source["type"], source["name"], source["query"]) == (
-        "datasource",
-        "datasource",
-        "prometheus",
-    )
-
-
 def test_what_can_be_chosen_is_asked_of_prometheus() -> None:
     one = Variable(name="job", label="Job", query="label_values(up, job)", default="shop")
     _, made = variables(one)

@@ -180,16 +180,6 @@ def test_a_prometheus_that_does_not_answer_closes_the_gate_and_makes_no_report(
         assert "answers 502" in capsys.readouterr().err
 
 
-def test_an_invalid_policy_is_reported_before_any_query(
-    prometheus: Prometheus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "policy.yaml"
-    file.write_text("[]")
-    assert run("budget", "--policy", str(file), "--prometheus", prometheus.url) == 1
-    assert "policy: must be a mapping" in capsys.readouterr().err
-    assert prometheus.asked == []
-
-
 @pytest.mark.parametrize("command", ["report", "budget"])
 def test_the_help_shows_how_it_is_typed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -13,8 +13,6 @@ from postfacta_slo.__main__ import main
 from postfacta_slo.promise.model import Model
 from postfacta_slo.promise.openslo import read
 from postfacta_slo.rules.recording import sli_rules
-from postfacta_slo.status.prometheus import Line, Point, Prometheus
-from postfacta_slo.status.query import query_status
 from tests.kit.every import every
 
 from .files import DATA, promised, source
@@ -196,31 +194,3 @@ def test_the_worst_of_what_is_measured_is_bad_and_no_number_is_neither() -> None
     asked = source("rate(depth[{{window}}]) / 2")
     (objective,) = read(promised({"thresholdMetric": asked}, op="lt", value=3)).objectives
     assert sli_rules(objective)[0]["expr"] == "(max(rate(depth[5m]) / 2) >= -Inf) >= bool 3"
-
-
-def test_a_report_knows_no_number_of_events_of_an_expression() -> None:
-    (objective,) = read(promised(ratio(*RATIOS["samples"]))).objectives
-    key = {"service": "shop", "slo": "shop-sells"}
-
-    asked: list[str] = []
-
-    class Recorded(Prometheus):
-        def instant(self, query: str, *, at: float | None = None) -> list[Point]:
-            asked.append(query)
-            aim, rates = (
-                query.startswith("slo:objective"),
-                query.startswith("(sum_over_time(slo:sli_bad"),
-            )
-            count = query.startswith("count_over_time(slo:slice_bad")
-            return (
-                [Point(key, 0.995 if aim else 0.001 if rates else 8640.0)]
-                if aim or rates or count
-                else []
-            )
-
-        def over_time(self, query: str, *, start: float, end: float, step: float) -> list[Line]:
-            return []
-
-    (found,) = query_status(Recorded("http://localhost"), at=1e9, objectives=[objective])
-    assert (found.error, found.total, found.is_known) == (0.001, None, True)
-    assert not any(query.startswith("topk") for query in asked)

@@ -153,33 +153,10 @@ def test_an_objective_whose_alerts_contradict_it_is_refused() -> None:
                 replace(objective("availability", APP), **change)
 
 
-def test_only_a_request_count_can_have_a_minimum() -> None:
-    slices = Slices(window=300, target=0.9, min_requests=5)
-    for name in ("queue-is-short", "workers-are-busy"):
-        with pytest.raises(SloError, match="counts none"):
-            replace(objective(name), slices=slices)
-
-
-def test_the_budget_is_written_as_people_write_it() -> None:
-    assert objective("success-rate", APP).budget == 0.005
-    assert objective("latency-p95", APP).slices == Slices(window=300, target=0.95, min_requests=20)
-    slices = objective("availability", APP).slices
-    assert slices
-    assert slices.budget == 0.05
-
-
 def test_the_labels_of_an_objective_go_over_those_of_its_service() -> None:
     one = objective("checkouts-succeed")
     assert one.alert_labels == {"team": "checkout", "component": "checkout"}
     assert replace(one, labels=(("team", "cart"),)).alert_labels == {"team": "cart"}
-
-
-def test_two_objectives_of_one_name_are_refused() -> None:
-    found = model()
-    with pytest.raises(SloError, match="name of its own"):
-        replace(found, objectives=(*found.objectives, found.objectives[0]))
-    with pytest.raises(SloError, match="name of its own"):
-        replace(found, objectives=())
 
 
 def with_interval(seconds: int, file_model: Model, **change: Any) -> Model:

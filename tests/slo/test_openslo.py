@@ -85,48 +85,6 @@ def test_only_the_hourly_promise_asks_for_an_alert_on_silence() -> None:
     assert silent == [("success-rate", "fast")]
 
 
-def test_a_minute_is_bad_too_if_the_probe_fails_or_nothing_is_up() -> None:
-    slices = objective("availability", APP).slices
-    assert slices
-    assert str(slices.probe) == 'probe_success{job="postfacta-journey"}'
-    assert slices.needs_instance
-    assert not any(one.slices.needs_instance for one in model(APP).objectives[2:] if one.slices)
-
-
-def test_another_service_is_read_with_its_own_names() -> None:
-    found = model()
-    service = found.services[0]
-    assert (service.title, service.job, service.down_severity) == ("Orders", "orders", "page")
-    checkouts, quick, short, busy = found.objectives
-    assert isinstance(checkouts.indicator, RatioIndicator)
-    assert checkouts.indicator.bad is None
-    assert checkouts.indicator.counted == checkouts.indicator.good
-    assert (checkouts.target, checkouts.period) == (0.999, 28 * DAY)
-    assert [(t.name, t.policy, t.min_failures) for t in checkouts.tiers] == [
-        ("fast", "fast", 5),
-        ("slow", "slow", 0),
-    ]
-    assert [one.metric for one in checkouts.indicator.watched] == ["http_requests_total"]
-    assert isinstance(quick.indicator, ThresholdIndicator)
-    assert (quick.indicator.aggregate, quick.indicator.quantile, quick.indicator.value) == (
-        "quantile",
-        0.9,
-        1.0,
-    )
-    assert quick.slices
-    assert quick.slices.window == 600
-    assert isinstance(short.indicator, ThresholdIndicator)
-    assert (short.title, short.indicator.op, short.indicator.aggregate) == (
-        "No order waits for ten minutes",
-        "lt",
-        "max",
-    )
-    assert [one.metric for one in short.indicator.watched] == ["orders_oldest_unprocessed_seconds"]
-    assert isinstance(busy.indicator, RatioIndicator)
-    assert not busy.indicator.counter
-    assert busy.exhausted_severity is None
-
-
 def test_the_budget_of_an_objective_without_alerts_runs_out_in_silence() -> None:
     assert objective("checkouts-succeed").exhausted_severity == "ticket"
     assert objective("success-rate", APP).exhausted_severity is None

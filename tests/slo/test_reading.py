@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from postfacta_slo.promise.promql import SloError
 from postfacta_slo.promise.reading import Entry, Faults, Registry, StrictMapping, read_entry
 from tests.kit.every import every
 
@@ -105,35 +104,9 @@ def test_a_count_is_a_whole_number(value: str) -> None:
     assert why.startswith("must be a whole number")
 
 
-def test_what_a_record_left_over_is_refused() -> None:
-    annotated = {"name": "a", "annotations": {"prometheus/x": "1"}}
-    one, faults = read(changed(metadata=annotated, spec={"more": 1}))
-    assert name_of(one) is None
-    assert [text.partition(" and ")[0] for text in told(faults)] == [
-        "document 1 (Service a): metadata.annotations.prometheus/x: is not known here",
-        "document 1 (Service a): spec.more: is not known here",
-    ]
-
-
-def test_a_record_that_cannot_be_is_refused_with_the_place_of_its_object() -> None:
-    def wrong() -> str:
-        raise SloError("is wrong")
-
-    one, faults = read(HEAD)
-    assert one.build(wrong) is None
-    assert told(faults) == ["document 1 (Service shop): is wrong"]
-
-
 def shelf(*names: str, faults: Faults | None = None) -> Registry[str]:
     entries = [read(changed(metadata={"name": name}), f"document {name}")[0] for name in names]
     return Registry(entries, "Service", name_of, faults={} if faults is None else faults)
-
-
-def test_a_name_is_given_once_for_each_kind() -> None:
-    faults: Faults = {}
-    assert len(shelf("a", "a", faults=faults)) == 1
-    assert told(faults) == ["document a (Service a): there is another Service of this name"]
-    assert Registry([read(HEAD)[0]], "SLO", name_of, faults=faults).records() == ()
 
 
 def test_what_is_wrong_is_reported_once_and_not_by_those_who_refer_to_it() -> None:

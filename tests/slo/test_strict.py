@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from postfacta_slo.promise.promql import SloError
-from postfacta_slo.promise.reading import Faults, StrictMapping, refuse, seconds
+from postfacta_slo.promise.reading import Faults, StrictMapping, seconds
 from tests.kit.every import every
 
 
@@ -45,22 +45,6 @@ def test_a_key_must_be_a_text() -> None:
     faults: Faults = {}
     StrictMapping({1: 2}, "file", faults)
     assert faults == {"file": "has a key that is not a text: 1"}
-
-
-def test_an_unread_key_is_refused_with_its_path() -> None:
-    one = node(name="a", typo=1)
-    one.text("name")
-    one.end()
-    assert one.faults == {
-        "file: spec.typo": "is not known here and would be ignored; known are: name"
-    }
-    other = node(typo=1)
-    other.end()
-    assert other.faults["file: spec.typo"].endswith("known are: none")
-    passed = node(typo=1)
-    passed.pass_over("typo", "another")
-    passed.end()
-    assert passed.faults == {}
 
 
 def test_a_key_that_is_there_without_a_value_is_not_there() -> None:
@@ -105,53 +89,3 @@ def test_a_value_of_another_kind_is_refused_with_its_path_and_once() -> None:
                 ((place, told),) = one.faults.items()
                 assert re.search(rf"^file: spec\.k.*{why}", f"{place}: {told}")
                 assert one.build(str) is None
-
-
-def test_what_is_optional_has_a_default() -> None:
-    one = node()
-    assert one.text("a", "") == ""
-    assert one.flag("b", default=True) is True
-    assert one.child("c", optional=True).keys == ()
-    assert one.listed("d", optional=True).keys == ()
-    assert one.raw("e") is None
-    one.end()
-    assert one.faults == {}
-
-
-def test_what_is_there_is_taken_once() -> None:
-    one = node(a="x", b=2, c=False, d={"e": "1m"}, f=[1, 2.5], g=[{"h": "only"}])
-    assert (one.text("a"), one.number("b"), one.flag("c", default=True)) == ("x", 2.0, False)
-    child = one.child("d")
-    assert (child.path, child.seconds("e")) == ("file: spec.d", 60)
-    assert one.child("d", optional=True, path="renamed").path == "renamed"
-    listed = one.listed("f")
-    assert [listed.number(place) for place in listed.keys] == [1.0, 2.5]
-    only = one.only("g")
-    assert (only.text("h"), only.path) == ("only", "file: spec.g[0]")
-    one.end()
-    assert one.faults == {}
-    assert one.build(str, object="made") == "made"
-
-
-def test_each_wrong_value_is_put_among_the_faults_and_reading_goes_on() -> None:
-    faults: Faults = {}
-    node = StrictMapping(
-        {"text": 1, "flag": 1, "number": "1", "span": "1y", "list": {}, "more": 1}, "spec", faults
-    )
-    assert (node.text("text"), node.flag("flag", default=False), node.number("number")) == (
-        "",
-        True,
-        0.0,
-    )
-    assert (node.seconds("span"), node.listed("list").keys) == (0, ())
-    node.end()
-    assert [*faults] == [
-        f"spec.{key}" for key in ("text", "flag", "number", "span", "list", "more")
-    ]
-    # What only follows from another fault is not shown.
-    node.wrong("follows", "")
-    with pytest.raises(SloError, match=r"^6 things are wrong:\n  spec\.text: must be a text"):
-        refuse(faults)
-    refuse({})
-    with pytest.raises(SloError, match=r"^spec: is wrong$"):
-        refuse({"spec": "is wrong"})

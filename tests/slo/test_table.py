@@ -33,13 +33,6 @@ def test_each_tier_is_a_row_with_the_time_that_it_takes() -> None:
     )
 
 
-def test_an_indicator_is_listed_once() -> None:
-    page = table_of(model(APP))
-    assert page.count("**`requests-failed`** Bad is each answer") == 1
-    assert page.count("# bad\n") == 1
-    assert page.count("# good\n") == 2
-
-
 def test_a_threshold_says_what_is_good() -> None:
     page = table_of(model())
     assert "# good while the max is < 600\norders_oldest_unprocessed_seconds" in page

@@ -75,10 +75,6 @@ def test_json_has_the_event_and_each_field() -> None:
     }
 
 
-def test_json_writes_half_of_a_surrogate_pair() -> None:
-    assert json.loads(JsonFormatter().format(record(half="\ud800")))["half"] == "\ud800"
-
-
 def test_json_has_the_error_without_secrets() -> None:
     line = JsonFormatter().format(record(exc_info=failed()))
     assert json.loads(line)["exception.type"] == "builtins.ValueError"

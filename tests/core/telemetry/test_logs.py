@@ -443,19 +443,6 @@ def test_a_too_frequent_event_is_suppressed_and_reported_once() -> None:
 
 
 @pytest.mark.usefixtures("lines")
-def test_suppressed_lines_are_reported_even_without_further_lines() -> None:
-    flood = Flood()
-    for _ in range(5):
-        flood.logger.info("a.b")
-    flood.filter.tell()
-    assert flood.kept.events == ["a.b"] * 2
-    flood.clock.advance(10)
-    flood.filter.tell()
-    flood.filter.tell()
-    assert flood.kept.events == ["a.b"] * 2 + ["log.suppressed"]
-
-
-@pytest.mark.usefixtures("lines")
 def test_the_end_does_not_wait_until_it_is_time_to_tell() -> None:
     flood = Flood()
     flood.filter.tell(at_once=True)
