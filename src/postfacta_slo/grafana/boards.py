@@ -178,7 +178,11 @@ _OPTIONS: Final[Mapping[Kind, dict[str, Any]]] = {
         "legend": {"show": True},
         "tooltip": {"mode": "single", "yHistogram": False},
     },
-    Kind.TABLE: {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": []}},
+    Kind.TABLE: {
+        "showHeader": True,
+        "cellHeight": "sm",
+        "footer": {"show": False, "reducer": []},
+    },
 }
 _HIDDEN: Final[dict[str, Any]] = {
     "excludeByName": {"Time": True},

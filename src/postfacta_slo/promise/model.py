@@ -21,7 +21,12 @@ DAY: Final = 86_400  # Seconds.
 PRESENT: Final = 300
 # The windows that each objective's error share is recorded over, beside those of its own.
 REPORTED: Final = (PRESENT, 3_600, 6 * 3_600, 3 * DAY, 30 * DAY)
-_UNITS: Final = ((DAY, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+_UNITS: Final = (
+    (DAY, "d"),
+    (3_600, "h"),
+    (60, "m"),
+    (1, "s"),
+)
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _NAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?")
 _SHORTEST_SLICE: Final = 60  # Seconds.

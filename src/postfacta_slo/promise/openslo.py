@@ -51,7 +51,12 @@ _USUAL: Final = DataSource(name="prometheus", scrape_interval=30, evaluation_int
 
 # Durations of OpenSLO that only the calendar has, and how long a rolling window stands for each. A
 # window of the calendar has no minutes, and files write `1m` there for a month.
-_CALENDAR: Final[Mapping[str, int]] = {"m": 30, "M": 30, "Q": 90, "Y": 365}
+_CALENDAR: Final[Mapping[str, int]] = {
+    "m": 30,
+    "M": 30,
+    "Q": 90,
+    "Y": 365,
+}
 _CALENDAR_SPAN: Final = re.compile(r"([1-9][0-9]?)([mMQY])")
 
 
@@ -71,21 +76,19 @@ def read(documents: Iterable[object], *, note: Callable[[str], object] = str) ->
 
     def add(value: object, place: str, kind: str = "") -> None:
         own_faults: Faults = {}
-        entries.append(read_entry(StrictMapping(value, place, own_faults), kind))
-        if not entries[-1].kind:
+        entry = read_entry(StrictMapping(value, place, own_faults), kind)
+        entries.append(entry)
+        if not entry.kind:
             faults.update(own_faults)
 
-    for place, value in enumerate(documents, 1):
-        add(value, f"document {place}")
+    for place, document in enumerate(documents, 1):
+        add(document, f"document {place}")
     if not any(entry.kind == "Service" for entry in entries):
         # OpenSLO lets a file leave out the services that it names.
         names = [entry.spec.peek("service") for entry in entries if entry.kind == "SLO"]
         for name in dict.fromkeys(name for name in names if isinstance(name, str)):
-            add(
-                {"metadata": {"name": name}, "spec": {}},
-                "what SLOs name as their service",
-                "Service",
-            )
+            service = {"metadata": {"name": name}, "spec": {}}
+            add(service, "what SLOs name as their service", "Service")
     file = _File(entries, faults)
     model = file.model()
     for sentence in file.notes:
@@ -209,24 +212,31 @@ class _File:
     def _ratio(self, entry: Entry, ratio: StrictMapping) -> RatioIndicator | None:
         """Read a ratio: as selectors if all of its parts come down to one, else as expressions."""
         counter = ratio.flag("counter", default=True)
-        words = [word for word in ("good", "bad", "total") if word in ratio or word == "total"]
-        parts = {word: self._events(ratio.child(word)) for word in words}
+        parts: dict[str, _Events] = {}
+        for word in ("good", "bad", "total"):
+            if word in ratio or word == "total":
+                events = self._events(ratio.child(word))
+                if events:
+                    parts[word] = events
         ratio.end()
-        events_by_word = {word: events for word, events in parts.items() if events}
-        rates = [events.is_rate for events in events_by_word.values()]
+        rates = [events.is_rate for events in parts.values()]
         is_mixed = any(rates) and not (counter or all(rates))
+        is_combined = any(isinstance(events.series, Expression) for events in parts.values())
         queries: dict[str, Query | None] = {"good": None, "bad": None}
-        if is_mixed or any(
-            isinstance(events.series, Expression) for events in events_by_word.values()
-        ):
-            queries |= {
-                word: events.expression(counter=counter) for word, events in events_by_word.items()
-            }
-        else:
-            queries |= {word: events.series for word, events in events_by_word.items()}
-            counter = counter or all(rates)
-        about = {"name": entry.name, "description": entry.description}
-        return entry.build(RatioIndicator, **about, **queries, counter=counter)
+        for word, events in parts.items():
+            if is_mixed or is_combined:
+                queries[word] = events.expression(counter=counter)
+            else:
+                queries[word] = events.series
+        if all(rates) and not is_combined:
+            counter = True
+        return entry.build(
+            RatioIndicator,
+            name=entry.name,
+            description=entry.description,
+            **queries,
+            counter=counter,
+        )
 
     def _events(self, metric: StrictMapping) -> _Events | None:
         spec, promql = self._query(metric)
@@ -255,9 +265,13 @@ class _File:
             quantile = spec.number("quantile")
         aggregate = by or spec.choice("aggregate", "max", "min", "avg", "sum", default="")
         spec.end()
-        about = {"name": entry.name, "description": entry.description}
         return entry.build(
-            ThresholdIndicator, **about, metric=series, aggregate=aggregate, quantile=quantile
+            ThresholdIndicator,
+            name=entry.name,
+            description=entry.description,
+            metric=series,
+            aggregate=aggregate,
+            quantile=quantile,
         )
 
     def _query(self, metric: StrictMapping) -> tuple[StrictMapping, Query | None]:
@@ -304,7 +318,7 @@ class _File:
                 f"is measured by the histogram {histogram}; write its bucket edges below "
                 f"connectionDetails.histograms of the DataSource, and ask for {histogram}{_BUCKET}",
             )
-        elif str(edge) not in {text for bound in edges for text in _spellings(bound)}:
+        elif not any(str(edge) in _spellings(bound) for bound in edges):
             listed = ", ".join(f"{bound:g}" for bound in edges)
             shown = "no le" if edge is None else edge
             node.wrong(key, f"{shown} is no bucket edge of {histogram}; it has {listed}")
@@ -328,13 +342,15 @@ class _File:
             for node in spec.children("notificationTargets")
         }
         severities = [target for target in targets if target]
-        if tier and len(severities) == len(targets) and severities != [tier.severity]:
+        if not tier:
+            return entry.build(lambda: None)
+        if len(severities) == len(targets) and severities != [tier.severity]:
+            received = ", ".join(sorted(severities)) or "nothing"
             spec.wrong(
                 "notificationTargets",
-                f"receive {', '.join(sorted(severities)) or 'nothing'}, but the severity is"
-                f" {tier.severity}",
+                f"receive {received}, but the severity is {tier.severity}",
             )
-        named_tier = replace(tier, policy=entry.name, when_no_data=no_data) if tier else None
+        named_tier = replace(tier, policy=entry.name, when_no_data=no_data)
         return entry.build(lambda: named_tier)
 
     def _objectives_of(self, entry: Entry) -> tuple[Objective, ...] | None:
@@ -441,18 +457,19 @@ def _source(entry: Entry) -> DataSource | None:
     details = entry.spec.child("connectionDetails", optional=True)
     histograms = details.child("histograms", optional=True)
     edges = {name: histograms.listed(name) for name in histograms.keys}
-    intervals = {
-        "scrape_interval": details.seconds("scrapeInterval", f"{_USUAL.scrape_interval}s"),
-        "evaluation_interval": details.seconds(
-            "evaluationInterval", f"{_USUAL.evaluation_interval}s"
-        ),
-    }
-    numbers = {
-        name: tuple(listed.number(place) for place in listed.keys) for name, listed in edges.items()
-    }
+    scrape = details.seconds("scrapeInterval", f"{_USUAL.scrape_interval}s")
+    evaluation = details.seconds("evaluationInterval", f"{_USUAL.evaluation_interval}s")
+    bounds: dict[str, tuple[float, ...]] = {}
+    for name, listed in edges.items():
+        bounds[name] = tuple(listed.number(place) for place in listed.keys)
     details.end()
-    histograms_read = tuple(numbers.items())
-    return entry.build(DataSource, name=entry.name, histograms=histograms_read, **intervals)
+    return entry.build(
+        DataSource,
+        name=entry.name,
+        histograms=tuple(bounds.items()),
+        scrape_interval=scrape,
+        evaluation_interval=evaluation,
+    )
 
 
 def _target(entry: Entry) -> str | None:
@@ -462,8 +479,11 @@ def _target(entry: Entry) -> str | None:
 
 def _spellings(edge: float) -> tuple[str, ...]:
     """Return how a client may write a bucket's edge: 1 or 1.0, and from a million on 1e+06."""
-    short = f"{edge:g}" if float(f"{edge:g}") == edge else f"{edge:.15g}"
-    return (short,) if "e" in short else (short, str(edge))
+    rounded = f"{edge:g}"
+    short = rounded if float(rounded) == edge else f"{edge:.15g}"
+    if "e" in short:
+        return (short,)
+    return short, str(edge)
 
 
 def _condition(entry: Entry) -> Tier | None:
@@ -471,18 +491,22 @@ def _condition(entry: Entry) -> Tier | None:
     for key, only in (("kind", "burnrate"), ("op", "gt")):
         condition.choice(key, only, default=only)
     long = condition.seconds("lookbackWindow")
-    fields = {
-        "factor": condition.number("threshold"),
-        "long": long,
-        # A twelfth, as in chapter 5 of Google's SRE workbook.
-        "short": entry.notes.seconds("prometheus/short-window", f"{long // 12}s"),
-        "hold": condition.seconds("alertAfter", "0s"),
-        "min_failures": entry.count("min-failures"),
-    }
+    factor = condition.number("threshold")
+    # A twelfth, as in chapter 5 of Google's SRE workbook.
+    short = entry.notes.seconds("prometheus/short-window", f"{long // 12}s")
+    hold = condition.seconds("alertAfter", "0s")
+    min_failures = entry.count("min-failures")
     condition.end()
-    severity = entry.spec.text("severity")
     return entry.build(
-        Tier, policy=entry.name, name=entry.note("tier", entry.name), severity=severity, **fields
+        Tier,
+        policy=entry.name,
+        severity=entry.spec.text("severity"),
+        name=entry.note("tier", entry.name),
+        factor=factor,
+        long=long,
+        short=short,
+        hold=hold,
+        min_failures=min_failures,
     )
 
 
@@ -512,7 +536,8 @@ def _slices(entry: Entry, targets: Sequence[StrictMapping]) -> list[Slices | Non
     if not method:
         # It would say whether these belong here.
         for terms in targets:
-            terms.pass_over(*(key for key in terms.keys if key.startswith("timeSlice")))
+            keys = [key for key in terms.keys if key.startswith("timeSlice")]
+            terms.pass_over(*keys)
         entry.notes.pass_over(*entry.notes.keys)
     if method != "Timeslices":
         return [None] * len(targets)

@@ -26,7 +26,13 @@ Faults = dict[str, str]
 _SPAN: Final = re.compile(r"([0-9]{1,9})([smhdw])")
 _WHOLE: Final = re.compile("[0-9]+")
 _MOST: Final = sys.float_info.max
-_SECONDS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_SECONDS: Final[Mapping[str, int]] = {
+    "s": 1,
+    "m": 60,
+    "h": 3_600,
+    "d": 86_400,
+    "w": 604_800,
+}
 
 
 def refuse(faults: Faults) -> None:

@@ -16,14 +16,8 @@ from ..promise.promql import number
 from .detection import Stretch, Traffic, spread
 from .scenario import Scenario, Test
 
-SHARES: Final = (
-    1.0,
-    0.5,
-    0.2,
-    0.1,
-    0.05,
-    0.02,
-)  # How much fails in the outages whose detection is proved.
+# How much fails in the outages whose detection is proved.
+SHARES: Final = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 
 _OUTAGE: Final = 1_800  # Seconds that an outage lasts.
 # More samples of nothing than these would only take time.
@@ -58,26 +52,28 @@ def _outages(scenario: Scenario) -> list[Test]:
     """
     tests: list[Test] = []
     firsts_before: list[int] = []
+    minute = scenario.scrapes(_GRACE)
     for share in SHARES if scenario.objective.tiers else ():
         # Only a share that is one of whole events.
         bad = scenario.stretch(1, share).bad
         if not math.isclose(bad, share * scenario.volume):
             continue
         traffic = outage(scenario, share)
-        firsts = [_fired(scenario, verdict) for verdict in scenario.verdicts(traffic).values()]
-        minute = scenario.scrapes(_GRACE)
-        if not tests or any(
-            abs(sample - sample_before) > minute
-            for sample, sample_before in zip(firsts, firsts_before, strict=True)
-        ):
-            tests.append(scenario.course(f"{number(share * 100)} % fail for half an hour", traffic))
+        verdicts = scenario.verdicts(traffic)
+        firsts = [_fired(scenario, verdict) for verdict in verdicts.values()]
+        delays = [abs(first - before) for first, before in zip(firsts, firsts_before, strict=False)]
+        if not tests or max(delays) > minute:
+            percent = number(share * 100)
+            tests.append(scenario.course(f"{percent} % fail for half an hour", traffic))
             firsts_before = firsts
     return tests
 
 
 def _fired(scenario: Scenario, verdict: Sequence[bool | None]) -> int:
     """At which sample an alert surely fires; past the last one if it never does."""
-    evaluation = verdict.index(True) if True in verdict else len(verdict)
+    evaluation = len(verdict)
+    if True in verdict:
+        evaluation = verdict.index(True)
     return evaluation * scenario.every
 
 
@@ -90,10 +86,13 @@ def _smoulder(scenario: Scenario, place: int) -> Test:
     above = objective.threshold(faster) if faster else 1.0
     # The geometric mean is as many times above the one threshold as below the other.
     share = math.sqrt(threshold * above)
-    name = f"{number(round(share * 100, 3))} % fail, for tier {tier.name}"
+    percent = number(round(share * 100, 3))
+    name = f"{percent} % fail, for tier {tier.name}"
     burst, bad = scenario.burst()
     period = max(burst, scenario.whole(bad / share))
-    alone = scenario.scrapes(faster.long) + scenario.every if faster else period
+    alone = period
+    if faster:
+        alone = scenario.scrapes(faster.long) + scenario.every
     longest_period = bad / (1.25 * threshold)
     if not scenario.counting and period < alone < longest_period:
         # Two bursts in the faster tier's window would be too much for it, and one in so long a time
@@ -107,7 +106,8 @@ def _smoulder(scenario: Scenario, place: int) -> Test:
     # So long that the long window still burns when the short one has let go.
     limit = min(1.15 * threshold, 0.9 * share)
     lasts = scenario.whole(limit * (before + after) / (share - limit))
-    most = max(lasts, 4 * before + 2 * scenario.scrapes(tier.hold))
+    hold = scenario.scrapes(tier.hold)
+    most = max(lasts, 4 * before + 2 * hold)
     fire = [scenario.stretch(before)]
     if scenario.counting:
         fire.append(scenario.stretch(most, share))
@@ -130,15 +130,17 @@ def _blip(scenario: Scenario, tier: Tier) -> Test:
         lasts = scenario.whole(burn.hold + burn.short * 2 / 3 + 4 * scenario.every)
         before = scenario.whole(max(burn.short, 2 * lasts))
         longest = scenario.whole(burn.long / 2)
-        fault = scenario.stretch(min(lasts, longest), min(1.0, 1.5 * limit))
+        share = min(1.0, 1.5 * limit)
+        fault = scenario.stretch(min(lasts, longest), share)
     else:
         burst, bad = scenario.burst()
         longer = scenario.whole(max(0.0, 1.5 * limit * burn.short - bad))
         fault = scenario.stretch(burst + longer, 1)
-        before = scenario.whole(max(2 * burn.short, 1.4 * (fault.scrapes + bad) / limit))
-    after = scenario.stretch(scenario.whole(burn.hold + 8 * scenario.every))
-    quiet = scenario.stretch(min(before, scenario.whole(burn.long)))
-    traffic = scenario.traffic(quiet, fault, after)
+        diluting = 1.4 * (fault.scrapes + bad) / limit
+        before = scenario.whole(max(2 * burn.short, diluting))
+    quiet = min(before, scenario.whole(burn.long))
+    after = scenario.whole(burn.hold + 8 * scenario.every)
+    traffic = scenario.traffic(scenario.stretch(quiet), fault, scenario.stretch(after))
     return scenario.course(f"a blip that tier {tier.name} must not mind", traffic)
 
 

@@ -39,7 +39,9 @@ class _Reading:
 
 
 _READINGS: Final = tuple(
-    _Reading(closed, nudge) for closed in (True, False) for nudge in (1 - _NUDGE, 1 + _NUDGE)
+    _Reading(closed, nudge)  # Each way to read a window, with both nudges.
+    for closed in (True, False)
+    for nudge in (1 - _NUDGE, 1 + _NUDGE)
 )
 
 
@@ -62,9 +64,8 @@ class Sums:
     @property
     def ratios(self) -> list[float]:
         """The share of bad events; 0 where nothing happened, because no alert may come of that."""
-        return [
-            bad / total if total else 0.0 for total, bad in zip(self.totals, self.bads, strict=True)
-        ]
+        pairs = zip(self.totals, self.bads, strict=True)
+        return [bad / total if total else 0.0 for total, bad in pairs]
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,10 @@ def verdicts(
 def bad_slices(traffic: Traffic, slicing: Slicing, *, every: int = 1) -> int:
     """Return at how many evaluations a slice is bad: the fewest over all ways to read a window."""
     samples = range(0, traffic.scrapes + 1, every)
-    counts = [sum(_slices(traffic, slicing, reading, samples=samples)) for reading in _READINGS]
+    counts: list[int] = []
+    for reading in _READINGS:
+        slices = _slices(traffic, slicing, reading, samples=samples)
+        counts.append(sum(slices))
     return min(counts)
 
 

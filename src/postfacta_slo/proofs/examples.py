@@ -109,9 +109,8 @@ def _likely(label: str, matchers: Iterable[Matcher]) -> list[str]:
     named: list[str] = []
     for matcher in _on(label, matchers):
         named += _named(matcher)
-    plain = _PLAIN
-    if not any(value.isdigit() for value in named):
-        plain = _PLAIN[1:]
+    digits = any(value.isdigit() for value in named)
+    plain = _PLAIN if digits else _PLAIN[1:]
     unique = dict.fromkeys([*named, *plain, ""])
     return list(unique)
 

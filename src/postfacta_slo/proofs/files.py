@@ -50,24 +50,25 @@ def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[st
     for objective in model.objectives:
         scenario = Scenario(source, objective, pace, compress)
         if _is_slow(objective) is slow and not scenario.why_unproved():
-            tests += [*recording_tests(scenario), *burn_tests(scenario)]
+            tests += recording_tests(scenario)
+            tests += burn_tests(scenario)
+    groups = rules_of(model, compress=compress)["groups"]
     return {
         "evaluation_interval": span(pace * source.scrape_interval, compress),
         # Without it promtool evaluates groups in another order each time.
-        "group_eval_order": [
-            group["name"] for group in rules_of(model, compress=compress)["groups"]
-        ],
+        "group_eval_order": [group["name"] for group in groups],
         "tests": tests,
     }
 
 
 def unproved(model: Model) -> dict[str, str]:
     """Return the names of objectives that no test can be written for, and why."""
-    reasons = {
-        objective.name: Scenario(model.source, objective).why_unproved()
-        for objective in model.objectives
-    }
-    return {name: reason for name, reason in reasons.items() if reason}
+    reasons: dict[str, str] = {}
+    for objective in model.objectives:
+        reason = Scenario(model.source, objective).why_unproved()
+        if reason:
+            reasons[objective.name] = reason
+    return reasons
 
 
 def _is_slow(objective: Objective) -> bool:
@@ -81,14 +82,15 @@ class _Service:
     """
 
     def __init__(self, model: Model, service: Service, *, every: int, compress: int) -> None:
-        scenarios = [
-            Scenario(model.source, objective, every, compress) for objective in model.of(service)
-        ]
         self._service = service
-        self._unproved = [scenario.objective for scenario in scenarios if scenario.why_unproved()]
-        self._proved = [
-            scenario for scenario in scenarios if scenario.objective not in self._unproved
-        ]
+        self._unproved: list[Objective] = []
+        self._proved: list[Scenario] = []
+        for objective in model.of(service):
+            scenario = Scenario(model.source, objective, every, compress)
+            if scenario.why_unproved():
+                self._unproved.append(objective)
+            else:
+                self._proved.append(scenario)
         # Any scenario does: all see the same scrapes.
         self._scenario = Scenario(model.source, model.objectives[0], every, compress)
         self._fault = self._scenario.scrapes(_QUIET / 2)
@@ -106,23 +108,25 @@ class _Service:
     def tests(self) -> list[Test]:
         well = self._healthy(self._end)
         silent = [self._silence()]
-        half = {example(self._service.up, instance="two"): self._falling}
+        second = example(self._service.up, instance="two")
+        half = well | {second: self._falling}
         name = self._service.name
-        names = dict.fromkeys(selector.metric for selector in self._metrics)
+        metrics = dict.fromkeys(selector.metric for selector in self._metrics)
         return [
             self._scenario.written(f"{name}: all is well, and nothing fires", well, silent),
-            self._scenario.written(f"{name}: one of two instances is down", well | half, silent),
+            self._scenario.written(f"{name}: one of two instances is down", half, silent),
             self._down(),
-            *(self._absent(metric) for metric in names),
+            *map(self._absent, metrics),
         ]
 
     def _down(self) -> Test:
         """Nothing is left, but for what other jobs export."""
         scraped = _stale(self._healthy(self._fault))
         scraped[self._up] = self._falling
-        for watched_series in (self._service.up, *self._metrics):
-            for labels in near_misses(watched_series, selected(watched_series)):
-                scraped[series(watched_series.metric, labels)] = constant(1, self._end)
+        samples = constant(1, self._end)
+        for selector in (self._service.up, *self._metrics):
+            for labels in near_misses(selector, selected(selector)):
+                scraped[series(selector.metric, labels)] = samples
         checks = self._fires("Down", [{"severity": self._service.down_severity}])
         if self._watched:
             checks += self._fires("SLIMetricAbsent", self._watched)
@@ -162,9 +166,10 @@ class _Service:
             alerts += f',metric="{metric}"'
         names = ", ".join(label_sets[0])
         expression = f'count by ({names}) (ALERTS{{alertstate="firing",{alerts}}})'
+        values = Counter(series("", labels) for labels in label_sets)
         return [
             Assertion(expression, first - self._scenario.every, {}),
-            Assertion(expression, first, Counter(series("", labels) for labels in label_sets)),
+            Assertion(expression, first, values),
         ]
 
     def _alert(self, kind: str) -> str:

@@ -19,21 +19,24 @@ _LONGEST: Final = 3_000
 
 
 def recording_tests(scenario: Scenario) -> list[Test]:
-    tests = [
+    """Return the tests of the figures that an objective is recorded by."""
+    return [
         _quiet(scenario),
         _weighed(scenario),
         *_one_sided(scenario),
         *_idle(scenario),
         _spent(scenario),
+        *_unjudged(scenario),
+        *_probed(scenario),
+        *_instances(scenario),
     ]
-    return tests + _unjudged(scenario) + _probed(scenario) + _instances(scenario)
 
 
 def _quiet(scenario: Scenario) -> Test:
     """Nothing fails but what is left out: every figure has its value of a clean objective."""
     objective = scenario.objective
     scrapes = scenario.scrapes(2 * PRESENT)
-    constants = {
+    figures = {
         "slo:objective:ratio": float(number(objective.target)),
         "slo:error_budget:ratio": objective.budget,
         "slo:time_period:days": float(number(objective.period / DAY)),
@@ -41,19 +44,27 @@ def _quiet(scenario: Scenario) -> Test:
         "slo:period_error_budget_remaining:ratio": 1,
         "slo:period_ok:bool": 1,
     }
-    guards = {
-        error_series(tier.long, "increase"): 0 for tier in objective.tiers if tier.min_failures
-    }
+    figures |= dict.fromkeys(_guards(scenario), 0)
     if objective.slices:
-        guards["slo:slice_error:ratio"] = 0
-    checks = [scenario.silence(scrapes), scenario.windows("{} == 0", scrapes)]
-    for name, value in (constants | guards).items():
+        figures["slo:slice_error:ratio"] = 0
+    checks = [
+        scenario.silence(scrapes),
+        scenario.windows("{} == 0", scrapes),
+    ]
+    for name, value in figures.items():
         checks.append(scenario.value(name, value, scrapes))
-    healthy = scenario.scraped(scenario.steady(scrapes), never="bad")
-    left_out = scenario.left_out(scrapes, failing=True)
-    return scenario.test(
-        "what is left out fails, and none of it counts", healthy | left_out, checks
-    )
+    scraped = scenario.scraped(scenario.steady(scrapes), never="bad")
+    scraped |= scenario.left_out(scrapes, failing=True)
+    return scenario.test("what is left out fails, and none of it counts", scraped, checks)
+
+
+def _guards(scenario: Scenario) -> list[str]:
+    """Return the series by which a tier with a floor counts its failures."""
+    return [
+        error_series(tier.long, "increase")
+        for tier in scenario.objective.tiers
+        if tier.min_failures
+    ]
 
 
 def _weighed(scenario: Scenario) -> Test:
@@ -73,9 +84,8 @@ def _weighed(scenario: Scenario) -> Test:
         # A slice stays bad however much dilutes it, until its share is below its limit.
         near = f"slo:slice_error:ratio{{{scenario.matchers}}} > {share - 1e-9!r} < {share + 1e-9!r}"
         checks.append(scenario.count(near, 1, scrapes))
-    scraped = scenario.scraped(scenario.traffic(stretch)) | scenario.left_out(
-        scrapes, failing=False
-    )
+    scraped = scenario.scraped(scenario.traffic(stretch))
+    scraped |= scenario.left_out(scrapes, failing=False)
     return scenario.test("what is left out goes well, and hides nothing", scraped, checks)
 
 
@@ -87,18 +97,16 @@ def _one_sided(scenario: Scenario) -> list[Test]:
     traffic = scenario.traffic(scenario.stretch(scrapes, 1))
     failing = constant(0, scrapes)
     scraped = scenario.scraped(traffic, never="good")
-    scraped |= {name: failing for name in (scenario.probe, scenario.instance("one")) if name}
+    for name in (scenario.probe, scenario.instance("one")):
+        if name:
+            scraped[name] = failing
     checks = [scenario.windows(scenario.near(1), scrapes)]
-    guards = [
-        error_series(tier.long, "increase")
-        for tier in scenario.objective.tiers
-        if tier.min_failures
-    ]
-    checks += [scenario.count(f"{name}{{{scenario.matchers}}} > 0", 1, scrapes) for name in guards]
+    for name in _guards(scenario):
+        failures = f"{name}{{{scenario.matchers}}}"
+        checks.append(scenario.count(f"{failures} > 0", 1, scrapes))
     if scenario.objective.slices:
-        checks += [
-            scenario.value(f"slo:slice_{flag}:bool", 1, scrapes) for flag in ("bad", "judged")
-        ]
+        checks.append(scenario.value("slo:slice_bad:bool", 1, scrapes))
+        checks.append(_judged(scenario, scrapes, expected=True))
     return [scenario.test("nothing has ever gone well", scraped, checks)]
 
 
@@ -113,10 +121,9 @@ def _idle(scenario: Scenario) -> list[Test]:
     if scenario.counting:
         checks.append(scenario.windows("{}", end, none=True))
         return [scenario.test(name, scraped, checks)]
-    known_errors = (
-        f"slo:point_bad:bool{{{scenario.matchers}}} or slo:slice_error:ratio{{{scenario.matchers}}}"
-    )
-    checks.append(scenario.count(known_errors, 0, end))
+    points = f"slo:point_bad:bool{{{scenario.matchers}}}"
+    slices = f"slo:slice_error:ratio{{{scenario.matchers}}}"
+    checks.append(scenario.count(f"{points} or {slices}", 0, end))
     if not scenario.objective.slices:
         return [scenario.test(name, scraped, checks)]
     checks.append(scenario.value("slo:slice_bad:bool", 0, end))
@@ -137,7 +144,8 @@ def _spent(scenario: Scenario) -> Test:
     unspent = max(scenario.scrapes(_HOUR), 2 * bad / budget)
     touched = scenario.whole(min(_LONGEST, unspent))
     # Long enough for the alert, if it were to fire, and for a slice to notice.
-    pause = scenario.whole(max(hold + 4 * scenario.every, scenario.slice_length()))
+    alerting = hold + 4 * scenario.every
+    pause = scenario.whole(max(alerting, scenario.slice_length()))
     overspent = scenario.whole(2 * budget * (touched + burst))
     lasts = overspent + hold + 2 * burst + 4 * scenario.every
     traffic = scenario.traffic(
@@ -152,11 +160,16 @@ def _spent(scenario: Scenario) -> Test:
         checks.append(scenario.count(f"{left} > 0 < 1", 1, touched + burst + pause))
     if severity := scenario.objective.exhausted_severity:
         period = round(scenario.objective.period / scenario.source.scrape_interval)
-        spent = Burn(tier="", long=period, short=period, hold=hold, threshold=budget)
-        outcomes = {"": verdicts(traffic, spent, scenario.by, every=scenario.every)}
-        checks += firing(
-            scenario.alert("ErrorBudgetExhausted"), outcomes, {"": severity}, every=scenario.every
+        spent = Burn(
+            tier="",
+            long=period,
+            short=period,
+            hold=hold,
+            threshold=budget,
         )
+        alert = scenario.alert("ErrorBudgetExhausted")
+        outcomes = {"": verdicts(traffic, spent, scenario.by, every=scenario.every)}
+        checks += firing(alert, outcomes, {"": severity}, every=scenario.every)
     return scenario.test("the budget is touched, then spent", scenario.scraped(traffic), checks)
 
 
@@ -170,11 +183,16 @@ def _unjudged(scenario: Scenario) -> list[Test]:
     quiet = spread(width, few, few) * 4
     loud = spread(width, enough, enough) * 2
     traffic = scenario.traffic(*quiet, *loud)
-    moments = ((3 * width, False), (6 * width, True))
-    checks = [scenario.value("slo:slice_bad:bool", bad, at) for at, bad in moments]
+    too_few_at = 3 * width
+    enough_at = 6 * width
+    checks = [
+        scenario.value("slo:slice_bad:bool", 0, too_few_at),
+        scenario.value("slo:slice_bad:bool", 1, enough_at),
+    ]
     if not slices.probe:
-        checks += [_judged(scenario, at, expected=expected) for at, expected in moments]
-    scraped = scenario.scraped(traffic) | scenario.all_left_out(6 * width)
+        checks.append(_judged(scenario, too_few_at, expected=False))
+        checks.append(_judged(scenario, enough_at, expected=True))
+    scraped = scenario.scraped(traffic) | scenario.all_left_out(enough_at)
     return [scenario.test("too few to judge, then enough", scraped, checks)]
 
 
@@ -185,14 +203,16 @@ def _probed(scenario: Scenario) -> list[Test]:
     idle = scenario.scraped(scenario.steady(traffic.scrapes, 0))
     idle[scenario.probe] = notation(well)
     name = "the probe fails and there are no other requests"
-    failing = scenario.course(name, traffic, idle, checks=_during(scenario, traffic.scrapes))
-    steady = scenario.scraped(scenario.steady(traffic.scrapes))
+    during = _during(scenario, traffic.scrapes)
+    failing = scenario.course(name, traffic, idle, checks=during)
+    unprobed = scenario.scraped(scenario.steady(traffic.scrapes))
+    unprobed[scenario.probe] = ""
     checks = [
         scenario.silence(traffic.scrapes),
         scenario.value("slo:slice_bad:bool", 0, traffic.scrapes),
         _judged(scenario, traffic.scrapes, expected=True),
     ]
-    return [failing, scenario.test("there is no probe", steady | {scenario.probe: ""}, checks)]
+    return [failing, scenario.test("there is no probe", unprobed, checks)]
 
 
 def _instances(scenario: Scenario) -> list[Test]:
@@ -207,15 +227,18 @@ def _instances(scenario: Scenario) -> list[Test]:
     # There are no requests and no probes: all that is known is that no instance is there.
     idle = scenario.scraped(scenario.steady(traffic.scrapes, 0))
     idle[scenario.probe] = ""
-    down = {first: notation(well), second: notation([0] * len(well))}
-    gone = {first: notation(map(_vanishing, [0, *well], well))}
+    down = {
+        first: notation(well),
+        second: notation([0] * len(well)),
+    }
+    vanishing = map(_vanishing, [0, *well], well)
+    gone = {first: notation(vanishing)}
     during = _during(scenario, traffic.scrapes)
+    silent = [scenario.silence(traffic.scrapes)]
     return [
         scenario.course("the last instance goes down", traffic, idle | down, checks=during),
         scenario.course("the last instance is gone", traffic, idle | gone, checks=during),
-        scenario.test(
-            "one of two instances goes down", steady, [scenario.silence(traffic.scrapes)]
-        ),
+        scenario.test("one of two instances goes down", steady, silent),
     ]
 
 
@@ -229,7 +252,10 @@ def _vanishing(was_up: int, is_up: int) -> int | str | None:
 def _during(scenario: Scenario, end: int) -> list[Assertion]:
     """The checks that a slice is known, and bad, while something other than events is disturbed."""
     at = end - scenario.scrapes(4 * PRESENT)
-    return [scenario.value("slo:slice_bad:bool", 1, at), _judged(scenario, at, expected=True)]
+    return [
+        scenario.value("slo:slice_bad:bool", 1, at),
+        _judged(scenario, at, expected=True),
+    ]
 
 
 def _judged(scenario: Scenario, at: int, *, expected: bool) -> Assertion:

@@ -35,9 +35,8 @@ Test = dict[str, Any]  # One of promtool's tests, as plain mappings and lists.
 Verdicts = Mapping[str, Sequence[bool | None]]
 
 _VOLUME: Final = 300  # Events between two scrapes: 20 a second at 15 s.
-_LEFT_OUT: Final = (
-    5  # How many times as many events of each kind that is left out: 100 a second at 15 s.
-)
+# How many times as many events of each kind that is left out: 100 a second at 15 s.
+_LEFT_OUT: Final = 5
 # A busy week would fill memory with what was scraped: such windows add up what was recorded of five
 # minutes each.
 _READ_AT_ONCE: Final = 7_200  # Seconds; the limit that `rules.recording` has.
@@ -140,7 +139,9 @@ class Scenario:
         if slices := self.objective.slices:
             # So that a slice is judged from the first scrape on.
             needs.append(2 * slices.min_requests)
-        return max(_VOLUME, math.ceil(max(needs, default=0) / 100) * 100)
+        # In whole hundreds.
+        needed = math.ceil(max(needs, default=0) / 100) * 100
+        return max(_VOLUME, needed)
 
     def traffic(self, *stretches: Stretch) -> Traffic:
         return Traffic(stretches, self.counted)
@@ -168,18 +169,29 @@ class Scenario:
         slices = self.objective.slices
         judged = None
         if slices:
-            width = self._intervals(slices.window)
-            judged = Slicing(width=width, allowed=slices.budget, events=slices.min_requests)
-        if isinstance(indicator, RatioIndicator):
-            counting = Counting(
-                beyond=self._intervals(_READ_AT_ONCE), piece=self._intervals(PRESENT)
+            judged = Slicing(
+                width=self._intervals(slices.window),
+                allowed=slices.budget,
+                events=slices.min_requests,
             )
-            return judged or counting
+        if isinstance(indicator, RatioIndicator):
+            if judged:
+                return judged
+            return Counting(
+                beyond=self._intervals(_READ_AT_ONCE),
+                piece=self._intervals(PRESENT),
+            )
         if indicator.quantile is None:
             return Slicing(width=0, allowed=0.0, then=judged)
         window = min(PRESENT, slices.window) if slices else PRESENT
-        allowed = 1 - indicator.quantile if indicator.op in {"lte", "lt"} else indicator.quantile
-        return Slicing(width=self._intervals(window), allowed=allowed, then=judged)
+        allowed = indicator.quantile
+        if indicator.op in {"lte", "lt"}:
+            allowed = 1 - allowed
+        return Slicing(
+            width=self._intervals(window),
+            allowed=allowed,
+            then=judged,
+        )
 
     def verdicts(self, traffic: Traffic, by: Slicing | None = None) -> dict[str, list[bool | None]]:
         """Return for each tier at each evaluation whether it fires.
@@ -205,7 +217,10 @@ class Scenario:
         bads = ("bad", traffic.bads)
         if judged.metric == total.metric:
             good, bad = _good_and_bad(indicator)
-            counts_by_series = {series(total.metric, good): goods, series(total.metric, bad): bads}
+            counts_by_series = {
+                series(total.metric, good): goods,
+                series(total.metric, bad): bads,
+            }
         else:
             counts_by_series = {
                 series(total.metric, selected(total)): ("all", traffic.totals),
@@ -223,8 +238,8 @@ class Scenario:
         Each satisfies all of its conditions but one.
         """
         indicator = self.objective.indicator
-        events = Stretch(scrapes, _LEFT_OUT * self.volume, _LEFT_OUT * self.volume * failing)
-        traffic = self.traffic(events)
+        events = _LEFT_OUT * self.volume
+        traffic = self.traffic(Stretch(scrapes, events, bad=events * failing))
         if isinstance(indicator, ThresholdIndicator):
             metric = _selector(indicator.metric)
             missed: Scraped = {}
@@ -263,10 +278,13 @@ class Scenario:
             bads = [after - before for before, after in pairwise(traffic.bads)]
             samples = [bad if failed else good for failed in (bads[0], *bads)]
             return {series(metric, labels): notation(samples)}
-        edges = self.source.edges_of(metric.removesuffix("_bucket")) or (indicator.value,)
-        slow_is_bad = indicator.op in {"lte", "lt"}
-        low = traffic.goods if slow_is_bad else traffic.bads
-        high = traffic.bads if slow_is_bad else traffic.goods
+        histogram = metric.removesuffix("_bucket")
+        edges = self.source.edges_of(histogram) or (indicator.value,)
+        low = traffic.bads
+        high = traffic.goods
+        if indicator.op in {"lte", "lt"}:
+            low = traffic.goods
+            high = traffic.bads
         # Buckets are cumulative: the threshold's has the low values, and each above it has all.
         all_values = [lows + highs for lows, highs in zip(low, high, strict=True)]
         none = [0] * len(low)
@@ -312,7 +330,9 @@ class Scenario:
     def probe(self) -> str:
         """The probe's series, if a slice depends on one."""
         slices = self.objective.slices
-        return example(slices.probe) if slices and slices.probe else ""
+        if not slices or not slices.probe:
+            return ""
+        return example(slices.probe)
 
     def instance(self, name: str) -> str:
         """Return the series that says whether an instance is up, if a slice depends on it."""
@@ -346,7 +366,8 @@ class Scenario:
         by = self.by
         if isinstance(by, Counting):
             return self.every, self.every
-        around = self.stretch(self.whole(self.slice_length() + 2 * self.every))
+        unaffected = self.slice_length() + 2 * self.every
+        around = self.stretch(self.whole(unaffected))
         burst = 0
         bad = 0
         while not bad:
@@ -367,7 +388,11 @@ class Scenario:
         after = self.scrapes(shortest + _GRACE)
         before = self.history()
         lasts = self.scrapes(_DISTURBED)
-        stretches = (Stretch(before, 1), Stretch(lasts, 1, 1), Stretch(after, 1))
+        stretches = (
+            Stretch(before, total=1),
+            Stretch(lasts, total=1, bad=1),
+            Stretch(after, total=1),
+        )
         samples = [1] * (before + 1) + [0] * lasts + [1] * after
         return Traffic(stretches, counted=False), samples
 
@@ -401,8 +426,9 @@ class Scenario:
 
         An empty one is not there.
         """
-        around = self._around(max(check.sample for check in checks))
-        present = {series: samples for series, samples in (around | scraped).items() if samples}
+        end = max(check.sample for check in checks)
+        all_series = self._around(end) | scraped
+        present = {series: samples for series, samples in all_series.items() if samples}
         return self.written(f"{self.objective.name}: {name}", present, checks)
 
     def written(self, name: str, scraped: Scraped, checks: Iterable[Assertion]) -> Test:

@@ -151,7 +151,13 @@ def _read_level(node: StrictMapping) -> Level | None:
     name = node.text("name")
     effect = node.text("effect")
     node.end()
-    return node.build(Level, name=name, floor=floor, gate=gates.get(gate), effect=effect)
+    return node.build(
+        Level,
+        name=name,
+        floor=floor,
+        gate=gates.get(gate),
+        effect=effect,
+    )
 
 
 def _is_share(value: object) -> bool:

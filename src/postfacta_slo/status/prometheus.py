@@ -111,14 +111,20 @@ class Prometheus:
 
     def over_time(self, query: str, *, start: float, end: float, step: float) -> list[Line]:
         """Query an expression at each step from start to end, in seconds since the epoch."""
-        form = {"query": query, "start": repr(start), "end": repr(end), "step": repr(step)}
+        form = {
+            "query": query,
+            "start": repr(start),
+            "end": repr(end),
+            "step": repr(step),
+        }
         return self._ask("query_range", form, _lines)
 
     def _ask(
         self, endpoint: str, form: Mapping[str, str], read: Callable[[Any], list[T]]
     ) -> list[T]:
+        body = urllib.parse.urlencode(form).encode()
         request = urllib.request.Request(  # noqa: S310 - http and https alone, see check_address
-            f"{self.name}/api/v1/{endpoint}", urllib.parse.urlencode(form).encode(), self._headers
+            f"{self.name}/api/v1/{endpoint}", body, self._headers
         )
         try:
             answer: Any = json.loads(self._read(request))
@@ -169,8 +175,10 @@ def _credentials(parts: urllib.parse.SplitResult, token: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {token}"}
     if parts.username is None:
         return {}
-    pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    user = urllib.parse.unquote(parts.username)
+    password = urllib.parse.unquote(parts.password or "")
+    encoded = base64.b64encode(f"{user}:{password}".encode())
+    return {"Authorization": f"Basic {encoded.decode()}"}
 
 
 def _points(data: Any) -> list[Point]:

@@ -86,7 +86,9 @@ class SloStatus:
         if self.remaining <= 0:
             return 0.0
         present = self.burn.get(_PRESENT, 0.0)
-        return self.remaining * self.window / present if present > 0 else None
+        if present <= 0:
+            return None
+        return self.remaining * self.window / present
 
 
 MONTH: Final = 30 * DAY  # Seconds of the window that is taken by default.
