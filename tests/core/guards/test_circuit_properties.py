@@ -280,3 +280,24 @@ class CircuitMachine(RuleBasedStateMachine):
 
 TestWindowOfCalls = CircuitMachine.TestCase
 TestWindowOfCalls.settings = settings(stateful_step_count=40)
+
+
+def test_slow_calls_are_counted_one_by_one_and_forgotten_one_by_one() -> None:
+    config = CircuitConfig(
+        failure_rate_threshold=1.0,
+        slow_call_rate_threshold=1.0,
+        slow_call_duration=2.0,
+        sliding_window_size=4,
+        minimum_number_of_calls=100,
+    )
+    played = Played(config).play("LXLS")
+
+    def slow() -> tuple[int, int]:
+        statistics = played.circuit.statistics(played.now)
+        return statistics.calls, statistics.slow_calls
+
+    assert slow() == (4, 3)
+    played.play("S")
+    assert slow() == (4, 2)
+    played.play("XXX")  # In the places of two slow ones and of one that was not.
+    assert slow() == (4, 3)
