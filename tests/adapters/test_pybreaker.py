@@ -450,41 +450,6 @@ async def test_where_no_thread_can_be_started_calls_go_on(monkeypatch: pytest.Mo
     assert len(heard.of(ListenerFailed)) == 1
 
 
-class Redis:
-    """As much of a Redis client as pybreaker's storage asks of it."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, bytes] = {}
-
-    def get(self, key: str) -> bytes | None:
-        return self.kept.get(key)
-
-    def set(self, key: str, value: object) -> None:
-        assert threading.current_thread() is not threading.main_thread()
-        self.kept[key] = str(value).encode()
-
-    def setnx(self, key: str, value: object) -> None:
-        self.kept.setdefault(key, str(value).encode())
-
-    def incr(self, key: str) -> None:
-        self.set(key, int(self.kept[key]) + 1)
-
-
-async def test_pybreakers_own_storage_for_redis_is_kept_up_to_date(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(pybreaker, "HAS_REDIS_SUPPORT", True)
-    monkeypatch.setattr(pybreaker, "RedisError", ConnectionError, raising=False)
-    redis: Any = Redis()
-    storage = pybreaker.CircuitRedisStorage("closed", redis, namespace="shop", cluster_mode=True)
-    guard = breaker(storage=storage)
-    await open_it(guard)
-    shelf = Shelf()
-    await shelf.until(lambda shelf: redis.kept["shop:pybreaker:state"] == b"open")
-    assert redis.kept["shop:pybreaker:fail_counter"] == b"4"
-    assert storage.opened_at is not None
-
-
 def test_a_breaker_has_one_view() -> None:
     guard = breaker()
     with pytest.raises(

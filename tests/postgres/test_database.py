@@ -162,24 +162,6 @@ async def test_a_full_pool_refuses_after_the_bound_and_in_turn(database_dsn: str
     assert [e.error_type for e in seen.of(ConnectionAcquired)].count("PoolTimeoutError") == 1
 
 
-async def test_waiters_are_served_in_the_order_of_their_coming(database_dsn: str) -> None:
-    order: list[int] = []
-    options = PoolOptions(max_size=1, acquire_timeout=5)
-    async with opened(database_dsn, options) as database, anyio.create_task_group() as group:
-
-        async def wait(number: int, started: anyio.Event) -> None:
-            started.set()
-            async with database.acquire():
-                order.append(number)
-
-        async with database.acquire():
-            for number in range(5):
-                started = anyio.Event()
-                group.start_soon(wait, number, started)
-                await started.wait()
-    assert order == [0, 1, 2, 3, 4]
-
-
 async def test_a_connection_killed_in_the_middle_of_a_transaction_writes_nothing(
     database_dsn: str,
 ) -> None:
@@ -252,16 +234,6 @@ async def test_no_secret_is_in_errors_events_or_reprs() -> None:
             await database.fetch("select 1")
         told = f"{refusal.value!r} {refusal.value.__cause__!r} {database!r} {seen.events!r}"
     assert "canary" not in told
-
-
-async def test_a_connection_that_was_given_back_is_not_lent_a_second_time(
-    database_dsn: str,
-) -> None:
-    async with opened(database_dsn) as database:
-        async with database.acquire() as connection:
-            pass
-        with pytest.raises(asyncpg.InterfaceError, match="given back"):
-            await connection.fetchval("select 1")
 
 
 async def test_what_a_session_keeps_is_cleared_before_the_next_caller(database_dsn: str) -> None:

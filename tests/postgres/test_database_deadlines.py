@@ -14,7 +14,7 @@ from postfacta_core.events import ConnectionOpened, DeadlineExceeded, QueryFinis
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import PoolOptions
 
-from .postgres import opened, request_within, size_of, until_quiet, watcher
+from .postgres import opened, request_within, until_quiet, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
@@ -28,33 +28,6 @@ async def test_a_statement_that_runs_too_long_is_ended_on_the_server(database_ds
         # error.
         await until_quiet(other, seconds=1)
         assert await database.fetchval("select 1") == 1
-
-
-@pytest.mark.parametrize("moment", ["acquire", "query", "transaction"])
-async def test_a_cancelled_caller_leaves_no_connection_lent(database_dsn: str, moment: str) -> None:
-    seen = RecordingObserver()
-    options = PoolOptions(max_size=2, acquire_timeout=5)
-    async with opened(database_dsn, options, seen) as database:
-        for _ in range(5):
-            if moment == "acquire":
-                async with database.acquire(), database.acquire():
-                    with anyio.move_on_after(0.03):
-                        await database.fetchval("select 1")
-            elif moment == "query":
-                with anyio.move_on_after(0.03):
-                    await database.execute("select pg_sleep(60)")
-            else:
-                with anyio.move_on_after(0.03):
-                    async with database.transaction() as connection:
-                        await connection.execute("select pg_sleep(60)")
-        async with database.acquire(), database.acquire():
-            pass
-        async with watcher(database_dsn) as other:
-            busy = "select count(*) from pg_stat_activity where application_name = 'postfacta db' and state <> 'idle'"
-            with anyio.fail_after(5):
-                while await other.fetchval(busy):
-                    await anyio.sleep(0.01)
-    assert size_of(seen).used == 0
 
 
 async def test_a_statement_has_no_more_than_the_request_has_left_and_is_ended_on_the_server(

@@ -5,7 +5,6 @@ None is lost.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from contextlib import suppress
 from dataclasses import replace
@@ -17,9 +16,9 @@ from postfacta_core.errors import (
     DeadlineExceededError,
     PoolTimeoutError,
 )
-from postfacta_core.events import ConnectionAcquired, ConnectionOpened, DeadlineExceeded, Event
+from postfacta_core.events import ConnectionAcquired, ConnectionOpened, DeadlineExceeded
 from postfacta_core.testing import RecordingObserver
-from postfacta_postgres import Database, PoolOptions
+from postfacta_postgres import PoolOptions
 
 from .postgres import (
     QUICK,
@@ -27,7 +26,6 @@ from .postgres import (
     opened,
     request_within,
     size_of,
-    until_pinged,
     until_quiet,
     watcher,
 )
@@ -62,17 +60,6 @@ async def test_a_request_past_its_deadline_gets_no_connection_even_if_one_is_fre
         with request_within(0), pytest.raises(DeadlineExceededError):
             async with database.acquire():
                 pass
-
-
-async def test_a_request_that_outwaits_the_pool_gets_a_pool_timeout(
-    database_dsn: str,
-) -> None:
-    async with (
-        opened(database_dsn, replace(SHORT_WAIT, max_size=1)) as database,
-        database.acquire(),
-    ):
-        with request_within(60), pytest.raises(PoolTimeoutError):
-            await database.fetchval("select 1")
 
 
 async def test_a_request_knows_how_long_it_waited_for_a_connection_even_in_vain(
@@ -145,65 +132,6 @@ async def test_a_caller_in_a_hurry_leaves_the_connection_it_began_to_open_to_the
         assert scope.cancelled_caught
         assert await database.fetchval("select 1") == 1
     assert [event.error_type for event in seen.of(ConnectionOpened)] == ["", ""]
-
-
-async def test_a_caller_cancelled_just_as_its_connection_was_opened_keeps_no_slot(
-    database_dsn: str,
-) -> None:
-    callers: list[asyncio.Task[object]] = []
-
-    def cancel_at_the_opening(event: Event) -> None:
-        if isinstance(event, ConnectionOpened) and callers:
-            # It runs after the opening has ended, and before the caller has seen that: a native
-            # cancellation.
-            asyncio.get_running_loop().call_soon(callers.pop().cancel)
-
-    options = replace(QUICK, max_size=1)
-    async with Database(
-        database_dsn, name="db", options=options, observer=cancel_at_the_opening
-    ) as database:
-        await database.wait_connected()
-        caller = asyncio.ensure_future(database.fetchval("select 1"))
-        callers.append(caller)
-        with pytest.raises(asyncio.CancelledError):
-            await caller
-        assert callers == []
-        assert await database.fetchval("select 1") == 1
-
-
-async def test_a_caller_cancelled_just_as_its_turn_has_come_passes_the_slot_on(
-    database_dsn: str,
-) -> None:
-    async with opened(database_dsn, replace(QUICK, max_size=1)) as database:
-        async with database.acquire():
-            caller = asyncio.ensure_future(database.fetchval("select 1"))
-            await anyio.wait_all_tasks_blocked()
-        caller.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await caller
-        assert await database.fetchval("select 1") == 1
-
-
-async def test_a_connection_is_replaced_at_its_age_and_no_caller_notices(database_dsn: str) -> None:
-    seen = RecordingObserver()
-    async with opened(database_dsn, replace(QUICK, max_lifetime=0.3), seen) as database:
-        with anyio.fail_after(10):
-            while len(seen.of(ConnectionOpened)) < 8:  # the reserved one, too
-                assert await database.fetchval("select 1") == 1
-                await anyio.sleep(0.01)
-        await until_pinged(database)
-    assert not [event for event in seen.of(ConnectionAcquired) if event.error_type]
-
-
-async def test_an_unneeded_connection_is_closed(database_dsn: str) -> None:
-    async with (
-        opened(database_dsn, replace(QUICK, max_idle=0.2)) as database,
-        watcher(database_dsn) as other,
-    ):
-        async with database.acquire(), database.acquire():
-            pass
-        assert await until_quiet(other, most=1) == 1  # the reserved one
-        assert await database.fetchval("select 1") == 1
 
 
 async def test_without_a_reset_a_connection_comes_back_as_it_is(database_dsn: str) -> None:

@@ -191,17 +191,6 @@ def test_a_cancelled_statement_whose_connection_takes_longer_to_clear_than_to_op
     play(scene)
 
 
-def test_a_transaction_left_open_is_rolled_back_before_the_next_caller() -> None:
-    async def scene(stage: Scene) -> None:
-        async with stage.opened() as database:
-            async with database.acquire() as connection:
-                await connection.execute("begin")
-            assert stage.server.statements[-2:] == ["rollback", "reset"]
-            assert stage.used == 0
-
-    play(scene)
-
-
 def test_a_connection_that_broke_while_it_was_lent_or_idle_is_not_lent_again() -> None:
     async def scene(stage: Scene) -> None:
         async with stage.opened() as database:

@@ -95,6 +95,11 @@ def test_a_late_trial_is_late_even_without_other_calls(outcome: Verdict) -> None
     assert played.path[-1] == ("half_open", "open", 124.0, "trial_hung")
 
 
+def test_trials_that_were_all_cancelled_open_it_again() -> None:
+    played = Played().play("FFFF").wait(8.0).play("II").wait(16.0)
+    assert played.play("-").path[-1] == ("half_open", "open", 124.0, "trial_hung")
+
+
 @pytest.mark.parametrize("outcome", VERDICTS)
 def test_a_call_from_before_the_trip_moves_nothing_in_any_later_state(outcome: Verdict) -> None:
     played = Played()

@@ -218,6 +218,14 @@ def test_a_refusal_estimates_when_the_present_queue_is_done() -> None:
     assert caught.value.retry_after == 0.25
 
 
+def test_a_caller_without_time_does_not_wait() -> None:
+    slots = full(1, 5)
+    for patience in (0.0, -1.0):
+        with pytest.raises(BulkheadFullError):
+            slots.queue(ignore, patience)
+    assert decisions(slots) == {("admitted", "enforce"): 1, ("refused", "enforce"): 2}
+
+
 def test_its_numbers_are_those_that_metrics_know() -> None:
     slots = full(1, 1)
     _turn = slots.queue(ignore)

@@ -217,6 +217,16 @@ def test_a_new_key_costs_the_same_however_many_there_are() -> None:
         assert watched.reads <= 8
 
 
+def test_a_table_forgets_what_is_over_and_no_other() -> None:
+    table = Buckets(RATE, 4)
+    for number, key in enumerate("abcd"):
+        assert table.admit(key, float(number), -1.0)
+    assert not table.admit("e", 9.0, -0.5)
+    assert sorted(table.until) == ["a", "b", "c", "d"]
+    assert table.admit("e", 9.0, 1.0)
+    assert sorted(table.until) == ["c", "d", "e"]
+
+
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), max_size=80))
 def test_a_table_never_drops_a_key_before_its_moment(steps: list[tuple[int, int]]) -> None:
     table = Buckets(RATE, 5)
@@ -317,6 +327,17 @@ def test_an_allowed_caller_need_not_wait_and_size_is_kept() -> None:
         assert buckets.spend(key, 1, 0.0).retry_after == 0.0
     assert buckets_of([Rate(amount=5, period=1.0)]).spend("a", 1, 0.0).retry_after == 0.0
     assert len(buckets) == 2
+
+
+def test_a_decision_says_when_all_is_there_again_and_when_the_cost_is() -> None:
+    buckets = Buckets(RATE)
+    assert [buckets.spend("a", 1, 100.0).reset_after for _ in range(2)] == [2.0, 4.0]
+    # All of the burst at once: not now, but in as long as is missing.
+    refused = buckets.spend("a", 4, 100.0)
+    assert not refused.allowed
+    assert (refused.remaining, refused.reset_after) == (2, 4.0)
+    assert refused.retry_after == pytest.approx(4.0, abs=1e-3)
+    assert buckets.spend("a", 4, 104.0).allowed
 
 
 def test_of_equal_decisions_the_first_rate_is_named() -> None:
