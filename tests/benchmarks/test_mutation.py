@@ -47,38 +47,6 @@ def outer(items: list[int]) -> int:
 TREE = ast.parse(SOURCE)
 
 
-def changes(name: str) -> list[tuple[str, str]]:
-    return [(it.before, it.after) for it in mutants_of(TREE) if it.function == name]
-
-
-def test_statements_are_removed_and_operators_exchanged() -> None:
-    found = changes("Counter.add")
-    assert ("self.count += by", "pass") in found
-    assert ("self.is_full or by < 0", "self.is_full and by < 0") in found
-    assert ("by < 0", "by <= 0") in found
-    assert ("0", "1") in found
-    assert ("return self.count", "return None") in found
-    assert any(before.startswith("raise ValueError") and after == "pass" for before, after in found)
-    assert changes("Counter.is_full") == [
-        ("return self.count >= LIMIT", "return None"),
-        ("self.count >= LIMIT", "self.count > LIMIT"),
-    ]
-
-
-def test_a_block_loses_its_condition_its_care_or_its_scope() -> None:
-    found = [(before.split("\n")[0], after.split("\n")[0]) for before, after in changes("outer")]
-    assert ("with open('x'):", "if True:") in found
-    assert ("try:", "if True:") in found
-    assert ("sum(map(inner, items), start=2)", "sum(map(inner, items))") in found
-    assert ("min", "max") in found
-    assert ("item + 1", "item - 1") in found
-
-
-def test_docstrings_defaults_and_the_words_of_errors_stay() -> None:
-    assert changes("Counter.__init__") == [("self.count = start", "pass")]
-    assert not [before for before, _ in changes("Counter.add") if before in {"'too '", "1"}]
-
-
 def test_each_change_compiles_alone_and_leaves_the_tree_as_it_is() -> None:
     before = ast.dump(TREE)
     whole = {

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.bench_policy import measure, table
 from benchmarks.policy_peers import OURS, rows
-from benchmarks.rounds import cyclic_objects, marked, medians
+from benchmarks.rounds import cyclic_objects
 
 
 async def _circles(repeats: int) -> None:
@@ -22,30 +22,9 @@ async def _sum(repeats: int) -> None:
         sum(range(200))
 
 
-async def _sums(repeats: int) -> None:
-    await _sum(10 * repeats)
-
-
-@pytest.mark.long
-def test_what_is_ten_times_the_work_is_several_times_as_dear() -> None:
-    spent = asyncio.run(medians({"sum": _sum, "sums": _sums}, 5, seconds=0.002))
-    assert 5 < spent["sums"] / spent["sum"] < 20
-
-
 def test_a_circle_is_counted_and_other_garbage_is_not() -> None:
     assert asyncio.run(cyclic_objects(_circles, 100)) == 1.0
     assert asyncio.run(cyclic_objects(_sum, 100)) == 0.0
-
-
-@pytest.mark.parametrize(("cpu", "is_marked"), [(8.9, True), (9.1, False)])
-def test_figures_of_a_process_without_its_core_are_marked(
-    capsys: pytest.CaptureFixture[str], cpu: float, *, is_marked: bool
-) -> None:
-    with marked(iter([0.0, cpu]).__next__, iter([0.0, 10.0]).__next__):
-        pass
-    assert (
-        capsys.readouterr().out.startswith("INVALID: this process had 0.89 of a core") is is_marked
-    )
 
 
 def test_ours_stands_first_in_each_row_and_some_peer_beside_it() -> None:
