@@ -25,7 +25,6 @@ from postfacta_core.events import Drained, PhaseChanged
 from postfacta_core.limits._waiting import Priority
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import ManualClock, RecordingObserver
-from tests.kit.every import every
 
 JOB_ID = "0123456789abcdef"
 
@@ -184,24 +183,6 @@ def test_jobs_of_many_threads_are_counted_exactly() -> None:
     for thread in threads:
         thread.join(20)
     assert counts(worker) == {("send", "success"): 4000}
-
-
-def test_wrong_settings_are_refused() -> None:
-    wrong: list[dict[str, Any]] = [
-        {"name": ""},
-        {"drain_timeout": -1},
-        {"priority": 1},
-        {"clock": 1},
-        {"observer": 1},
-    ]
-    with every() as case:
-        for setting in wrong:
-            given: dict[str, Any] = {"name": "mailer", **setting}
-            with (
-                case(setting),
-                pytest.raises((TypeError, ValueError), match=f"Worker.{next(iter(setting))}"),
-            ):
-                Worker(**given)
 
 
 @dataclass

@@ -118,7 +118,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
     "BoundedHttp": "made by uvicorn; its numbers are checked by `bounded`",
     **dict.fromkeys(
         ("OverloadConfig", "OverloadLimiter"),
-        "checked in tests/core/limits/test_overload.py",
+        "checked in tests/core/refusals.txt",
     ),
 }
 

@@ -15,11 +15,9 @@ from postfacta_core.backoff import Backoff
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.guards._circuit import CircuitConfig
-from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.fallback import Fallback
-from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.retry import Retry
 from postfacta_core.health import HealthRegistry
 from postfacta_core.limits._address import TrustedProxies
@@ -63,24 +61,3 @@ def test_each_refusal_is_the_whole_sentence() -> None:
 
 def test_each_kind_of_setting_is_there() -> None:
     assert {call.partition("(")[0] for call, _ in CASES} == NAMES.keys()
-
-
-def test_a_mode_that_is_none_is_refused_later_too() -> None:
-    guards: tuple[Bulkhead | CircuitBreaker | Fallback | Hedge | RateLimiter | Retry, ...] = (
-        Bulkhead("b", 1),
-        CircuitBreaker("b"),
-        Fallback("b", otherwise=None),
-        Hedge("b", delay=1.0),
-        RateLimiter("b", "1/second"),
-        Retry("b"),
-    )
-    with every() as case:
-        for guard in guards:
-            owner = type(guard).__name__
-            with (
-                case(owner),
-                pytest.raises(
-                    ValueError, match=rf"^{owner}\.mode must be one of .*, not 'on'; for"
-                ),
-            ):
-                guard.mode = "on"

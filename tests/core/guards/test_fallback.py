@@ -464,10 +464,3 @@ def test_a_plain_function_has_a_fallback_too() -> None:
         return answer
 
     assert [price(1), price(1)] == ["first", "first"]
-
-
-def test_one_that_could_stand_in_for_nothing_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"^Fallback\.key must be a function where there is no otherwise="
-    ):
-        Fallback("prices")
