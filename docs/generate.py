@@ -41,7 +41,7 @@ from postfacta_app.reliability.about import METRICS
 from postfacta_app.web.routes import Rule
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, errors
 from postfacta_core.events import Event, PolicyCreated, Sample
-from postfacta_core.limits._overload import OverloadLimiter
+from postfacta_core.limits import OverloadLimiter
 from postfacta_core.limits.rate import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, POLICY_METRICS, RUNTIME_METRICS, About
 from postfacta_lab.assess.model import rubric

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -60,6 +62,34 @@ READERS = (
     "postfacta_lab/assess/cli.py",
     "postfacta_lab/engine/variables.py",
 )
+
+
+def _imported(text: str) -> Iterator[str]:
+    """Return each module or name that a module imports by its whole path."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_no_package_imports_what_is_inside_another() -> None:
+    folders = ("chaos", "deploy", "loadtests")
+    tools = {
+        path.relative_to(ROOT).as_posix(): path.read_text()
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    with every() as case:
+        for name, text in {**MODULES, **tools}.items():
+            with case(name):
+                assert not [
+                    path
+                    for path in _imported(text)
+                    if path.startswith("postfacta_")
+                    and path.partition(".")[0] != name.partition("/")[0]
+                    and re.search(r"\._(?!_)", path)
+                ]
 
 
 def test_only_the_settings_read_the_environment() -> None:

@@ -15,11 +15,11 @@ from tests.kit.reach import changes, chosen, graph_of, is_only_text, report
 ROOT = Path(__file__).parent.parent
 TREE = {
     "src/postfacta_core/__init__.py": (
-        "from ._face import lazy\n"
+        "from .face import lazy\n"
         "if TYPE_CHECKING:\n    from .guards import Hedge, Retry\n"
         'else:\n    __getattr__ = lazy({"guards": ("Hedge", "Retry")})\n'
     ),
-    "src/postfacta_core/_face.py": "",
+    "src/postfacta_core/face.py": "",
     "src/postfacta_core/guards/__init__.py": "from .hedge import Hedge\nfrom .retry import Retry\n",
     "src/postfacta_core/guards/hedge.py": "",
     "src/postfacta_core/guards/retry.py": "from ..clock import Clock\n",

@@ -41,14 +41,15 @@ from postfacta_core.events import (
     observing,
 )
 from postfacta_core.validation import validation
-from postfacta_postgres._leases import sizes
-from postfacta_postgres._verdicts import (
-    database_circuit,
+from postfacta_postgres import database_circuit
+from postfacta_postgres.permits import (
+    Loan,
     error_of,
+    first_word,
     outcome_of,
+    sizes,
     sqlstate_of,
 )
-from postfacta_postgres.permits import Loan, first_word
 
 # These take no time; and SET TRANSACTION must come before any query.
 _UNLIMITED: Final = frozenset(

@@ -21,8 +21,7 @@ import anyio
 
 from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.context import current_request
-from postfacta_core.deadlines._limits import asked_timeout
-from postfacta_core.deadlines.present import current_deadline
+from postfacta_core.deadlines.present import asked_timeout, current_deadline
 from postfacta_core.errors import DeadlineExceededError, FailedResponseError, RejectedError
 from postfacta_core.events import (
     DeadlineExceeded,
@@ -33,7 +32,7 @@ from postfacta_core.events import (
     process_observer,
 )
 from postfacta_core.guards import Guard, Pipeline
-from postfacta_core.limits._waiting import Priority
+from postfacta_core.limits import Priority
 from postfacta_core.telemetry.tracing import Tracing, trace_headers
 from postfacta_core.validation import validation
 

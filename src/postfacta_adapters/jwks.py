@@ -18,9 +18,9 @@ from typing import Any, Final, cast
 
 import anyio
 
-from postfacta_core._functions import is_async
 from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.errors import RejectedError
+from postfacta_core.functions import is_async
 from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 

@@ -18,8 +18,7 @@ from limits.storage import storage_from_string
 from postfacta_core.backoff import Backoff
 from postfacta_core.clock import LUCK, MONOTONIC, WALL, Clock, Luck
 from postfacta_core.installation import install_command
-from postfacta_core.limits._rates import Decision, Rate, strictest
-from postfacta_core.limits.rate import Charge
+from postfacta_core.limits.rate import Charge, Decision, Rate, strictest
 from postfacta_core.validation import validation
 
 __all__ = ["SharedStore"]

@@ -30,8 +30,7 @@ except ModuleNotFoundError as _error:
     raise missing_extra(__name__, "pybreaker", _error) from _error
 
 from postfacta_core.guards import Outcome
-from postfacta_core.guards._circuit import CircuitState
-from postfacta_core.guards.breaker import CircuitBreaker, News
+from postfacta_core.guards.breaker import CircuitBreaker, CircuitState, News
 
 __all__ = ["BreakerOpenError", "View", "attach"]
 

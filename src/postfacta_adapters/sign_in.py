@@ -29,7 +29,7 @@ from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.context import current_request
 from postfacta_core.errors import DeadlineExceededError, RateLimitExceededError, ResilienceError
 from postfacta_core.events import Observer, PolicyCreated, Sample, observing, process_observer
-from postfacta_core.limits._address import client_address, site_of
+from postfacta_core.limits.address import client_address, site_of
 from postfacta_core.limits.rate import (
     Charge,
     RateLimiter,

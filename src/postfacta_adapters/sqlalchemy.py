@@ -23,7 +23,7 @@ try:
 except ModuleNotFoundError as _error:
     raise missing_extra(__name__, "sqlalchemy", _error) from _error
 
-from postfacta_postgres._verdicts import sqlstate_of
+from postfacta_postgres.permits import sqlstate_of
 
 from .borrowing import Borrowed, Lender, common, limiting
 

@@ -13,7 +13,6 @@ from functools import wraps
 from itertools import chain
 from typing import Any, Final, NamedTuple, cast
 
-from postfacta_core._functions import must_be_guardable
 from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.errors import (
     DeadlineExceededError,
@@ -22,7 +21,8 @@ from postfacta_core.errors import (
     ResilienceError,
 )
 from postfacta_core.events import PolicyCreated, Sample, process_observer
-from postfacta_core.guards._last_values import LastValues
+from postfacta_core.functions import must_be_guardable
+from postfacta_core.guards.fallback import LastValues
 from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 

@@ -27,7 +27,7 @@ from anyio.abc import TaskGroup
 
 from postfacta_core.clock import MONOTONIC, Clock, random_id
 from postfacta_core.context import RequestContext, bind_request, release_request
-from postfacta_core.drain._course import Course, DrainLimits, Phase
+from postfacta_core.drain.lifecycle import Course, DrainLimits, Phase
 from postfacta_core.drain.signals import Interception
 from postfacta_core.errors import DeadlineExceededError, StoppedError
 from postfacta_core.events import (
@@ -39,7 +39,7 @@ from postfacta_core.events import (
     observing,
     process_observer,
 )
-from postfacta_core.limits._waiting import Priority
+from postfacta_core.limits import Priority
 from postfacta_core.validation import validation
 
 __all__ = ["Job", "JobOutcome", "Worker", "arq_settings", "celery_signals"]

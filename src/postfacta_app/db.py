@@ -25,7 +25,7 @@ from starlette.responses import Response
 from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.events import ConnectionOpened, Event, Observer, TaskCrashed
-from postfacta_core.limits._address import client_address
+from postfacta_core.limits.address import client_address
 from postfacta_postgres import Connection, Database, PoolOptions
 from postfacta_postgres.idempotency import KeyInUseError, KeyReusedError, StoredAnswer, write_once
 

@@ -11,7 +11,7 @@ from platform import python_version
 import anyio
 
 from postfacta_adapters.uvicorn import BoundedHttp
-from postfacta_core.asgi._cookies import COST_OF_COOKIES, IS_SLOW
+from postfacta_core.asgi.stack import COST_OF_COOKIES, IS_SLOW
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
 from postfacta_postgres import Database

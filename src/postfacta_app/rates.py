@@ -14,8 +14,7 @@ from postfacta_core.clock import LUCK, Luck
 from postfacta_core.context import current_request
 from postfacta_core.errors import LoadShedError
 from postfacta_core.events import Observer
-from postfacta_core.limits._rates import Rate
-from postfacta_core.limits.rate import RateLimiter, parse_rates
+from postfacta_core.limits.rate import Rate, RateLimiter, parse_rates
 
 from .errors import RateLimitedError
 from .principal import ANONYMOUS, Principal

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from postfacta_core._face import lazy
+from postfacta_core.face import lazy
 
 if TYPE_CHECKING:
     from ._verdicts import database_circuit as database_circuit

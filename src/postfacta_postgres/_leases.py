@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from postfacta_core.events import Sample
-from postfacta_core.guards._slots import Turns
+from postfacta_core.guards.bulkhead import Turns
 
 C = TypeVar("C")
 

@@ -20,7 +20,7 @@ from postfacta_core import CircuitBreaker, RetryBudget
 from postfacta_core.clock import LUCK, MONOTONIC, Clock, Luck
 from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.events import Observer, ignore, observing, process_observer
-from postfacta_core.guards._circuit import CircuitState
+from postfacta_core.guards.breaker import CircuitState
 
 from ._verdicts import database_circuit
 from .connecting import Password, PoolOptions, RawConnection, Setup, check_address, timed

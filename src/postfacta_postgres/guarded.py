@@ -18,8 +18,7 @@ import asyncpg
 
 from postfacta_core import Backoff, CircuitBreaker, Retry, RetryBudget, errors
 from postfacta_core.context import ignore_duration
-from postfacta_core.deadlines._limits import time_for_next_hop
-from postfacta_core.deadlines.present import time_to_wait
+from postfacta_core.deadlines.present import time_for_next_hop, time_to_wait
 from postfacta_core.events import DeadlineExceeded, QueryFinished
 from postfacta_core.guards import On, Outcome
 

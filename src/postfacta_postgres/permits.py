@@ -9,7 +9,14 @@ from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.guards import Block
 
-from ._verdicts import QUERY_CANCELED, is_to_blame
+from ._leases import sizes as sizes
+from ._verdicts import (
+    QUERY_CANCELED,
+    error_of as error_of,
+    is_to_blame,
+    outcome_of as outcome_of,
+    sqlstate_of as sqlstate_of,
+)
 
 # What is no Exception is no outcome for a breaker. It is never raised.
 _NO_OUTCOME: Final = GeneratorExit("no answer, and not the database's fault")

@@ -31,7 +31,7 @@ from postfacta_core.asgi import (
     Telemetry,
 )
 from postfacta_core.deadlines._limits import TransferLimits
-from postfacta_core.limits._address import TrustedProxies
+from postfacta_core.limits.address import TrustedProxies
 from postfacta_core.telemetry.logs import FloodFilter
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.sampling import AccessSampler

@@ -21,7 +21,7 @@ from postfacta_core.asgi._route import local_path
 from postfacta_core.asgi._rules import Rules, route_table
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines._limits import asked_timeout
-from postfacta_core.limits._address import TrustedProxies, client_address
+from postfacta_core.limits.address import TrustedProxies, client_address
 from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.telemetry.logs import ConsoleFormatter, JsonFormatter
 from postfacta_core.telemetry.redaction import redact, redact_text

@@ -12,7 +12,7 @@ import pytest
 import postfacta_core
 import postfacta_postgres
 from postfacta_core import asgi, guards, testing
-from postfacta_core._face import lazy
+from postfacta_core.face import lazy
 
 FACES = (postfacta_core, asgi, guards, postfacta_postgres)
 # It is read as an attribute, and no import with a star brings it.

@@ -20,9 +20,9 @@ from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.fallback import Fallback
 from postfacta_core.guards.retry import Retry
 from postfacta_core.health import HealthRegistry
-from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.limits._overload import OverloadConfig, OverloadLimiter
 from postfacta_core.limits._rates import Rate
+from postfacta_core.limits.address import TrustedProxies
 from postfacta_core.limits.rate import RateLimiter
 from postfacta_postgres.connecting import PoolOptions, check_address
 from tests.kit.every import every

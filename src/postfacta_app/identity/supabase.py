@@ -26,8 +26,7 @@ from postfacta_core.clock import WALL, Clock
 from postfacta_core.drain.resources import Resource
 from postfacta_core.errors import DeadlineExceededError, RejectedError, ResilienceError
 from postfacta_core.events import Observer, ignore
-from postfacta_core.guards import Guard, Pipeline
-from postfacta_core.guards._circuit import CircuitConfig
+from postfacta_core.guards import CircuitConfig, Guard, Pipeline
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.timeout import Timeout

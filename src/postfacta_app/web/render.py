@@ -20,7 +20,7 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
 from postfacta_adapters.stale import StaleAnswers
-from postfacta_core.guards._last_values import LastValues
+from postfacta_core.guards.fallback import LastValues
 
 from ..errors import AppError
 

@@ -16,10 +16,10 @@ from starlette.routing import Route
 
 from postfacta_adapters.stale import StaleAnswers
 from postfacta_core.clock import WALL, Clock
-from postfacta_core.deadlines._limits import TransferLimits
+from postfacta_core.deadlines import TransferLimits
 from postfacta_core.deadlines.requests import limit_request
 from postfacta_core.errors import ResilienceError
-from postfacta_core.limits._waiting import Priority
+from postfacta_core.limits import Priority
 
 from .. import errors
 from ..db import Transactions, Work

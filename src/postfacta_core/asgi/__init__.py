@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._face import lazy
+from ..face import lazy
 
 if TYPE_CHECKING:
     from ._concurrency import aside

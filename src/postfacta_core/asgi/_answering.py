@@ -19,7 +19,7 @@ from ..clock import MONOTONIC, Clock
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..events import ListenerFailed, Observer
-from ..limits._address import NO_PROXIES, TrustedProxies
+from ..limits.address import NO_PROXIES, TrustedProxies
 from ..telemetry.exchange import Exchange
 from ._concurrency import Slotted
 from ._problem import Problem, Render, problem_of

@@ -13,8 +13,8 @@ from ..clock import Clock, Luck
 from ..context import RequestContext
 from ..errors import RateLimitExceededError
 from ..events import ListenerFailed, Mode, Observer
-from ..limits._address import TrustedProxies, client_address, site_of
 from ..limits._rates import Decision, shorten, strictest
+from ..limits.address import TrustedProxies, client_address, site_of
 from ..limits.rate import RateLimiter, Rates, Store, hit_all, hit_here, parse_rates
 from ..telemetry.exchange import PREROUTING
 from ..validation import validation

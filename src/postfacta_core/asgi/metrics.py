@@ -16,7 +16,7 @@ from ..telemetry.metrics import Exposition, Metrics
 from ..validation import validation
 from ._kernel import Doors
 from ._problem import send_whole
-from ._settings import bears, check_options, instance_of
+from ._settings import bears as bears, check_options, instance_of
 from ._types import ASGIApp, Scope, Send
 from .options import HardenOptions
 

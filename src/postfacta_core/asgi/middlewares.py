@@ -19,8 +19,8 @@ from ..drain.lifecycle import Lifecycle
 from ..events import Mode, Observer, PolicyCreated, ignore
 from ..health._verdict import HealthReport
 from ..health.registry import NO_LIFESPAN, HealthRegistry
-from ..limits._address import TrustedProxies
 from ..limits._overload import OverloadLimiter
+from ..limits.address import TrustedProxies
 from ..limits.rate import RateLimiter
 from ..telemetry.exchange import Recorder
 from ..validation import validation

@@ -14,9 +14,9 @@ from typing import Any, Final, Literal, Self, TypeVar, cast
 from ..deadlines._limits import TransferLimits
 from ..drain._course import DrainLimits
 from ..events import Mode
-from ..limits._address import TrustedProxies
 from ..limits._overload import OverloadConfig
 from ..limits._waiting import Priority
+from ..limits.address import TrustedProxies
 from ..limits.rate import Store, check_store
 from ..validation import validation
 from ._concurrency import PriorityOf

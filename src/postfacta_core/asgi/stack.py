@@ -17,15 +17,15 @@ from ..drain.resources import Resource
 from ..events import LoopLagged, Mode, Observer, PolicyCreated, Sample, fan_out, process_observer
 from ..health import runtime
 from ..health.registry import NO_LIFESPAN, HealthRegistry
-from ..limits._address import TrustedProxies
 from ..limits._waiting import Priority
+from ..limits.address import TrustedProxies
 from ..telemetry.logs import LOGGER, AccessLog, EventLog
 from ..telemetry.metrics import Metrics
 from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
 from ..validation import validation
 from ._application import cors_rules, note_taken, permit
-from ._cookies import COST_OF_COOKIES, IS_SLOW
+from ._cookies import COST_OF_COOKIES as COST_OF_COOKIES, IS_SLOW as IS_SLOW
 from ._cors import CorsRules
 from ._exchange import HttpExchange
 from ._kernel import Kernel, RouteOf

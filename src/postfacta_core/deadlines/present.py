@@ -12,7 +12,11 @@ from typing import Final
 
 from ..clock import Clock
 from ..context import RequestContext, current_request
-from ._limits import Deadline, time_for_next_hop
+from ._limits import (
+    Deadline,
+    asked_timeout as asked_timeout,
+    time_for_next_hop as time_for_next_hop,
+)
 
 
 @dataclass(slots=True, eq=False)

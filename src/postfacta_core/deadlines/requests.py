@@ -23,11 +23,11 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
-from .._functions import is_async
 from ..clock import MONOTONIC, Clock
 from ..context import RequestContext, current_request
 from ..errors import DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, Observer, RequestsOverdue, TaskCrashed, fan_out, ignore
+from ..functions import is_async
 from .shield import is_shielded
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -30,7 +30,7 @@ from ..clock import MONOTONIC, Clock
 from ..deadlines.requests import RunningRequests
 from ..errors import StoppedError
 from ..events import Drained, Observer, SignalsIntercepted, fan_out, ignore
-from ._course import Course, DrainLimits, Phase
+from ._course import Course as Course, DrainLimits as DrainLimits, Phase as Phase
 from .signals import Interception, is_ctrl_c
 
 # For streams to say goodbye before the server closes their connections: 20 sweeps of `requests`.

@@ -30,7 +30,6 @@ from types import CoroutineType, FrameType, FunctionType
 from typing import Any, ClassVar, Final, Generic, ParamSpec, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from .._functions import answer_of, is_async, must_be_guardable
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..events import (
     ListenerFailed,
@@ -42,6 +41,7 @@ from ..events import (
     observing,
     process_observer,
 )
+from ..functions import answer_of, is_async, must_be_guardable
 from ..validation import validation
 
 P = ParamSpec("P")

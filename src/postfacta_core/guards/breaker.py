@@ -18,7 +18,13 @@ from ..errors import (
 )
 from ..events import CircuitChanged, Mode, Observer, Sample, process_observer
 from ..validation import validation
-from ._circuit import Circuit, CircuitConfig, CircuitState, CircuitStatistics, Verdict
+from ._circuit import (
+    Circuit,
+    CircuitConfig as CircuitConfig,
+    CircuitState as CircuitState,
+    CircuitStatistics as CircuitStatistics,
+    Verdict,
+)
 from ._guard import RAISE, BlockGuard, On, Outcome, asked_by
 
 _ALL: Final = (Exception,)

@@ -13,7 +13,7 @@ from ..errors import BulkheadFullError
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._guard import RAISE, BlockGuard, Waiting, Wake
-from ._slots import Turn, Turns
+from ._slots import Turn, Turns as Turns
 
 _Ticket = Slot | None  # What its request lent.
 

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, cast
 
-from .._functions import answer_of, is_async
 from ..clock import MONOTONIC, Clock
 from ..errors import FailedResponseError, ResilienceError
 from ..events import Mode, Observer, process_observer
+from ..functions import answer_of, is_async
 from ..validation import validation
 from ._guard import RAISE, Guard, On, Outcome, P, Runner, T, innermost
-from ._last_values import LastValues
+from ._last_values import LastValues as LastValues
 
 # Where answers came from: the call, what was kept, `otherwise`; or there was none, or none was
 # given for the mode.

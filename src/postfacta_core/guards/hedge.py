@@ -18,10 +18,10 @@ from typing import Any, cast
 import anyio
 from anyio.abc import TaskGroup
 
-from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
 from ..deadlines.present import time_left
 from ..events import Mode, Observer, Sample, process_observer
+from ..functions import answer_of
 from ..validation import validation
 from ._guard import Guard, On, Outcome, P, Runner, T, running_loop
 from .budget import RetryBudget

@@ -16,12 +16,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
 
-from .._functions import answer_of
 from ..backoff import Backoff
 from ..clock import LUCK, MONOTONIC, Clock, Luck, present_haste
 from ..deadlines.present import time_left
 from ..errors import RejectedError
 from ..events import Mode, Observer, RetryScheduled, Sample, process_observer
+from ..functions import answer_of
 from ..validation import validation
 from ._guard import Guard, On, Outcome, P, T, asked_by, refuse_on_loop
 from ._schedule import Schedule

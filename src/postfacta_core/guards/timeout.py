@@ -22,13 +22,13 @@ from typing import Any, ClassVar, Final
 
 import anyio
 
-from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
 from ..context import CURRENT
 from ..deadlines.present import BOUND, Bound, time_left
 from ..deadlines.shield import is_shielded, scope_of
 from ..errors import DeadlineExceededError
 from ..events import DeadlineExceeded, Mode, Observer, process_observer
+from ..functions import answer_of
 from ..validation import validation
 from ._guard import Guard, P, Runner, T, registry, running_loop
 

@@ -10,9 +10,9 @@ from typing import Final, Self, cast
 
 import anyio
 
-from .._functions import is_async
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..events import HealthChecked, Observer, observing, process_observer
+from ..functions import is_async
 from ..validation import validation
 from ._verdict import Check, HealthReport, Watched
 

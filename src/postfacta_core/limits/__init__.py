@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ._address import TrustedProxies
 from ._overload import Ending, OverloadConfig, OverloadLimiter
 from ._rates import Decision, Rate
 from ._waiting import Priority
+from .address import TrustedProxies
 from .rate import RateLimiter, Rates, Store
 
 __all__ = [

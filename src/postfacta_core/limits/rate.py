@@ -19,7 +19,17 @@ from ..events import (
     process_observer,
 )
 from ..validation import validation
-from ._rates import LONGEST_KEY, MAX_KEYS, Buckets, BucketSet, Decision, Rate, buckets_of, shorten
+from ._rates import (
+    LONGEST_KEY,
+    MAX_KEYS,
+    Buckets,
+    BucketSet,
+    Decision as Decision,
+    Rate as Rate,
+    buckets_of,
+    shorten,
+    strictest as strictest,
+)
 
 Rates = str | Rate | Sequence[Rate]
 """One or more rates: in the notation of `limits`, such as `10/second;1000/hour`, or as `Rate`."""

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_core.limits._address import NO_PROXIES, TrustedProxies, client_address, site_of
+from postfacta_core.limits.address import NO_PROXIES, TrustedProxies, client_address, site_of
 from tests.kit.every import every
 
 PROXY = "10.0.0.1"
