@@ -39,8 +39,8 @@ from postfacta_app.openapi import openapi_document
 from postfacta_app.principal import Access
 from postfacta_app.reliability.about import METRICS
 from postfacta_app.web.routes import Rule
-from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, errors
-from postfacta_core.events import Event, PolicyCreated, Sample
+from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Retry, errors
+from postfacta_core.events import Event, Mode, PolicyCreated, Sample
 from postfacta_core.limits import OverloadLimiter
 from postfacta_core.limits.rate import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, POLICY_METRICS, RUNTIME_METRICS, About
@@ -246,14 +246,19 @@ def _import(kind: type[object]) -> str:
 def _from(name: str, value: object, module: str) -> str:
     """Write how a name is imported.
 
-    From the first face that exports it, or else from its module.
+    From the first face that exports it, or else from its module; of a module with an underscore,
+    from the one beside it that passes the name on.
     """
     modules = [import_module(face) for face in FACES]
     # A face refuses a name that stands elsewhere with an ImportError.
     own = [module for module in modules if name in dir(module)]
     faces = [module.__name__ for module in own if getattr(module, name) is value]
-    home = next((face for face in faces if name in exported(face)), module)
-    return f"from {home} import {name}"
+    home = next((face for face in faces if name in exported(face)), "")
+    if not home and "._" in module:
+        beside = (ROOT / "src" / module.replace(".", "/")).parent.glob("[a-z]*.py")
+        passing = [path.stem for path in sorted(beside) if f" {name} as {name}" in path.read_text()]
+        home = ".".join([module.rpartition(".")[0], *passing])
+    return f"from {home or module} import {name}"
 
 
 def _signature(kind: Callable[..., object], called: str) -> str:

@@ -56,6 +56,15 @@ def test_a_face_says_what_it_exports() -> None:
                 assert exported(face)
 
 
+def test_the_faces_of_the_core_are_small() -> None:
+    folders = ("asgi", "deadlines", "drain", "guards", "health", "limits", "testing")
+    faces = ("postfacta_core", *(f"postfacta_core.{folder}" for folder in folders))
+    names = {name for face in faces for name in exported(face)}
+    assert len(exported("postfacta_core")) <= 25
+    # The middlewares of single protections are to go.
+    assert len({name for name in names if not name.endswith("Middleware")}) <= 60
+
+
 READERS = (
     "postfacta_app/settings.py",
     "postfacta_core/asgi/options.py",

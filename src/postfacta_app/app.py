@@ -14,8 +14,9 @@ from starlette.staticfiles import StaticFiles
 
 from postfacta_adapters.limits import SharedStore
 from postfacta_adapters.sign_in import SignInThrottle
-from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry, harden
+from postfacta_core.asgi import Cors, HardenOptions, Scope, Telemetry, harden
 from postfacta_core.asgi.metrics import bears
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.drain import DrainLimits
 from postfacta_core.drain.resources import Resource
 from postfacta_core.events import Observer

@@ -18,13 +18,20 @@ from .face import lazy
 
 if TYPE_CHECKING:
     from ._version import __version__ as __version__
-    from .asgi import HardenOptions, harden
+    from .asgi import (
+        Cors,
+        HardenOptions,
+        RateLimit,
+        RouteOptions,
+        Telemetry,
+        harden,
+        problem_handler,
+    )
     from .backoff import Backoff
-    from .context import RequestContext, current_request
-    from .deadlines import Deadline, current_deadline, time_limit
-    from .drain import DrainLimits, Lifecycle
+    from .context import current_request
+    from .deadlines import TransferLimits, current_deadline
+    from .drain import DrainLimits
     from .errors import CircuitOpenError, DeadlineExceededError, RejectedError, ResilienceError
-    from .events import Mode
     from .guards import (
         Bulkhead,
         CircuitBreaker,
@@ -33,28 +40,33 @@ if TYPE_CHECKING:
         Hedge,
         Pipeline,
         Retry,
-        RetryBudget,
         Timeout,
     )
-    from .health import HealthRegistry
-    from .limits import OverloadConfig, OverloadLimiter, Priority, RateLimiter
+    from .limits import Priority
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
             "_version": ("__version__",),
-            "asgi": ("HardenOptions", "harden"),
+            "asgi": (
+                "Cors",
+                "HardenOptions",
+                "RateLimit",
+                "RouteOptions",
+                "Telemetry",
+                "harden",
+                "problem_handler",
+            ),
             "backoff": ("Backoff",),
-            "context": ("RequestContext", "current_request"),
-            "deadlines": ("Deadline", "current_deadline", "time_limit"),
-            "drain": ("DrainLimits", "Lifecycle"),
+            "context": ("current_request",),
+            "deadlines": ("TransferLimits", "current_deadline"),
+            "drain": ("DrainLimits",),
             "errors": (
                 "CircuitOpenError",
                 "DeadlineExceededError",
                 "RejectedError",
                 "ResilienceError",
             ),
-            "events": ("Mode",),
             "guards": (
                 "Bulkhead",
                 "CircuitBreaker",
@@ -63,17 +75,17 @@ else:
                 "Hedge",
                 "Pipeline",
                 "Retry",
-                "RetryBudget",
                 "Timeout",
             ),
-            "health": ("HealthRegistry",),
-            "limits": ("OverloadConfig", "OverloadLimiter", "Priority", "RateLimiter"),
+            "limits": ("Priority",),
         },
         {
             "Database": "postfacta_postgres",
+            "Mode": "postfacta_core.events",
             "Outgoing": "postfacta_adapters.httpx",
-            "RouteOptions": "postfacta_core.asgi",
-            "Telemetry": "postfacta_core.asgi",
+            "OverloadConfig": "postfacta_core.limits",
+            "RateLimiter": "postfacta_core.limits.rate",
+            "time_limit": "postfacta_core.deadlines",
         },
     )
 
@@ -83,28 +95,24 @@ __all__ = [
     "CircuitBreaker",
     "CircuitConfig",
     "CircuitOpenError",
-    "Deadline",
+    "Cors",
     "DeadlineExceededError",
     "DrainLimits",
     "Fallback",
     "HardenOptions",
-    "HealthRegistry",
     "Hedge",
-    "Lifecycle",
-    "Mode",
-    "OverloadConfig",
-    "OverloadLimiter",
     "Pipeline",
     "Priority",
-    "RateLimiter",
+    "RateLimit",
     "RejectedError",
-    "RequestContext",
     "ResilienceError",
     "Retry",
-    "RetryBudget",
+    "RouteOptions",
+    "Telemetry",
     "Timeout",
+    "TransferLimits",
     "current_deadline",
     "current_request",
     "harden",
-    "time_limit",
+    "problem_handler",
 ]

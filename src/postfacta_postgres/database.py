@@ -16,10 +16,11 @@ try:
 except ModuleNotFoundError as _error:
     raise missing_extra(__name__, "postgres", _error) from _error
 
-from postfacta_core import CircuitBreaker, RetryBudget
+from postfacta_core import CircuitBreaker
 from postfacta_core.clock import LUCK, MONOTONIC, Clock, Luck
 from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.events import Observer, ignore, observing, process_observer
+from postfacta_core.guards import RetryBudget
 from postfacta_core.guards.breaker import CircuitState
 
 from ._verdicts import database_circuit

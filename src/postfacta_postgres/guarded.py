@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple, Self
 
 import asyncpg
 
-from postfacta_core import Backoff, CircuitBreaker, Retry, RetryBudget, errors
+from postfacta_core import Backoff, CircuitBreaker, Retry, errors
 from postfacta_core.context import ignore_duration
 from postfacta_core.deadlines.present import time_for_next_hop, time_to_wait
 from postfacta_core.events import DeadlineExceeded, QueryFinished
-from postfacta_core.guards import On, Outcome
+from postfacta_core.guards import On, Outcome, RetryBudget
 
 from ._verdicts import QUERY_CANCELED, broke, error_of, outcome_of, sqlstate_of
 from .connecting import RawConnection, Setup

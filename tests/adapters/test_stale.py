@@ -27,7 +27,8 @@ from postfacta_core.errors import (
     ReadOnlyDatabaseError,
 )
 from postfacta_core.telemetry.metrics import Metrics
-from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi
+from postfacta_core.testing import ManualClock, call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.kit.every import every
 
 AWAY = DatabaseUnavailableError("postgres", 1.0)

@@ -15,7 +15,7 @@ import pytest
 
 from postfacta_app.db import Transactions
 from postfacta_app.incidents.v0 import PostgresV0
-from postfacta_core.asgi import Hardened
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.events import Mode
 from postfacta_postgres import Database
 from tests.app.live import patient_routes

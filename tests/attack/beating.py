@@ -28,7 +28,7 @@ import uvicorn
 from postfacta_app.app import create_app
 from postfacta_app.settings import load_settings
 from postfacta_app.web.routes import RouteClass
-from postfacta_core.asgi import Hardened
+from postfacta_core.asgi.stack import Hardened
 from tests.app.running import read_until
 from tests.kit.speed import slowness, work
 

@@ -6,9 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from postfacta_core import (
-    HealthRegistry,
-)
 from postfacta_core.asgi import (
     ContextMiddleware,
     Cors,
@@ -17,10 +14,7 @@ from postfacta_core.asgi import (
     ErrorMiddleware,
     HardenOptions,
     HealthMiddleware,
-    LifespanMiddleware,
     LoadSheddingMiddleware,
-    MetricsEndpoint,
-    OperatorEndpoint,
     RateLimit,
     RateLimitMiddleware,
     ResponseHeadersMiddleware,
@@ -29,7 +23,11 @@ from postfacta_core.asgi import (
     TransferMiddleware,
     harden,
 )
+from postfacta_core.asgi.lifespan import LifespanMiddleware
+from postfacta_core.asgi.metrics import MetricsEndpoint
+from postfacta_core.asgi.operator import OperatorEndpoint
 from postfacta_core.deadlines.requests import RunningRequests
+from postfacta_core.health import HealthRegistry
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database
 from tests.attack.wrong import (

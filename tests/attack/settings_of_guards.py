@@ -18,14 +18,13 @@ from postfacta_core import (
     Fallback,
     Hedge,
     Pipeline,
-    RateLimiter,
     Retry,
-    RetryBudget,
     Timeout,
 )
-from postfacta_core.guards import AdaptiveLimiter
+from postfacta_core.guards import AdaptiveLimiter, RetryBudget
 from postfacta_core.guards.throttle import Throttle
 from postfacta_core.limits._rates import Rate
+from postfacta_core.limits.rate import RateLimiter
 from tests.attack.wrong import (
     CLOCK,
     COUNT,

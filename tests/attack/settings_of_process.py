@@ -23,14 +23,12 @@ from postfacta_adapters.strict_json import parse
 from postfacta_adapters.switches import Switches
 from postfacta_adapters.uvicorn import bounded, make_room
 from postfacta_adapters.workers import Worker
-from postfacta_core import (
-    DrainLimits,
-    HealthRegistry,
-)
+from postfacta_core import DrainLimits
 from postfacta_core.asgi import (
     Telemetry,
 )
 from postfacta_core.deadlines._limits import TransferLimits
+from postfacta_core.health import HealthRegistry
 from postfacta_core.limits.address import TrustedProxies
 from postfacta_core.telemetry.logs import FloodFilter
 from postfacta_core.telemetry.metrics import Metrics

@@ -18,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from postfacta_core.asgi import Cors, Hardened, HardenOptions, Telemetry, harden
+from postfacta_core.asgi import Cors, HardenOptions, Telemetry, harden
 from postfacta_core.asgi._types import ASGIApp
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.limits._overload import OverloadConfig

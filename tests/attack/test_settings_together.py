@@ -18,13 +18,9 @@ from postfacta_core import (
     CircuitBreaker,
     CircuitConfig,
     Fallback,
-    HealthRegistry,
     Hedge,
-    Mode,
     Pipeline,
-    RateLimiter,
     Retry,
-    RetryBudget,
     Timeout,
 )
 from postfacta_core.asgi import (
@@ -33,7 +29,10 @@ from postfacta_core.asgi import (
     RateLimit,
     harden,
 )
-from postfacta_core.events import process_observer
+from postfacta_core.events import Mode, process_observer
+from postfacta_core.guards import RetryBudget
+from postfacta_core.health import HealthRegistry
+from postfacta_core.limits.rate import RateLimiter
 from tests.attack.wrong import (
     SECRET_TEXT,
     app,

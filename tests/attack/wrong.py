@@ -7,14 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from postfacta_core import (
-    Mode,
-)
 from postfacta_core.asgi import (
     Receive,
     Scope,
     Send,
 )
+from postfacta_core.events import Mode
 
 __all__ = [
     "APP",

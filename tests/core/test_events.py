@@ -14,16 +14,7 @@ import httpx2
 import pytest
 
 from postfacta_adapters.httpx import Outgoing
-from postfacta_core import (
-    Bulkhead,
-    CircuitBreaker,
-    Fallback,
-    HealthRegistry,
-    Hedge,
-    RateLimiter,
-    Retry,
-    Timeout,
-)
+from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Retry, Timeout
 from postfacta_core.asgi import Telemetry
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.events import (
@@ -40,6 +31,8 @@ from postfacta_core.events import (
     process_observer,
     weakly,
 )
+from postfacta_core.health import HealthRegistry
+from postfacta_core.limits.rate import RateLimiter
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Database
 from tests.kit.every import every

@@ -63,7 +63,9 @@ def test_dir_lists_names_that_are_not_loaded_yet() -> None:
         assert set(face.__all__) <= set(dir(face))
 
 
-@pytest.mark.parametrize("name", ["Database", "Outgoing", "RouteOptions", "Telemetry"])
+@pytest.mark.parametrize(
+    "name", ["Database", "Mode", "Outgoing", "OverloadConfig", "RateLimiter", "time_limit"]
+)
 def test_a_name_of_another_package_is_refused_with_its_place(name: str) -> None:
     with pytest.raises(ImportError, match=rf"^postfacta_core has no {name}: from ") as refused:
         exec(f"from postfacta_core import {name}")  # noqa: S102 - a statement of our own

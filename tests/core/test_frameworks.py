@@ -26,12 +26,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from postfacta_core.asgi import Hardened, HardenOptions, harden, problem_handler
+from postfacta_core.asgi import HardenOptions, harden, problem_handler
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.errors import PoolTimeoutError, ResilienceError
 from postfacta_core.health.registry import NO_LIFESPAN
-from postfacta_core.testing import AsgiResponse, call_asgi
+from postfacta_core.testing import call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.kit.lifespan import running
 
 ITEM = "/v1/tenants/acme/items/7"

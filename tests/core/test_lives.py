@@ -20,7 +20,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 
 from postfacta_adapters.limits import SharedStore
-from postfacta_core.asgi import Hardened, HardenOptions, harden
+from postfacta_core.asgi import HardenOptions, harden
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.drain._course import Phase
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.testing import call_asgi

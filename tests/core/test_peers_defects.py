@@ -52,7 +52,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
-from postfacta_core.asgi import Hardened, harden
+from postfacta_core.asgi import harden
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.health.registry import NO_LIFESPAN
 from postfacta_core.testing import ManualClock, call_asgi
 

@@ -17,7 +17,8 @@ from anyio.lowlevel import checkpoint
 
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.events import HealthChecked, ListenerFailed
-from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
+from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.kit.every import every
 
 

@@ -18,16 +18,8 @@ from anyio.lowlevel import checkpoint
 from postfacta_core.clock import present_haste
 from postfacta_core.events import RetryScheduled
 from postfacta_core.guards.retry import Retry
-from postfacta_core.testing import (
-    Chaos,
-    Fault,
-    ManualClock,
-    RecordingObserver,
-    cancel_at_each_await,
-    cancellable,
-    run_in_virtual_time,
-    testing_mode,
-)
+from postfacta_core.testing import ManualClock, RecordingObserver, run_in_virtual_time, testing_mode
+from postfacta_core.testing.chaos import Chaos, Fault, cancel_at_each_await, cancellable
 from tests.kit.every import every
 
 

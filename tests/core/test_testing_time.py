@@ -17,7 +17,8 @@ from anyio.lowlevel import checkpoint
 from hypothesis import example, given, strategies as st
 from trio.testing import MockClock
 
-from postfacta_core.testing import ManualClock, VirtualTimeLoop, run_in_virtual_time, virtual
+from postfacta_core.testing import ManualClock, run_in_virtual_time, virtual
+from postfacta_core.testing.virtual import VirtualTimeLoop
 
 # Virtual time. A day must pass in far less than this, and a real wait of this length would be
 # noticed.

@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from postfacta_core.clock import Clock
-from postfacta_core.testing import VirtualTimeLoop
+from postfacta_core.testing.virtual import VirtualTimeLoop
 
 __all__ = ["in_virtual_time", "loop_clock", "on_real_loops"]
 

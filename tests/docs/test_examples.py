@@ -14,9 +14,10 @@ from typing import Any
 import anyio
 import pytest
 
-from postfacta_core.asgi import Hardened
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.errors import DatabaseUnavailableError
-from postfacta_core.testing import AsgiResponse, call_asgi
+from postfacta_core.testing import call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from postfacta_postgres import Database
 from tests.kit.lifespan import running
 from tests.kit.pg import execute

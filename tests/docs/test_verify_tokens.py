@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from postfacta_core.asgi import Hardened
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.testing import call_asgi
 from tests.kit.behind import behind_uvicorn
 from tests.kit.keys import Key, ec_key

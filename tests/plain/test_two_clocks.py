@@ -13,22 +13,13 @@ import anyio
 import pytest
 
 from postfacta_adapters.httpx import outgoing_headers
-from postfacta_core import (
-    Backoff,
-    Bulkhead,
-    Hedge,
-    Pipeline,
-    RequestContext,
-    ResilienceError,
-    Retry,
-    Timeout,
-)
+from postfacta_core import Backoff, Bulkhead, Hedge, Pipeline, ResilienceError, Retry, Timeout
 from postfacta_core.clock import MONOTONIC, Clock
-from postfacta_core.context import bind_request, release_request
+from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.guards import AdaptiveLimiter
 from postfacta_core.guards._guard import Guard, registry
 from postfacta_core.guards.throttle import Throttle
-from postfacta_core.limits import Rate
+from postfacta_core.limits.rate import Rate
 from postfacta_core.testing import ManualClock
 from tests.kit.every import every
 

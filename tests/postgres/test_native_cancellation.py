@@ -18,7 +18,8 @@ import pytest
 
 from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.events import ConnectionAcquired, ConnectionReleased
-from postfacta_core.testing import RecordingObserver, VirtualTimeLoop
+from postfacta_core.testing import RecordingObserver
+from postfacta_core.testing.virtual import VirtualTimeLoop
 from postfacta_postgres import Connection, Database, PoolOptions, connecting
 
 from .fake_postgres import DSN, FakeServer

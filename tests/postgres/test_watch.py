@@ -9,7 +9,7 @@ from typing import TypeVarTuple
 
 import pytest
 
-from postfacta_core.testing import VirtualTimeLoop
+from postfacta_core.testing.virtual import VirtualTimeLoop
 from postfacta_postgres._watch import Watch
 
 Ts = TypeVarTuple("Ts")

@@ -22,8 +22,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from postfacta_core.asgi import Hardened, HardenOptions, RouteOptions, harden
+from postfacta_core.asgi import HardenOptions, RouteOptions, harden
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.drain._course import DrainLimits
 
 __all__ = ["app"]

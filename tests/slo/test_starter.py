@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from postfacta_core.asgi import Hardened, HardenOptions, harden
+from postfacta_core.asgi import HardenOptions, harden
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.testing import ManualClock, call_asgi
 from postfacta_slo.__main__ import METRICS, starter
 from postfacta_slo.promise.openslo import read

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     )
     from ._ratelimit import RateLimit
     from ._types import ASGIApp, Message, Receive, Scope, Send
-    from .lifespan import LifespanMiddleware
-    from .metrics import MetricsEndpoint
     from .middlewares import (
         ContextMiddleware,
         CorsMiddleware,
@@ -35,9 +33,8 @@ if TYPE_CHECKING:
         TelemetryMiddleware,
         TransferMiddleware,
     )
-    from .operator import OperatorEndpoint
     from .options import HardenOptions, RouteOptions
-    from .stack import Hardened, Telemetry, harden
+    from .stack import Telemetry, harden
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -55,8 +52,6 @@ else:
             ),
             "_ratelimit": ("RateLimit",),
             "_types": ("ASGIApp", "Message", "Receive", "Scope", "Send"),
-            "lifespan": ("LifespanMiddleware",),
-            "metrics": ("MetricsEndpoint",),
             "middlewares": (
                 "ContextMiddleware",
                 "CorsMiddleware",
@@ -70,9 +65,8 @@ else:
                 "TelemetryMiddleware",
                 "TransferMiddleware",
             ),
-            "operator": ("OperatorEndpoint",),
             "options": ("HardenOptions", "RouteOptions"),
-            "stack": ("Hardened", "Telemetry", "harden"),
+            "stack": ("Telemetry", "harden"),
         },
     )
 
@@ -86,14 +80,10 @@ __all__ = [
     "DeadlineMiddleware",
     "ErrorMiddleware",
     "HardenOptions",
-    "Hardened",
     "HealthMiddleware",
     "LifecycleMiddleware",
-    "LifespanMiddleware",
     "LoadSheddingMiddleware",
     "Message",
-    "MetricsEndpoint",
-    "OperatorEndpoint",
     "Problem",
     "RateLimit",
     "RateLimitMiddleware",

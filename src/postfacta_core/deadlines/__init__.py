@@ -9,13 +9,13 @@ from ..face import lazy
 if TYPE_CHECKING:
     from ._limits import Deadline as Deadline, TransferLimits as TransferLimits
     from .present import current_deadline as current_deadline
-    from .requests import limit_request as limit_request, time_limit as time_limit
+    from .requests import time_limit as time_limit
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
             "_limits": ("Deadline", "TransferLimits"),
             "present": ("current_deadline",),
-            "requests": ("limit_request", "time_limit"),
+            "requests": ("time_limit",),
         },
     )

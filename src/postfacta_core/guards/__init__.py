@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from ..face import lazy
 
 if TYPE_CHECKING:
-    from ._circuit import CircuitConfig, CircuitState, CircuitStatistics
-    from ._guard import Block, BlockGuard, Guard, On, Outcome, Registry, Runner, registry
+    from ._circuit import CircuitConfig
+    from ._guard import Block, BlockGuard, Guard, On, Outcome, Runner, registry
     from .adaptive import AdaptiveLimiter
     from .breaker import CircuitBreaker
     from .budget import RetryBudget
     from .bulkhead import Bulkhead
-    from .fallback import Answer, Fallback
+    from .fallback import Fallback
     from .hedge import Hedge
     from .pipeline import Pipeline
     from .retry import Retry
@@ -23,14 +23,13 @@ else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "_circuit": ("CircuitConfig", "CircuitState", "CircuitStatistics"),
+            "_circuit": ("CircuitConfig",),
             "_guard": (
                 "Block",
                 "BlockGuard",
                 "Guard",
                 "On",
                 "Outcome",
-                "Registry",
                 "Runner",
                 "registry",
             ),
@@ -38,7 +37,7 @@ else:
             "breaker": ("CircuitBreaker",),
             "budget": ("RetryBudget",),
             "bulkhead": ("Bulkhead",),
-            "fallback": ("Answer", "Fallback"),
+            "fallback": ("Fallback",),
             "hedge": ("Hedge",),
             "pipeline": ("Pipeline",),
             "retry": ("Retry",),
@@ -49,21 +48,17 @@ else:
 
 __all__ = [
     "AdaptiveLimiter",
-    "Answer",
     "Block",
     "BlockGuard",
     "Bulkhead",
     "CircuitBreaker",
     "CircuitConfig",
-    "CircuitState",
-    "CircuitStatistics",
     "Fallback",
     "Guard",
     "Hedge",
     "On",
     "Outcome",
     "Pipeline",
-    "Registry",
     "Retry",
     "RetryBudget",
     "Runner",

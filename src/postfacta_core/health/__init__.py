@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ._verdict import CheckReport, HealthReport
 from .registry import HealthRegistry
 
-__all__ = ["CheckReport", "HealthRegistry", "HealthReport"]
+__all__ = ["HealthRegistry"]

@@ -15,7 +15,8 @@ from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware, DeadlineMiddleware, ErrorMiddleware
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.events import DeadlineExceeded
-from postfacta_core.testing import AsgiResponse, RecordingObserver, call_asgi
+from postfacta_core.testing import RecordingObserver, call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.core.virtual import loop_clock
 
 __all__ = ["LATE", "Log", "Service", "asgi", "sleeping"]

@@ -17,11 +17,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
-from postfacta_core.asgi import Cors, Hardened, HardenOptions, RouteOptions, harden
+from postfacta_core.asgi import Cors, HardenOptions, RouteOptions, harden
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.limits._overload import OverloadConfig
-from postfacta_core.testing import AsgiResponse, call_asgi
+from postfacta_core.testing import call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.kit.every import every
 from tests.kit.lifespan import running
 

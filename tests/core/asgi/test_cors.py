@@ -12,11 +12,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from postfacta_core.asgi import Cors, CorsMiddleware, Hardened, HardenOptions, harden
+from postfacta_core.asgi import Cors, CorsMiddleware, HardenOptions, harden
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.deadlines._limits import TransferLimits
-from postfacta_core.testing import AsgiResponse, call_asgi
+from postfacta_core.testing import call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.kit.every import every
 
 LISTED, FOREIGN = "https://console.example.org", "https://evil.example.net"

@@ -22,7 +22,8 @@ from postfacta_core.asgi.middlewares import ContextMiddleware, DeadlineMiddlewar
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.deadlines.requests import RunningRequests, time_limit
 from postfacta_core.events import RequestsOverdue
-from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi
+from postfacta_core.testing import ManualClock, call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.core.asgi.deadlines import LATE, Log, Service, asgi, sleeping
 from tests.core.virtual import on_real_loops
 from tests.kit.garbage import garbage

@@ -17,7 +17,8 @@ from postfacta_core.asgi.middlewares import TelemetryMiddleware
 from postfacta_core.deadlines.requests import limit_request
 from postfacta_core.errors import StoppedError
 from postfacta_core.telemetry.exchange import Exchange, Recorder
-from postfacta_core.testing import AsgiResponse, call_asgi
+from postfacta_core.testing import call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.core.asgi.deadlines import Log, Service, asgi, sleeping
 from tests.kit.waiting import until
 

@@ -12,7 +12,8 @@ from postfacta_core.asgi.middlewares import ErrorMiddleware, TelemetryMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.telemetry.metrics import Metrics
-from postfacta_core.testing import AsgiResponse, call_asgi
+from postfacta_core.testing import call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 
 
 class Boom(Exception):  # noqa: N818 - the label is its name

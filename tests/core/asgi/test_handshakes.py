@@ -10,9 +10,10 @@ import anyio.lowlevel
 import pytest
 from prometheus_client import CollectorRegistry
 
-from postfacta_core.asgi import Hardened, HardenOptions, RouteOptions, Telemetry, harden
+from postfacta_core.asgi import HardenOptions, RouteOptions, Telemetry, harden
 from postfacta_core.asgi._concurrency import Handshakes
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.limits._overload import OverloadConfig
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi

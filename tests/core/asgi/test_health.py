@@ -9,7 +9,8 @@ from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.middlewares import HealthMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.health.registry import HealthRegistry
-from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi
+from postfacta_core.testing import ManualClock, call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 
 
 class App:

@@ -8,7 +8,8 @@ from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import LifecycleMiddleware
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.drain.lifecycle import Lifecycle
-from postfacta_core.testing import AsgiResponse, call_asgi
+from postfacta_core.testing import call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 
 
 def answering(*headers: tuple[bytes, bytes]) -> ASGIApp:

@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from postfacta_core.asgi import OperatorEndpoint
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.lifespan import LifespanMiddleware
+from postfacta_core.asgi.operator import OperatorEndpoint
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines.requests import Running, RunningRequests
 from postfacta_core.drain._course import DrainLimits

@@ -18,13 +18,13 @@ from postfacta_core.asgi import (
     HealthMiddleware,
     LifecycleMiddleware,
     LoadSheddingMiddleware,
-    MetricsEndpoint,
     RateLimitMiddleware,
     ResponseHeadersMiddleware,
     TelemetryMiddleware,
     TransferMiddleware,
 )
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
+from postfacta_core.asgi.metrics import MetricsEndpoint
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.health.registry import HealthRegistry

@@ -10,17 +10,11 @@ from typing import Any
 
 import pytest
 
-from postfacta_core import (
-    Bulkhead,
-    CircuitBreaker,
-    CircuitOpenError,
-    Fallback,
-    Mode,
-    Retry,
-    Timeout,
-)
+from postfacta_core import Bulkhead, CircuitBreaker, CircuitOpenError, Fallback, Retry, Timeout
 from postfacta_core.asgi.operator import OperatorEndpoint
-from postfacta_core.testing import AsgiResponse, call_asgi
+from postfacta_core.events import Mode
+from postfacta_core.testing import call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.kit.every import every
 
 LOCAL: Mapping[str, Any] = {"scope": {"client": ("127.0.0.1", 5000)}}

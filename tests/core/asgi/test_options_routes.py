@@ -11,8 +11,9 @@ import anyio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from postfacta_core.asgi import Hardened, HardenOptions, RouteOptions, Telemetry, harden
+from postfacta_core.asgi import HardenOptions, RouteOptions, Telemetry, harden
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.drain import DrainLimits
 from postfacta_core.errors import StoppedError
 from postfacta_core.limits._overload import OverloadConfig

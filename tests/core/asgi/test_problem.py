@@ -33,7 +33,8 @@ from postfacta_core.errors import (
     ResilienceError,
     StoppedError,
 )
-from postfacta_core.testing import AsgiResponse, call_asgi
+from postfacta_core.testing import call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.kit.every import every
 
 TEAPOT = Problem(status=418, code="teapot", title="A teapot")

@@ -32,7 +32,8 @@ from postfacta_core.events import (
 )
 from postfacta_core.limits._rates import Rate, strictest
 from postfacta_core.limits.rate import Charge, hit_all
-from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
+from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.kit.every import every
 from tests.kit.storage import HitLists
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from postfacta_core.asgi import Hardened, HardenOptions, RateLimit, _settings as settings, harden
+from postfacta_core.asgi import HardenOptions, RateLimit, _settings as settings, harden
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
+from postfacta_core.asgi.stack import Hardened
 from tests.kit.every import every
 
 

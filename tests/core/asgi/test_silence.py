@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from postfacta_core.asgi import Hardened, HardenOptions, Telemetry, harden
+from postfacta_core.asgi import HardenOptions, Telemetry, harden
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
 from tests.core.virtual import loop_clock

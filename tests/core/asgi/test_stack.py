@@ -22,17 +22,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from postfacta_core import DrainLimits, HealthRegistry, Lifecycle
+from postfacta_core import DrainLimits
 from postfacta_core.asgi import (
     ContextMiddleware,
     DeadlineMiddleware,
     ErrorMiddleware,
-    Hardened,
     HardenOptions,
     HealthMiddleware,
     LifecycleMiddleware,
-    LifespanMiddleware,
-    MetricsEndpoint,
     ResponseHeadersMiddleware,
     Telemetry,
     TelemetryMiddleware,
@@ -42,11 +39,16 @@ from postfacta_core.asgi import (
 )
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
+from postfacta_core.asgi.lifespan import LifespanMiddleware
+from postfacta_core.asgi.metrics import MetricsEndpoint
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.context import current_request
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.deadlines.requests import RunningRequests
+from postfacta_core.drain import Lifecycle
 from postfacta_core.errors import PoolTimeoutError, ResilienceError
 from postfacta_core.events import QueryFinished, TaskCrashed
+from postfacta_core.health import HealthRegistry
 from postfacta_core.health.registry import NO_LIFESPAN
 from postfacta_core.health.runtime import memory_limit
 from postfacta_core.telemetry.metrics import Metrics

@@ -9,8 +9,9 @@ import anyio.lowlevel
 import pytest
 from prometheus_client import CollectorRegistry
 
-from postfacta_core.asgi import Hardened, HardenOptions, Telemetry, harden
+from postfacta_core.asgi import HardenOptions, Telemetry, harden
 from postfacta_core.asgi._types import Receive, Scope, Send
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.context import current_request
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.events import Mode

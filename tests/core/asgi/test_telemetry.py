@@ -31,7 +31,8 @@ from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.events import ListenerFailed
 from postfacta_core.telemetry.exchange import Exchange, Recorder
 from postfacta_core.telemetry.metrics import Metrics
-from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
+from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.core.asgi.observed import (
     APP,
     ROUTES,

@@ -14,7 +14,8 @@ from starlette.routing import Route
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import TransferMiddleware
 from postfacta_core.deadlines._limits import TransferLimits
-from postfacta_core.testing import AsgiResponse, call_asgi
+from postfacta_core.testing import call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 
 __all__ = [
     "CRASHES",

@@ -15,7 +15,7 @@ from postfacta_core.events import Mode, PolicyCreated
 from postfacta_core.guards.pipeline import Pipeline
 from postfacta_core.guards.retry import Retry
 from postfacta_core.guards.throttle import Throttle
-from postfacta_core.limits import Rate
+from postfacta_core.limits.rate import Rate
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every
 from tests.kit.interleaving import interleaved

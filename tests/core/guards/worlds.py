@@ -27,7 +27,8 @@ from postfacta_core.guards import (
     Throttle,
     Timeout,
 )
-from postfacta_core.limits import OverloadConfig, Rate
+from postfacta_core.limits import OverloadConfig
+from postfacta_core.limits.rate import Rate
 
 __all__ = ["IN_TASKS", "IN_THREADS", "all_in_tasks", "all_in_threads"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_core.health import CheckReport
 from postfacta_core.health._verdict import STALE, Watched
+from postfacta_core.health.registry import CheckReport
 from tests.kit.every import every
 
 OPTIONS: dict[str, Any] = {"critical": True, "interval": 2.0, "timeout": 1.0, "fall": 3, "rise": 2}

@@ -38,7 +38,8 @@ from postfacta_core.telemetry.logs import AccessLog, JsonFormatter
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.redaction import failure_fields
 from postfacta_core.telemetry.tracing import Tracing, nanoseconds, span_name, trace_headers
-from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi
+from postfacta_core.testing import ManualClock, call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.kit.every import every
 from tests.kit.exposition import OPEN_METRICS
 
