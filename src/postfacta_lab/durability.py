@@ -98,7 +98,11 @@ class Findings:
 
 
 def judge(
-    writes: Iterable[Write], stored: Iterable[Stored], *, minimum: int, torn: Iterable[str] = ()
+    writes: Iterable[Write],
+    stored: Iterable[Stored],
+    *,
+    minimum: int,
+    torn: Iterable[str] = (),
 ) -> Findings:
     """Compare the whole history of writes with everything that was read back.
 

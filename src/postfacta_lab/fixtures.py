@@ -81,7 +81,12 @@ class Stopping:
         self._folder = folder
 
     def __call__(
-        self, command: str, *, paths: Sequence[str] = (), mix: Path | None = None, ready: str = ""
+        self,
+        command: str,
+        *,
+        paths: Sequence[str] = (),
+        mix: Path | None = None,
+        ready: str = "",
     ) -> Result:
         """Stop a service under load, as `postfacta lab drain` does.
 

@@ -83,7 +83,12 @@ class Service(Child):
     """One instance: started by `start`, ended with all of its session by `kill`."""
 
     def __init__(
-        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        log: Path,
     ) -> None:
         self.port = free_port()
         port = str(self.port)
@@ -291,7 +296,10 @@ class Bench:
     # Requests
 
     def headers(
-        self, more: Mapping[str, str] | None = None, *, auth: bool = True
+        self,
+        more: Mapping[str, str] | None = None,
+        *,
+        auth: bool = True,
     ) -> dict[str, str]:
         credentials = [self.spec.auth] if auth and self.spec.auth else []
         return {
@@ -315,7 +323,11 @@ class Bench:
         named = self.headers({"Connection": "close", **(headers or {})}, auth=auth)
         request = encode(method, path, named, body=body)
         return await ask(
-            self.service.port, request, method=method, patience=patience, source=self.source
+            self.service.port,
+            request,
+            method=method,
+            patience=patience,
+            source=self.source,
         )
 
     async def connect(self) -> Connection:
@@ -373,7 +385,12 @@ class Bench:
         write, body = self.writing(mark)
         named = {**_JSON, **write.headers, **(headers or {})}
         answer = await self.call(
-            write.path, write.method, body=body, headers=named, auth=auth, patience=patience
+            write.path,
+            write.method,
+            body=body,
+            headers=named,
+            auth=auth,
+            patience=patience,
         )
         identity = at_pointer(answer.json, write.id or "/id")
         if identity is None:

@@ -132,7 +132,10 @@ def _assess(arguments: argparse.Namespace, command: list[str]) -> int:
         runpy.run_path(str(path))
     only = tuple(word for word in arguments.only.split(",") if word)
     options = Options(
-        quick=arguments.quick, only=only, within=arguments.within, keep=arguments.keep
+        quick=arguments.quick,
+        only=only,
+        within=arguments.within,
+        keep=arguments.keep,
     )
     document = report.document_of(asyncio.run(_run(spec, options, bare=bool(command))))
     _show(arguments, document)

@@ -59,8 +59,11 @@ class Verdict:
     def parts(cls, parts: Mapping[str, bool]) -> Verdict:
         """Return the share of the parts that are there, and name those that are not."""
         missing = [name for name, is_there in parts.items() if not is_there]
-        evidence = f"missing: {', '.join(missing)}" if missing else f"found: {', '.join(parts)}"
-        return cls.share(len(parts) - len(missing), len(parts), evidence)
+        evidence = f"found: {', '.join(parts)}"
+        if missing:
+            evidence = f"missing: {', '.join(missing)}"
+        total = len(parts)
+        return cls.share(total - len(missing), total, evidence)
 
     @classmethod
     def holds(cls, holds: bool, evidence: str, **facts: Any) -> Verdict:  # noqa: FBT001 - it is the verdict
@@ -77,7 +80,13 @@ class Verdict:
 
     @classmethod
     def within(
-        cls, value: float, evidence: str, *, full: float, half: float, sure: bool = False
+        cls,
+        value: float,
+        evidence: str,
+        *,
+        full: float,
+        half: float,
+        sure: bool = False,
     ) -> Verdict:
         """Return a pass up to `full`, half the points up to `half`, else a failure."""
         score = 0.5 if value <= half else 0.0
@@ -149,15 +158,20 @@ class Rubric:
             weight = item["weight"] * parts[name] / total_parts[check["item"]]
             prefix, _, _ = name.partition("-")
             category = data["categories"].get(prefix, "")
+            fields = {**check, "item": item["title"]}
             entries[name] = Entry(
-                id=name, category=category, weight=weight, **{**check, "item": item["title"]}
+                id=name,
+                category=category,
+                weight=weight,
+                **fields,
             )
         return cls(data["version"], data["categories"], entries)
 
 
 @cache
 def rubric() -> Rubric:
-    text = files("postfacta_lab.assess").joinpath("rubric.toml").read_text(encoding="utf-8")
+    file = files("postfacta_lab.assess").joinpath("rubric.toml")
+    text = file.read_text(encoding="utf-8")
     return Rubric.of(tomllib.loads(text))
 
 
@@ -188,7 +202,9 @@ class Grade:
     steps: tuple[Step, ...]
 
     def __str__(self) -> str:
-        return self.lowest if self.lowest == self.highest else f"{self.lowest} … {self.highest}"
+        if self.lowest == self.highest:
+            return self.lowest
+        return f"{self.lowest} … {self.highest}"
 
 
 def letter_of(points: float) -> str:
@@ -217,9 +233,15 @@ def grade(catalogue: Rubric, verdicts: Mapping[str, Verdict]) -> Grade:
         if verdict.outcome not in {Outcome.NOT_APPLICABLE, Outcome.DECLARED}:
             is_measured = verdict.outcome is Outcome.MEASURED
             scores[name] = (entry, verdict.score if is_measured else None)
-    total = sum(entry.weight for entry, _ in scores.values()) or 1.0
-    measured = sum(entry.weight for entry, score in scores.values() if score is not None)
-    earned = sum(entry.weight * score for entry, score in scores.values() if score is not None)
+    total = 0.0
+    measured = 0.0
+    earned = 0.0
+    for entry, score in scores.values():
+        total += entry.weight
+        if score is not None:
+            measured += entry.weight
+            earned += entry.weight * score
+    total = total or 1.0
     declared = sum(verdict.outcome is Outcome.DECLARED for verdict in verdicts.values())
     low = 100 * earned / total
     high = 100 * (earned + total - measured) / total
@@ -241,7 +263,9 @@ def _letter(scores: _Scores, points: float, *, unknown: float, best: bool) -> st
         if entry.gate is not None and score < _HALF:
             letters.append(CAPS[entry.gate])
     letter = min(letters, key=LETTERS.index)
-    return "A+" if best and letter == "A" and points >= _BEST else letter
+    if best and letter == "A" and points >= _BEST:
+        return "A+"
+    return letter
 
 
 def _steps(scores: _Scores, letter: str, total: float) -> tuple[Step, ...]:
@@ -251,7 +275,9 @@ def _steps(scores: _Scores, letter: str, total: float) -> tuple[Step, ...]:
         if score == 1:
             continue
         earned = score or 0.0
-        cap = CAPS[entry.gate] if entry.gate is not None and earned < _HALF else ""
+        cap = ""
+        if entry.gate is not None and earned < _HALF:
+            cap = CAPS[entry.gate]
         gain = 100 * entry.weight * (1 - earned) / total
         steps.append(Step(name, gain, cap))
     holding = [cap for cap in CAPS if LETTERS.index(cap) <= LETTERS.index(letter)]
@@ -297,10 +323,20 @@ def group(*ids: str, **options: Any) -> Callable[[_Check], _Check]:
 
 
 def check(
-    name: str, *, title: str, item: str = "Your own", remedy: str = "", page: str = ""
+    name: str,
+    *,
+    title: str,
+    item: str = "Your own",
+    remedy: str = "",
+    page: str = "",
 ) -> Callable[[_Check], _Check]:
     """Add a check of your own. It stands beside the grade, and never moves it."""
-    return group(
-        name,
-        own_entry=Entry(id=name, title=title, item=item, harden=remedy, without=remedy, page=page),
+    entry = Entry(
+        id=name,
+        title=title,
+        item=item,
+        harden=remedy,
+        without=remedy,
+        page=page,
     )
+    return group(name, own_entry=entry)

@@ -50,13 +50,17 @@ async def run(
     """Assess a service. Raise `NotServingError` if there is nothing to assess."""
     with tempfile.TemporaryDirectory(prefix="assess-") as folder:
         bench = Bench(spec, options.keep or Path(folder), environment)
+        runner = _Runner(bench, options, on_verdict)
         async with bench.opened():
-            return await _Runner(bench, options, on_verdict).measure_all()
+            return await runner.measure_all()
 
 
 class _Runner:
     def __init__(
-        self, bench: Bench, options: Options, on_verdict: Callable[[str, Verdict], object]
+        self,
+        bench: Bench,
+        options: Options,
+        on_verdict: Callable[[str, Verdict], object],
     ) -> None:
         self._bench = bench
         self._options = options
@@ -82,14 +86,20 @@ class _Runner:
         """Demand that the read and the write of the file are answered."""
         spec = self._bench.spec
         if spec.write is not None:
-            _demand("write", (await self._bench.write()).answer)
+            written = await self._bench.write()
+            _demand("write", written.answer)
         if spec.read is not None:
-            answers = [_demand("read", await self._bench.read()) for _ in range(11)]
-            self._bench.calm = median(answer.seconds for answer in answers)
+            seconds: list[float] = []
+            for _ in range(11):
+                answer = await self._bench.read()
+                _demand("read", answer)
+                seconds.append(answer.seconds)
+            self._bench.calm = median(seconds)
 
     async def _group(self, group: Group) -> None:
         declared = self._bench.spec.declared
-        chosen = [name for name in group.ids if name.startswith(self._options.only or "")]
+        prefixes = self._options.only or ""
+        chosen = [name for name in group.ids if name.startswith(prefixes)]
         for name in chosen:
             if group.own_entry is not None:
                 self._run.own_entries[name] = group.own_entry
@@ -123,17 +133,18 @@ class _Runner:
         began = monotonic()
         first = await self._once(group)
         seconds_once = monotonic() - began
-        again = [
-            name for name in names if first[name].word == "fail" and _is_doubtful(name, first[name])
-        ]
+        failed = [name for name in names if first[name].word == "fail"]
+        again = [name for name in failed if _is_doubtful(name, first[name])]
         room = monotonic() - self._began < self._options.within - seconds_once
         second: Mapping[str, Verdict] = {}
         if again and room:
             second = await self._once(group, fresh=True)
         seconds = round(monotonic() - began, 2)
         for name in names:
+            verdict = first[name]
             repeated = name in again and name in second
-            verdict = _of_two(first[name], second[name]) if repeated else first[name]
+            if repeated:
+                verdict = _of_two(verdict, second[name])
             self._keep(name, replace(verdict, seconds=seconds, repeats=int(repeated)))
 
     async def _once(self, group: Group, *, fresh: bool = False) -> Mapping[str, Verdict]:
@@ -146,14 +157,16 @@ class _Runner:
             bench.check_bounds()
             results = await group.run(bench)
         except NotServingError as error:
-            results = Verdict.not_run(f"it did not serve: {str(error)[:300]}")
+            reason = str(error)[:300]
+            results = Verdict.not_run(f"it did not serve: {reason}")
         except Exception as error:  # noqa: BLE001 - a check of ours, or of theirs, is at fault
             results = Verdict(Outcome.ERROR, evidence=f"{type(error).__name__}: {error}")
         bench.dirty = bench.dirty or group.fresh
         await bench.heal()
         busy = max(waited.share, waited.others_share) > self._options.busy
-        verdicts = dict.fromkeys(group.ids, results) if isinstance(results, Verdict) else results
-        return {name: _if_calm(name, verdicts[name], busy=busy) for name in group.ids}
+        if isinstance(results, Verdict):
+            results = dict.fromkeys(group.ids, results)
+        return {name: _if_calm(name, results[name], busy=busy) for name in group.ids}
 
     def _keep(self, name: str, verdict: Verdict) -> None:
         """Write a result down, without secrets."""
@@ -181,16 +194,18 @@ def _without(need: str, *, durable: bool | None) -> Verdict:
         return Verdict.not_applicable("it keeps nothing, so there is no database to lose")
     if need == "metrics":
         return Verdict.fails("no metrics were found")
-    reason = "this system has no /proc" if need == "proc" else f"the service file names no {need}"
-    return Verdict.not_applicable(reason) if need == "auth" else Verdict.not_run(reason)
+    if need == "proc":
+        return Verdict.not_run("this system has no /proc")
+    reason = f"the service file names no {need}"
+    if need == "auth":
+        return Verdict.not_applicable(reason)
+    return Verdict.not_run(reason)
 
 
-def _demand(request: str, answer: Answer) -> Answer:
+def _demand(request: str, answer: Answer) -> None:
     if not answer.good:
-        raise NotServingError(
-            f"the {request} of the file was answered {answer} {answer.text[:300]}"
-        )
-    return answer
+        text = answer.text[:300]
+        raise NotServingError(f"the {request} of the file was answered {answer} {text}")
 
 
 def _is_doubtful(name: str, verdict: Verdict) -> bool:
@@ -213,6 +228,5 @@ def _of_two(first: Verdict, second: Verdict) -> Verdict:
         return first
     if second.word == "fail":
         return second
-    return replace(
-        second, score=0.5, evidence=f"unsteady: {first.evidence}; then {second.evidence}"
-    )
+    evidence = f"unsteady: {first.evidence}; then {second.evidence}"
+    return replace(second, score=0.5, evidence=evidence)

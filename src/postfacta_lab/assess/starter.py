@@ -52,12 +52,14 @@ async def guess(spec: Spec, environment: Mapping[str, str]) -> Spec:
 async def _complete(bench: Bench) -> Spec:
     document: dict[str, Any] = {}
     for path in _DOCUMENTS:
-        document = document or as_dict((await bench.call(path)).json)
+        answer = await bench.call(path)
+        document = document or as_dict(answer.json)
     original = bench.spec
     tries = 0 if original.write else _TRIES
     for write in list(_writes(document))[:tries]:
         bench.spec = replace(original, write=write)
-        if (await bench.write()).answer.good:
+        written = await bench.write()
+        if written.answer.good:
             break
         bench.spec = original
     read = original.read or await _read(bench, as_dict(document.get("paths")))
@@ -68,10 +70,12 @@ def _writes(document: dict[str, Any]) -> Iterator[Ask]:
     for path, operations in as_dict(document.get("paths")).items():
         operation = as_dict(as_dict(operations).get("post"))
         body = as_dict(operation.get("requestBody"))
-        media = as_dict(as_dict(body.get("content")).get("application/json"))
+        content = as_dict(body.get("content"))
+        media = as_dict(content.get("application/json"))
         schema = media.get("schema")
         if schema is not None and "{" not in path:
-            yield Ask(path=path, method="POST", json=_example(document, as_dict(schema)))
+            example = _example(document, as_dict(schema))
+            yield Ask(path=path, method="POST", json=example)
 
 
 def _example(document: dict[str, Any], schema: dict[str, Any], depth: int = 0) -> Any:
@@ -120,38 +124,52 @@ async def _read(bench: Bench, paths: dict[str, Any]) -> Ask:
     # A probe is the last resort.
     ordered = sorted([*free, "/"], key=lambda path: bool(_PROBES.search(path)))
     for path in ordered:
-        if (await bench.call(path)).good:
+        answer = await bench.call(path)
+        if answer.good:
             return Ask(path=path)
     return Ask(path=bench.spec.live or "/")
 
 
 def toml_of(spec: Spec) -> str:
     """Return a service file, with what it could not find as comments."""
-    probes = {
-        name: getattr(spec, name) for name in ("live", "ready", "metrics") if getattr(spec, name)
+    service: dict[str, Any] = {
+        "name": spec.name,
+        "start": list(spec.start),
+        "project": ".",
     }
-    text = _table(
-        "service", {"name": spec.name, "start": list(spec.start), "project": ".", **probes}
-    )
+    for name in ("live", "ready", "metrics"):
+        path = getattr(spec, name)
+        if path:
+            service[name] = path
+    text = _table("service", service)
     for name, ask in (("read", spec.read), ("write", spec.write)):
         if ask is None:
             text += f'\n# [{name}]\n# path = "/"\n'
         else:
-            values = {"method": ask.method, "path": ask.path, "json": ask.json}
-            text += f"\n{_table(name, values)}"
+            values = {
+                "method": ask.method,
+                "path": ask.path,
+                "json": ask.json,
+            }
+            text += "\n" + _table(name, values)
     return text + _REST
 
 
 def _table(name: str, values: Mapping[str, Any]) -> str:
-    lines = [f"{key} = {_inline(value)}\n" for key, value in values.items() if value is not None]
-    return f"[{name}]\n{''.join(lines)}"
+    text = f"[{name}]\n"
+    for key, value in values.items():
+        if value is not None:
+            text += f"{key} = {_inline(value)}\n"
+    return text
 
 
 def _inline(value: Any) -> str:
     if isinstance(value, dict):
         entries = {key: entry for key, entry in as_dict(value).items() if entry is not None}
-        pairs = (f"{json.dumps(key)} = {_inline(entry)}" for key, entry in entries.items())
-        return f"{{ {', '.join(pairs)} }}"
+        pairs = [f"{json.dumps(key)} = {_inline(entry)}" for key, entry in entries.items()]
+        inside = ", ".join(pairs)
+        return f"{{ {inside} }}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_inline, as_list(value)))}]"
+        items = ", ".join(map(_inline, as_list(value)))
+        return f"[{items}]"
     return json.dumps(value)

@@ -24,10 +24,10 @@ _UNKNOWN = (
     f"not identified: {_FEWEST_POINTS} points are needed, and contention and coherence that are"
     " distinct from 0"
 )
-_PLANNED_USE = (
-    0.65  # of a pool: a request waits twice its time of service, at 0.9 nine times (M/M/1)
-)
+# Of a pool: a request waits twice its time of service, at 0.9 nine times (M/M/1).
+_PLANNED_USE = 0.65
 _RESERVED = 3  # PostgreSQL's superuser_reserved_connections
+_HOUR = 3600  # seconds
 _THREE = range(3)
 
 
@@ -37,7 +37,10 @@ _THREE = range(3)
 @click.option("--held", type=float, help="Seconds for which a request holds a connection.")
 @click.option("--pool", type=int, help="Connections of an instance's pool.")
 @click.option(
-    "--replicas", default=1, show_default=True, help="Instances at most, of which one is replaced."
+    "--replicas",
+    default=1,
+    show_default=True,
+    help="Instances at most, of which one is replaced.",
 )
 @click.option("--max-connections", type=int, help="Of the database.")
 @click.option("--price", type=float, help="Of an instance, an hour.")
@@ -56,28 +59,32 @@ def command(
     Exit code 1: more connections may be opened than the database has. 2: the law is not identified.
     """
     try:
-        scaling = fit(sorted(point for file in files for point in _points(file)))
+        points = [point for file in files for point in _points(file)]
+        scaling = fit(sorted(points))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise click.ClickException(f"{', '.join(map(str, files))}: {error}") from None
+        names = ", ".join(map(str, files))
+        raise click.ClickException(f"{names}: {error}") from None
     best = max(rate for _, rate in scaling.points)
     verdict = Verdict.INVALID if scaling.most_under_way is None else Verdict.PASS
     lines = [f"best measured: {best:.1f} good answers a second", *scaling.in_words()]
     if held is not None:
+        busy = best * held
+        size = pool_for(best, held)
         lines.append(
-            f"pool: {best:.0f}/s x {held:g} s = {best * held:.1f} connections busy; "
-            f"{pool_for(best, held)} keep their use below {_PLANNED_USE:.0%}"
+            f"pool: {best:.0f}/s x {held:g} s = {busy:.1f} connections busy; "
+            f"{size} keep their use below {_PLANNED_USE:.0%}"
         )
     if price is not None:
-        lines.append(
-            f"cost: {price / best / 3600 * 1_000_000:.3f} for a million requests, at {best:.0f}/s"
-        )
+        cost = price / best / _HOUR * 1_000_000
+        lines.append(f"cost: {cost:.3f} for a million requests, at {best:.0f}/s")
     if pool is not None and max_connections is not None:
         # While an instance is replaced. Each has one for health, too, and two are for other
         # programs.
         needed = (replicas + 1) * (pool + 1) + 2
         free = max_connections - _RESERVED - needed
         lines.append(f"connections: {needed} may be open, {free} are free")
-        verdict = Verdict.FAIL if free < 0 else verdict
+        if free < 0:
+            verdict = Verdict.FAIL
     click.echo("\n".join(lines))
     if html:
         html.write_text(_page(scaling, lines, verdict))
@@ -100,10 +107,13 @@ def _page(scaling: Scaling, lines: Sequence[str], verdict: Verdict) -> str:
     curves = {"measured": scaling.points, "fitted": fitted}
     sizes = [abs(residual) for residual in scaling.residuals]
     residuals = list(zip(loads, sizes, strict=True))
+    fit_chart = chart(curves, x="requests", y="a second")
+    residual_chart = chart({"size": residuals}, x="requests under way", y="a second")
+    findings = table(("finding",), [[line] for line in lines])
     sections = [
-        section("Throughput by what is under way", chart(curves, x="requests", y="a second")),
-        section("Residuals", chart({"size": residuals}, x="requests under way", y="a second")),
-        section("In words", table(("finding",), [[line] for line in lines])),
+        section("Throughput by what is under way", fit_chart),
+        section("Residuals", residual_chart),
+        section("In words", findings),
     ]
     return page("Capacity", verdict.name.lower(), sections)
 
@@ -120,7 +130,9 @@ class Scaling:
 
     def at(self, under_way: float) -> float:
         """Return the answers a second that the law gives."""
-        cost = 1 + self.contention * (under_way - 1) + self.coherence * under_way * (under_way - 1)
+        waiting = self.contention * (under_way - 1)
+        agreeing = self.coherence * under_way * (under_way - 1)
+        cost = 1 + waiting + agreeing
         return self.rate * under_way / max(cost, 1e-9)
 
     @property
@@ -138,16 +150,21 @@ class Scaling:
         return math.sqrt((1 - self.contention) / self.coherence)
 
     def in_words(self) -> list[str]:
-        errors = zip(("rate", "contention", "coherence"), self.errors, strict=True)
+        """Return three lines: the parameters with their errors, the residuals, the peak."""
+        of_rate, of_contention, of_coherence = self.errors
+        parameters = (
+            f"rate = {self.rate:.4g} ± {of_rate:.2g}",
+            f"contention = {self.contention:.4g} ± {of_contention:.2g}",
+            f"coherence = {self.coherence:.4g} ± {of_coherence:.2g}",
+        )
+        residuals = ", ".join(f"{residual:+.1f}" for residual in self.residuals)
         most = self.most_under_way
         peak = _UNKNOWN
         if most is not None:
             peak = f"{self.at(most):.1f} a second, with {most:.1f} under way"
         return [
-            "; ".join(
-                f"{name} = {getattr(self, name):.4g} ± {error:.2g}" for name, error in errors
-            ),
-            "residuals: " + ", ".join(f"{residual:+.1f}" for residual in self.residuals),
+            "; ".join(parameters),
+            f"residuals: {residuals}",
             f"peak: {peak}",
         ]
 
@@ -163,21 +180,27 @@ def fit(points: Sequence[tuple[float, float]]) -> Scaling:
             f"{len(used)} usable points: three parameters need at least three, a verdict"
             f" {_FEWEST_POINTS}"
         )
-    # The weight makes a residual of N / X, squared, one of X.
-    rows = [(x**4 / n**2, (1.0, n - 1, n * (n - 1)), n / x) for n, x in used]
+    rows: list[tuple[float, tuple[float, float, float], float]] = []
+    for n, x in used:
+        # It makes a residual of N / X, squared, one of X.
+        weight = x**4 / n**2
+        terms = (1.0, n - 1, n * (n - 1))
+        rows.append((weight, terms, n / x))
 
     def product(i: int, j: int) -> float:
-        return sum(weight * term[i] * term[j] for weight, term, _ in rows)
+        return sum(weight * terms[i] * terms[j] for weight, terms, _ in rows)
 
     # The normal equations: the inverse of the terms' products, times their products with N / X.
-    inverse = _inverse([[product(i, j) for j in _THREE] for i in _THREE])
-    right = [sum(weight * term[i] * value for weight, term, value in rows) for i in _THREE]
+    products = [[product(i, j) for j in _THREE] for i in _THREE]
+    inverse = _inverse(products)
+    right = [sum(weight * terms[i] * value for weight, terms, value in rows) for i in _THREE]
     a, b, d = (sum(row[i] * right[i] for i in _THREE) for row in inverse)
     unknown = (math.inf, math.inf, math.inf)
     scaling = Scaling(1 / a, b / a, d / a, unknown, used)
     if len(used) == 3:
         return scaling
-    variance = sum(residual**2 for residual in scaling.residuals) / (len(used) - 3)
+    freedom = len(used) - 3
+    variance = sum(residual**2 for residual in scaling.residuals) / freedom
     # How r, c and k change with a, b and d: the delta method.
     slopes = (
         (-1 / a**2, 0.0, 0.0),
@@ -211,4 +234,5 @@ def _inverse(matrix: list[list[float]]) -> list[list[float]]:
 
 def pool_for(rate: float, seconds: float) -> int:
     """Return the connections for a rate of requests that hold one for some seconds (Little)."""
-    return max(math.ceil(rate * seconds / _PLANNED_USE - 1e-9), 1)
+    busy = rate * seconds
+    return max(math.ceil(busy / _PLANNED_USE - 1e-9), 1)

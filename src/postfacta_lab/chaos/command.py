@@ -46,11 +46,19 @@ _SUFFIXES = {".yaml", ".yml", ".json"}
 @click.argument("words", nargs=-1, required=True, metavar="FILE... [-- COMMAND...]")
 @click.option("--url", help="A service that runs already, instead of a command that starts one.")
 @click.option(
-    "--path", "paths", multiple=True, required=True, help="Asked for by GET; may be repeated."
+    "--path",
+    "paths",
+    multiple=True,
+    required=True,
+    help="Asked for by GET; may be repeated.",
 )
 @click.option("--out", type=Path, default=Path("build/chaos"), show_default=True)
 def command(
-    *, words: tuple[str, ...], url: str | None, paths: tuple[str, ...], out: Path
+    *,
+    words: tuple[str, ...],
+    url: str | None,
+    paths: tuple[str, ...],
+    out: Path,
 ) -> Verdict:
     """Run experiments of Chaos Toolkit on a service under load, and judge what users went through.
 
@@ -64,27 +72,33 @@ def command(
     experiments: list[Experiment] = []
     for file in files:
         click.echo(f"{file.stem}: running")
-        experiments.append(run(file.absolute(), out, settings=settings))
-        click.echo(experiments[-1].as_text())
+        experiment = run(file.absolute(), out, settings=settings)
+        experiments.append(experiment)
+        click.echo(experiment.as_text())
     codes = {name: code for code, name in VERDICTS.items()}
     code = overall(codes[experiment.verdict] for experiment in experiments)
     verdict = VERDICTS[code]
-    members = [experiment.as_json() for experiment in experiments]
     result = {
         "verdict": verdict,
         "exit_code": int(code),
         "machine": machine(),
-        "experiments": members,
+        "experiments": [experiment.as_json() for experiment in experiments],
     }
-    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    document = json.dumps(result, indent=1)
+    (out / "result.json").write_text(document + "\n")
     sections = [overview(experiments), *map(section_of, experiments)]
-    (out / "report.html").write_text(page("Chaos", verdict, sections))
-    click.echo(f"{verdict}; report: {out / 'report.html'}")
+    report = out / "report.html"
+    report.write_text(page("Chaos", verdict, sections))
+    click.echo(f"{verdict}; report: {report}")
     return code
 
 
 def _settings(
-    files: list[Path], start: Sequence[str], *, url: str | None, paths: Sequence[str]
+    files: list[Path],
+    start: Sequence[str],
+    *,
+    url: str | None,
+    paths: Sequence[str],
 ) -> dict[str, str]:
     if not files:
         raise ValueError(f"name the file of an experiment (.yaml, .yml, .json), not {start[0]}")
@@ -95,8 +109,12 @@ def _settings(
         raise ValueError("give --url, or a command that starts the service; not both")
     if url and not url.startswith(("http://", "https://")):
         raise ValueError(f"--url must begin with http:// or https://, not {url!r}")
-    service = {"CHAOS_URL": url} if url else {"CHAOS_COMMAND": command_line(start)}
-    return {**service, "CHAOS_READS": " ".join(paths)}
+    settings = {"CHAOS_READS": " ".join(paths)}
+    if url:
+        settings["CHAOS_URL"] = url
+    else:
+        settings["CHAOS_COMMAND"] = command_line(start)
+    return settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,15 +126,18 @@ class Experiment:
     description: str
     verdict: str  # one of `VERDICTS`
     reasons: Sequence[str]  # what was not met
-    probes: Sequence[
-        tuple[str, str, str]
-    ]  # each claim, what was found at the end, and if it is tolerated
+    # Each claim, its value at the end, and whether that is tolerated.
+    probes: Sequence[tuple[str, str, str]]
     users: Mapping[str, Any]  # what the lab stored: users' requests, marks, history
     seconds: float
 
     def as_json(self) -> dict[str, object]:
         users = {key: value for key, value in self.users.items() if key != "by_second"}
-        return {**asdict(self), "seconds": round(self.seconds, 1), "users": users}
+        return {
+            **asdict(self),
+            "seconds": round(self.seconds, 1),
+            "users": users,
+        }
 
     def as_text(self) -> str:
         users = self.users.get("users", {})
@@ -135,15 +156,18 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.journal.json"
     file.unlink(missing_ok=True)
+    log = folder / f"{name}.log"
+    program = (sys.executable, "-m", "chaostoolkit")
     command = (
-        *(sys.executable, "-m", "chaostoolkit", "--no-version-check"),
-        *("--log-file", str(folder / f"{name}.log"), "run"),
-        *(
-            "--rollback-strategy=always",
-            "--hypothesis-strategy=continuously",
-            "--hypothesis-frequency=1",
-        ),
-        *("--journal-path", str(file), str(path)),
+        *program,
+        "--no-version-check",
+        f"--log-file={log}",
+        "run",
+        "--rollback-strategy=always",
+        "--hypothesis-strategy=continuously",
+        "--hypothesis-frequency=1",
+        f"--journal-path={file}",
+        str(path),
     )
     environment = for_an_experiment(settings or {})
     began = time.monotonic()
@@ -153,16 +177,19 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
     with contextlib.suppress(FileNotFoundError, ValueError):
         journal = as_dict(json.loads(file.read_text()))
     users = as_dict(journal.get("users"))
-    watched = any(control in path.read_text() for control in ("chaos.control", "chaos.lab"))
+    text = path.read_text()
+    has_control = "chaos.control" in text or "chaos.lab" in text
     own_service = bool({"CHAOS_URL", "CHAOS_COMMAND"} & environment.keys())
-    verdict, reasons = judge(journal, users, watched=watched or own_service, failure=failure)
+    watched = has_control or own_service
+    verdict, reasons = judge(journal, users, watched=watched, failure=failure)
     states = as_dict(journal.get("steady_states"))
     experiment = as_dict(journal.get("experiment"))
+    description = str(experiment.get("description", ""))
     last = as_dict(states.get("after") or states.get("before"))
     return Experiment(
         name=name,
         title=str(experiment.get("title", path.stem)),
-        description=" ".join(str(experiment.get("description", "")).split()),
+        description=" ".join(description.split()),
         verdict=VERDICTS[verdict],
         reasons=reasons,
         probes=[_probe(probe) for probe in last.get("probes", [])],
@@ -174,7 +201,11 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
 def _execute(command: Sequence[str], environment: Mapping[str, str]) -> str:
     """Return how it failed; empty if it did not."""
     with subprocess.Popen(  # noqa: S603 - an argument list, no shell
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         try:
             output, _ = process.communicate(timeout=_LONGEST)
@@ -190,7 +221,8 @@ def _execute(command: Sequence[str], environment: Mapping[str, str]) -> str:
             return f"it did not end within {_LONGEST:g} s"
     if not process.returncode:
         return ""
-    return f"exit code {process.returncode}: {output.strip()[-400:]}"
+    text = output.strip()[-400:]
+    return f"exit code {process.returncode}: {text}"
 
 
 def _probe(probe: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -201,6 +233,7 @@ def _probe(probe: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def overview(experiments: Sequence[Experiment]) -> str:
+    head = ("experiment", "claim", "verdict", "took")
     rows = [
         [
             experiment.name,
@@ -210,7 +243,7 @@ def overview(experiments: Sequence[Experiment]) -> str:
         ]
         for experiment in experiments
     ]
-    return section("Experiments", table(("experiment", "claim", "verdict", "took"), rows))
+    return section("Experiments", table(head, rows))
 
 
 def section_of(experiment: Experiment) -> str:

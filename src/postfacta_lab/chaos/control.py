@@ -71,7 +71,10 @@ class Users:
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._run()),
+            daemon=True,
+        )
         self._thread.start()
         return self
 
@@ -92,14 +95,19 @@ class Users:
         One in flight counts with the time it has waited, once that is long.
         """
         now = self.now()
-        ended = [sample for sample in tuple(self.meter.samples) if first <= sample.intended < last]
-        intended = [at for at in tuple(self.meter.waiting) if first <= at < last]
-        waiting = [now - at for at in intended if now - at > SLOW]
-        dropped = sum(first <= at < last for at in tuple(self.meter.dropped))
-        latencies = [sample.latency for sample in ended] + waiting
+        # Copies: the thread of the users goes on.
+        samples = tuple(self.meter.samples)
+        waiting_since = tuple(self.meter.waiting)
+        drops = tuple(self.meter.dropped)
+        ended = [sample for sample in samples if first <= sample.intended < last]
+        waits = [now - at for at in waiting_since if first <= at < last]
+        dropped = sum(first <= at < last for at in drops)
+        errors = sum(bool(sample.error) for sample in ended)
+        latencies = [sample.latency for sample in ended]
+        latencies += [wait for wait in waits if wait > SLOW]
         return Window(
             count=len(latencies) + dropped,
-            failed=sum(bool(sample.error) for sample in ended) + dropped,
+            failed=errors + dropped,
             p99=percentile(latencies, 0.99),
             longest=max(latencies, default=0.0),
         )
@@ -123,11 +131,14 @@ class Users:
             yield moment
 
     async def _run(self) -> None:
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        headers: dict[str, str] = {}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
         target = Target(self.url, headers, alternating=True)
         generator = Generator(target, self.meter, patience=self.patience, zero=self._began)
         try:
-            await generator.send(self._moments(), cycle(read_mix(self.reads, None)))
+            asks = cycle(read_mix(self.reads, None))
+            await generator.send(self._moments(), asks)
             await generator.settle()
         finally:
             await generator.close()
@@ -150,12 +161,10 @@ class Lab:
     load: Users
     window: float  # seconds that a steady state is judged over
     parts: Mapping[str, Part] = field(default_factory=dict[str, Part])
-    marks: list[tuple[str, float]] = field(
-        default_factory=list[tuple[str, float]]
-    )  # what was done, and when
-    recoveries: list[float] = field(
-        default_factory=list[float]
-    )  # seconds, from the end of each fault
+    # What was done, and when.
+    marks: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
+    # Seconds, from the end of each fault.
+    recoveries: list[float] = field(default_factory=list[float])
     watchers: list[Users] = field(default_factory=list[Users])  # of each instance's own health
 
     @property
@@ -177,10 +186,9 @@ class Lab:
     def named(self, part: str) -> list[Part]:
         """Return the parts of a name, or raise `RuntimeError`."""
         if part not in self.parts:
-            names = (
-                ", ".join(self.parts)
-                or "none, for it was not started here: bring an action of your own"
-            )
+            names = ", ".join(self.parts)
+            if not names:
+                names = "none, for it was not started here: bring an action of your own"
             raise RuntimeError(f"this service has no part {part}; it has {names}")
         return [self.parts[part]]
 
@@ -199,10 +207,11 @@ class Lab:
         samples = self.load.meter.samples
         elapsed = int(self.load.now()) + 1
         seconds = {second: self.load.since(second, second + 1) for second in range(elapsed)}
+        delays = [sample.began - sample.intended for sample in samples]
         return {
             "users": asdict(self.load.since(0.0)),
             "ended": len(samples),
-            "late": percentile([sample.began - sample.intended for sample in samples], 0.95),
+            "late": percentile(delays, 0.95),
             "marks": [{"what": description, "at": at} for description, at in self.marks],
             "recoveries": [round(value, 3) for value in self.recoveries],
             "errors": Counter(sample.error for sample in samples if sample.error),
@@ -215,11 +224,11 @@ class Lab:
 
     def answers(self, probe: str, error: str = "") -> list[float]:
         """Return the seconds of the answers to a probe, good ones or those of a status."""
-        samples = [sample for watcher in self.watchers for sample in tuple(watcher.meter.samples)]
         route = f"GET /healthz/{probe}"
         return [
             sample.ended - sample.began
-            for sample in samples
+            for watcher in self.watchers
+            for sample in tuple(watcher.meter.samples)
             if sample.route == route and sample.error == error
         ]
 
@@ -251,7 +260,13 @@ def configure(
     try:
         lab = make(configuration, stack)
         for url in lab.urls:
-            watcher = Users(url, "", 10.0, reads=("/healthz/live", "/healthz/ready"), patience=2.0)
+            watcher = Users(
+                url,
+                token="",
+                rate=10.0,
+                reads=("/healthz/live", "/healthz/ready"),
+                patience=2.0,
+            )
             lab.watchers.append(stack.enter_context(watcher))
         time.sleep(lab.window + 0.5)  # noqa: TID251 - Chaos Toolkit has no loop
     except BaseException as error:
@@ -271,8 +286,9 @@ def _build(configuration: Mapping[str, Any], stack: ExitStack) -> Lab:
     parts = dict[str, Part]()
     asks = read_mix(reads, None)
     if command := settings.get("COMMAND"):
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lab-chaos-")))
-        subject = Subject(Service(command=command, asks=asks), folder)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lab-chaos-"))
+        service = Service(command=command, asks=asks)
+        subject = Subject(service, Path(folder))
         stack.callback(subject.kill)
         asyncio.run(subject.serve())
         url = f"http://127.0.0.1:{subject.port}"
@@ -284,7 +300,8 @@ def _build(configuration: Mapping[str, Any], stack: ExitStack) -> Lab:
     rate = float(configuration.get("rate", 50.0))
     window = float(configuration.get("window", 10.0))
     users = Users(url, settings.get("TOKEN", ""), rate, reads=reads)
-    return Lab(stack.enter_context(users), window, parts)
+    stack.enter_context(users)
+    return Lab(users, window, parts)
 
 
 def before_activity_control(context: Mapping[str, Any], **_: object) -> None:
@@ -292,8 +309,10 @@ def before_activity_control(context: Mapping[str, Any], **_: object) -> None:
     if not _LABS or context.get("type") != "action":
         return
     provider: Mapping[str, Any] = context.get("provider", {})
-    if not is_ours(str(provider.get("module", ""))):
-        current().mark(str(context.get("name", "an action")))
+    module = str(provider.get("module", ""))
+    if not is_ours(module):
+        name = str(context.get("name", "an action"))
+        current().mark(name)
 
 
 def after_experiment_control(state: MutableMapping[str, Any], **_: object) -> None:
@@ -301,13 +320,18 @@ def after_experiment_control(state: MutableMapping[str, Any], **_: object) -> No
 
     Then Chaos Toolkit's own exit code is 1, too.
     """
-    state["users"] = current().conclude() if _LABS else {"failure": ", ".join(_FAILURES)}
-    reasons = judge(state, state["users"], watched=True)[1]
+    users: dict[str, object] = {"failure": ", ".join(_FAILURES)}
+    if _LABS:
+        users = current().conclude()
+    state["users"] = users
+    _verdict, reasons = judge(state, users, watched=True)
     if reasons:
         state["deviated"] = True
-        click.echo("\n".join(f"chaos: {reason}" for reason in reasons), err=True)
+    for reason in reasons:
+        click.echo(f"chaos: {reason}", err=True)
 
 
 def cleanup_control() -> None:
     while _LABS:
-        _LABS.pop()[1].close()
+        _, stack = _LABS.pop()
+        stack.close()

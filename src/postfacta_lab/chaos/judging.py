@@ -27,7 +27,11 @@ _Finding = tuple[int, str]
 
 
 def judge(
-    journal: Mapping[str, Any], users: Mapping[str, Any], *, watched: bool, failure: str = ""
+    journal: Mapping[str, Any],
+    users: Mapping[str, Any],
+    *,
+    watched: bool,
+    failure: str = "",
 ) -> tuple[Verdict, list[str]]:
     """Judge by the journal, by what the lab noted of users, and by how Chaos Toolkit ended.
 
@@ -80,7 +84,8 @@ def _of_claims(journal: Mapping[str, Any]) -> Iterator[_Finding]:
         yield _FLAW, "no steady state was looked at before the fault: nothing was claimed"
     yield from _unmet("before", [states.get("before")])
     yield from _unmet("after", [states.get("after")])
-    configuration = as_dict(as_dict(journal.get("experiment")).get("configuration"))
+    experiment = as_dict(journal.get("experiment"))
+    configuration = as_dict(experiment.get("configuration"))
     if not configuration.get("may_break_during"):
         yield from _unmet("during", states.get("during") or [])
     if journal.get("status") in {"interrupted", "aborted"}:
@@ -88,7 +93,8 @@ def _of_claims(journal: Mapping[str, Any]) -> Iterator[_Finding]:
     rollbacks: Sequence[Mapping[str, Any]] = journal.get("rollbacks", ())
     for rollback in rollbacks:
         if rollback["status"] != "succeeded" or rollback["output"] is False:
-            yield _BROKEN, f"rollback, {rollback['activity']['name']}: {_why(rollback)}"
+            name = rollback["activity"]["name"]
+            yield _BROKEN, f"rollback, {name}: {_why(rollback)}"
 
 
 def _unmet(when: str, states: Sequence[Mapping[str, Any] | None]) -> Iterator[_Finding]:
@@ -102,7 +108,9 @@ def _unmet(when: str, states: Sequence[Mapping[str, Any] | None]) -> Iterator[_F
                 times[name] += 1
                 last[name] = probe
     for name, probe in last.items():
-        often = f" {times[name]} of {len(looks)} times" if len(looks) > 1 else ""
+        often = ""
+        if len(looks) > 1:
+            often = f" {times[name]} of {len(looks)} times"
         yield _BROKEN, f"{when}, not so{often}: {name}: {_why(probe)}"
 
 
@@ -117,11 +125,13 @@ def _of_activities(journal: Mapping[str, Any]) -> Iterator[_Finding]:
         if entry["status"] != "succeeded":
             # What waits for users says that they are not well; what is to break the service did
             # not.
-            ours = is_ours(str(provider.get("module", "")))
-            yield _BROKEN if ours else _DOUBT, f"{activity['name']}: {_why(entry)}"
+            module = str(provider.get("module", ""))
+            rank = _BROKEN if is_ours(module) else _DOUBT
+            yield rank, f"{activity['name']}: {_why(entry)}"
         elif is_action and (problem := _refusal(entry.get("output"))):
             yield _DOUBT, f"the fault was not confirmed: {activity['name']}: {problem}"
-    before = as_dict(as_dict(journal.get("steady_states")).get("before"))
+    states = as_dict(journal.get("steady_states"))
+    before = as_dict(states.get("before"))
     if not is_done and before.get("steady_state_met"):
         yield _DOUBT, "the fault was not confirmed: no action was done to the service"
 
@@ -132,7 +142,8 @@ def _refusal(output: object) -> str:
         return ""
     fields = cast("dict[str, Any]", output)
     status = fields["status"]
-    text = str(fields.get("stderr") or fields.get("body") or "").strip()[-200:]
+    message = str(fields.get("stderr") or fields.get("body") or "")
+    text = message.strip()[-200:]
     if "stdout" in fields:
         return f"ended with {status}: {text}" if status else ""
     is_refused = isinstance(status, int) and status >= 400
@@ -140,8 +151,7 @@ def _refusal(output: object) -> str:
 
 
 def _why(entry: Mapping[str, Any]) -> str:
-    return (
-        str(entry["exception"][-1]).strip()
-        if entry.get("exception")
-        else f"found {entry.get('output')}"
-    )
+    if not entry.get("exception"):
+        return f"found {entry.get('output')}"
+    last_line = str(entry["exception"][-1])
+    return last_line.strip()

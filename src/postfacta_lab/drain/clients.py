@@ -29,13 +29,18 @@ class Attempt:
 
 async def probe(port: int, path: str, *, headers: Mapping[str, str] | None = None) -> int:
     """Probe on a connection of its own; return the status, or 0 if no answer came in time."""
-    return (await ask(port, encode("GET", path, headers), patience=_PROBE_TIMEOUT)).status
+    request = encode("GET", path, headers)
+    answer = await ask(port, request, patience=_PROBE_TIMEOUT)
+    return answer.status
 
 
 def settled(statuses: Sequence[tuple[float, int]], since: float) -> float | None:
     """Return the seconds from then to the first 503 that no 200 follows; None without one."""
     last = takewhile(lambda entry: entry[1] != 200, reversed(statuses))
-    return min((at - since for at, status in last if status == 503), default=None)
+    moments = [at for at, status in last if status == 503]
+    if not moments:
+        return None
+    return min(moments) - since
 
 
 class Clients:
@@ -46,7 +51,11 @@ class Clients:
     """
 
     def __init__(
-        self, port: int, *, notice: float = 0.0, headers: Mapping[str, str] | None = None
+        self,
+        port: int,
+        *,
+        notice: float = 0.0,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._port = port
         self._notice = notice
@@ -64,7 +73,12 @@ class Clients:
         self._stops = min(self._stops, monotonic() + self._notice)
 
     async def probe(
-        self, path: str, statuses: list[tuple[float, int]], *, every: float, decides: bool = True
+        self,
+        path: str,
+        statuses: list[tuple[float, int]],
+        *,
+        every: float,
+        decides: bool = True,
     ) -> None:
         """Ask again and again, and add the moment and the status of each answer.
 
@@ -83,8 +97,9 @@ class Clients:
         for number in range(_KEEP_ALIVE):
             path = paths[number % len(paths)]
             tasks.create_task(self.keep_alive(every=0.1, path=path))
+        every = 0.02 * len(paths)
         for path in paths:
-            tasks.create_task(self.fresh(every=0.02 * len(paths), path=path))
+            tasks.create_task(self.fresh(every=every, path=path))
 
     async def keep_alive(self, *, every: float, path: str = "/") -> None:
         """Send at a steady pace on one connection, as long as the server lets it.
@@ -135,7 +150,12 @@ class Clients:
         headers = {"Content-Type": "application/json", **self._headers}
         request = encode(ask.method, ask.path, headers, body=body)
         half = len(body) - len(body) // 2
-        partial = await PartialRequest.begin(self._port, request, method=ask.method, remainder=half)
+        partial = await PartialRequest.begin(
+            self._port,
+            request,
+            method=ask.method,
+            remainder=half,
+        )
         opened.release()
         await go_on.wait()
         answer = await partial.finish(_PATIENCE)
@@ -148,7 +168,10 @@ class Clients:
         self.attempts.append(Attempt("half-sent", outcome, at))
 
     async def _send(
-        self, client: str, path: str, connection: Connection | None
+        self,
+        client: str,
+        path: str,
+        connection: Connection | None,
     ) -> Connection | None:
         """Send one request, note how it went, and return the connection if it can be used again."""
         at = monotonic()

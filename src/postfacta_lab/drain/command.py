@@ -29,10 +29,16 @@ from .stop import Service, command_line, roll, stop
 )
 @click.option("--ready", default="", help="The readiness path, if there is one.")
 @click.option(
-    "--notice", default=1.5, show_default=True, help="Seconds that its balancer still sends."
+    "--notice",
+    default=1.5,
+    show_default=True,
+    help="Seconds that its balancer still sends.",
 )
 @click.option(
-    "--grace", default=30.0, show_default=True, help="Seconds from the signal to its end."
+    "--grace",
+    default=30.0,
+    show_default=True,
+    help="Seconds from the signal to its end.",
 )
 @click.option("--start", default=30.0, show_default=True, help="Seconds until it answers, at most.")
 @click.option("--rolling", default=0, help="Restart two instances behind HAProxy as often, too.")

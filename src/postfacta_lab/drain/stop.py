@@ -195,7 +195,12 @@ async def _stop(subject: Subject, service: Service) -> Result:
         "exit": "killed by us" if code is None else str(code),
     }
     return judge(
-        "stop", service.name, clients.attempts, signalled=signalled, misses=misses, cells=cells
+        "stop",
+        service.name,
+        clients.attempts,
+        signalled=signalled,
+        misses=misses,
+        cells=cells,
     )
 
 
@@ -228,7 +233,11 @@ class HAProxy(Child):
     """HAProxy before instances at some ports, which it asks for a path until they answer 200."""
 
     def __init__(
-        self, ports: Sequence[int], folder: Path, *, ready: str = "/healthz/ready"
+        self,
+        ports: Sequence[int],
+        folder: Path,
+        *,
+        ready: str = "/healthz/ready",
     ) -> None:
         haproxy = program()
         if haproxy is None:
@@ -292,7 +301,12 @@ async def roll(service: Service, folder: Path, restarts: int) -> Result:
     misses = [slow] if slow else []
     cells = {"restarts": str(done)}
     return judge(
-        "rolling", service.name, clients.attempts, signalled=signalled, misses=misses, cells=cells
+        "rolling",
+        service.name,
+        clients.attempts,
+        signalled=signalled,
+        misses=misses,
+        cells=cells,
     )
 
 

@@ -80,7 +80,11 @@ class Answer:
 
 
 def encode(
-    method: str, path: str, headers: Mapping[str, str] | None = None, *, body: bytes | None = None
+    method: str,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    body: bytes | None = None,
 ) -> bytes:
     """Return a request as bytes; the length is stated if there is a body."""
     named = {"Host": HOST, **(headers or {})}
@@ -146,7 +150,11 @@ class Connection:
         return True
 
     async def get(
-        self, path: str, headers: Mapping[str, str] | None = None, *, patience: float
+        self,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        patience: float,
     ) -> Answer:
         await self.send(encode("GET", path, headers))
         return await self.answer(patience=patience)
@@ -291,7 +299,10 @@ class PartialRequest:
         return cls(connection, method, request[until:])
 
     async def finish(
-        self, patience: float | None = 15.0, *, begun: Callable[[], None] | None = None
+        self,
+        patience: float | None = 15.0,
+        *,
+        begun: Callable[[], None] | None = None,
     ) -> Answer:
         try:
             await self.connection.send(self.remainder)
@@ -301,12 +312,21 @@ class PartialRequest:
 
 
 async def ask(
-    port: int, request: bytes, *, method: str = "GET", patience: float = 10.0, source: str = ""
+    port: int,
+    request: bytes,
+    *,
+    method: str = "GET",
+    patience: float = 10.0,
+    source: str = "",
 ) -> Answer:
     """Send a request on a connection of its own, and read the answer."""
     began = monotonic()
     partial = await PartialRequest.begin(
-        port, request, method=method, patience=patience, source=source
+        port,
+        request,
+        method=method,
+        patience=patience,
+        source=source,
     )
     answer = await partial.finish(patience - (monotonic() - began))
     return replace(answer, seconds=monotonic() - began)
@@ -347,7 +367,12 @@ async def open_loop(ask: _Ask, *, rate: float, seconds: float) -> Flood:
 
 
 async def closed_loop(
-    ask: _Ask, *, callers: int, seconds: float = 1e9, requests: int = 10**9, pause: float = 0.05
+    ask: _Ask,
+    *,
+    callers: int,
+    seconds: float = 1e9,
+    requests: int = 10**9,
+    pause: float = 0.05,
 ) -> Flood:
     """Let callers ask one after the other, until the time or the number is used up.
 

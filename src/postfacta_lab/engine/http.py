@@ -60,7 +60,9 @@ async def serving(handler: Handler, listener: socket.socket) -> AsyncGenerator[N
 
 
 async def _serve(
-    handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    handler: Handler,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
 ) -> None:
     """Answer one request after the other, until the connection ends or a body is too long."""
     http = h11.Connection(h11.SERVER)

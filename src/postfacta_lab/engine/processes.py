@@ -30,7 +30,11 @@ _LEAST_GRACE = 45.0  # more than the service's own longest drain
 
 
 def wait_until(
-    is_true: Callable[[], bool], condition: str, *, within: float, every: float = 0.02
+    is_true: Callable[[], bool],
+    condition: str,
+    *,
+    within: float,
+    every: float = 0.02,
 ) -> float:
     """Ask until something is true, and return the seconds that took, or raise `TimeoutError`."""
     began = time.monotonic()

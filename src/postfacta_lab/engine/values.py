@@ -38,12 +38,16 @@ def read_yaml(text: str) -> list[Any]:
 
 def as_dict(value: Any) -> dict[str, Any]:
     """Return a mapping, empty if it is none."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    if not isinstance(value, dict):
+        return {}
+    return cast("dict[str, Any]", value)
 
 
 def as_list(value: Any) -> list[Any]:
     """Return a list, empty if it is none."""
-    return list(cast("Iterable[Any]", value)) if isinstance(value, list) else []
+    if not isinstance(value, list):
+        return []
+    return list(cast("Iterable[Any]", value))
 
 
 def as_dicts(value: Any) -> list[dict[str, Any]]:
@@ -58,8 +62,8 @@ def at_pointer(value: Any, pointer: str) -> Any:
         if items and key.isdigit():
             place = int(key)
             value = items[place] if place < len(items) else None
-            continue
-        value = as_dict(value).get(key)
+        else:
+            value = as_dict(value).get(key)
     return value
 
 
@@ -71,7 +75,8 @@ class Series:
     labels: tuple[tuple[str, str], ...] = ()
 
     def says(self, value: str) -> bool:
-        return any(value.lower() == text.lower() for _, text in self.labels)
+        texts = [text.lower() for _, text in self.labels]
+        return value.lower() in texts
 
 
 def parse(text: str) -> dict[Series, float]:
@@ -82,8 +87,9 @@ def parse(text: str) -> dict[Series, float]:
         if not match:  # a comment
             continue
         labels = sorted(_LABEL.findall(match[2] or ""))
+        series = Series(match[1], tuple(labels))
         with suppress(ValueError):
-            values[Series(match[1], tuple(labels))] = float(match[3])
+            values[series] = float(match[3])
     return values
 
 
@@ -92,5 +98,6 @@ def growth(
 ) -> Iterator[tuple[Series, float]]:
     """Yield each series that went up, and by how much."""
     for series, value in after.items():
-        if value > (was := before.get(series, 0.0)):
-            yield series, value - was
+        rise = value - before.get(series, 0.0)
+        if rise > 0:
+            yield series, rise

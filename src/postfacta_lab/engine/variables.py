@@ -15,8 +15,12 @@ def credentials() -> dict[str, str]:
     """Return the headers that TOKEN and TRAFFIC_KEY stand for."""
     token = os.environ.get("TOKEN")
     key = os.environ.get("TRAFFIC_KEY")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return {**headers, "X-Traffic-Key": key} if key else headers
+    headers: dict[str, str] = {}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    if key:
+        headers["X-Traffic-Key"] = key
+    return headers
 
 
 def for_a_service(port: int) -> dict[str, str]:
@@ -39,10 +43,11 @@ def for_an_experiment(settings: Mapping[str, str]) -> dict[str, str]:
 
 def of_an_experiment() -> dict[str, str]:
     """Return the settings of this process's experiment, by their names without ``CHAOS_``."""
+    prefix = "CHAOS_"
     return {
-        name.removeprefix("CHAOS_"): value
+        name.removeprefix(prefix): value
         for name, value in os.environ.items()
-        if name.startswith("CHAOS_")
+        if name.startswith(prefix)
     }
 
 

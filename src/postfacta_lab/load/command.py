@@ -87,9 +87,14 @@ def command(
     chosen = PROFILES[profile]
     if numbers["failed"] is None:
         numbers["failed"] = chosen.failed
-    shares = {name: numbers.pop(name) for name in ("failed", "p95", "p99")}
-    limits = Limits(count=numbers.pop("min_count"), **shares)
-    numbers["rate"] = (chosen.rate or numbers["rate"]) * numbers.pop("times")
+    limits = Limits(
+        count=numbers.pop("min_count"),
+        failed=numbers.pop("failed"),
+        p95=numbers.pop("p95"),
+        p99=numbers.pop("p99"),
+    )
+    rate = chosen.rate or numbers["rate"]
+    numbers["rate"] = rate * numbers.pop("times")
     numbers["seconds"] = numbers["seconds"] or chosen.seconds
     for address in filter(None, (url, against)):
         refuse_strangers(address)
@@ -101,7 +106,12 @@ def command(
         **numbers,
     )
     parts = asyncio.run(run_profile(chosen, plan))
-    settings = {"url": url, "profile": profile, "mix": mix or " ".join(paths), **numbers}
+    settings = {
+        "url": url,
+        "profile": profile,
+        "mix": mix or " ".join(paths),
+        **numbers,
+    }
     about = {name: str(value) for name, value in settings.items()}
     report = Report(parts, limits, about)
     report.write(folder)
@@ -142,7 +152,9 @@ class Report:
         lines = [_line(_ROWS)]
         lines += [_line(astuple(row)) for row in self.whole.rows]
         lines += ["", _line(_PARTS)]
-        lines += [_line((*_cells(part), part.verdict.name)) for part in self.parts]
+        for part in self.parts:
+            cells = _cells(part)
+            lines.append(_line((*cells, part.verdict.name)))
         achieved = min(part.achieved for part in self.parts)
         lines.append(f"dropped {len(self.whole.lost)}, {achieved:.1%} of the planned rate")
         lines.append(self.verdict.name)
@@ -165,35 +177,41 @@ class Report:
 
     def as_html(self) -> str:
         steps = sorted((part.offered, part.goodput) for part in self.parts)
-        rates = {"offered": [(offered, offered) for offered, _ in steps], "good": steps}
-        parts = [(*_cells(part), badge(part.verdict.name.lower())) for part in self.parts]
+        rates = {
+            "offered": [(offered, offered) for offered, _ in steps],
+            "good": steps,
+        }
+        parts: list[Sequence[object]] = []
         seconds: dict[int, list[Sample]] = {}
         for part in self.parts:
+            verdict = badge(part.verdict.name.lower())
+            parts.append((*_cells(part), verdict))
             for sample in part.samples:
-                seconds.setdefault(int(sample.intended), []).append(sample)
-        rows = [(second, row("all", figures)) for second, figures in sorted(seconds.items())]
+                second = int(sample.intended)
+                seconds.setdefault(second, []).append(sample)
+        rows = [(second, row("all", samples)) for second, samples in sorted(seconds.items())]
         lines = {
             "p50": [(second, figures.p50) for second, figures in rows],
             "p99": [(second, figures.p99) for second, figures in rows],
         }
         marks = [part.start for part in self.parts[1:]]
         reasons = "".join(f"<li>{escape(reason)}</li>" for reason in self.reasons)
+        routes = table(_ROWS, map(astuple, self.whole.rows))
+        throughput = chart(rates, x="offered a second", y="a second")
+        latency = chart(lines, x="seconds since the start", y="seconds", marks=marks)
+        errors = table(("error", "requests"), self.whole.errors.items())
+        settings = table(("setting", "value"), self.about.items())
         sections = [
             f"<ul>{reasons}</ul>",
-            section("Routes", table(_ROWS, map(astuple, self.whole.rows))),
+            section("Routes", routes),
             section("Parts", table(_PARTS, parts)),
-            section(
-                "Throughput against offered load", chart(rates, x="offered a second", y="a second")
-            ),
-            section(
-                "Latency",
-                chart(lines, x="seconds since the start", y="seconds", marks=marks),
-                about=_SECONDS,
-            ),
-            section("Errors", table(("error", "requests"), self.whole.errors.items())),
-            section("The run", table(("setting", "value"), self.about.items())),
+            section("Throughput against offered load", throughput),
+            section("Latency", latency, about=_SECONDS),
+            section("Errors", errors),
+            section("The run", settings),
         ]
-        lead = f"{self.whole.planned:,} arrivals planned, {len(self.whole.lost):,} dropped."
+        dropped = len(self.whole.lost)
+        lead = f"{self.whole.planned:,} arrivals planned, {dropped:,} dropped."
         return page("Load", self.verdict.name.lower(), sections, lead=lead)
 
     def write(self, folder: Path) -> None:
@@ -209,18 +227,30 @@ class Report:
             for part in self.parts
         ]
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "load.json").write_text(json.dumps(self.as_json(), indent=2) + "\n")
+        document = json.dumps(self.as_json(), indent=2)
+        (folder / "load.json").write_text(document + "\n")
         (folder / "report.html").write_text(self.as_html())
         (folder / "junit.xml").write_text(suite("load", cases))
 
 
 def _cells(part: Run) -> tuple[object, ...]:
     row = part.rows[0]
-    rates = (part.offered, part.goodput, part.in_flight)
-    return (part.name, *rates, row.failed, row.p50, row.p95, row.p99)
+    return (
+        part.name,
+        part.offered,
+        part.goodput,
+        part.in_flight,
+        row.failed,
+        row.p50,
+        row.p95,
+        row.p99,
+    )
 
 
 def _line(cells: Sequence[object]) -> str:
     texts = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells]
     first, *figures = texts
-    return f"{first:<32}" + "".join(f"{figure:>10}" for figure in figures)
+    line = f"{first:<32}"
+    for figure in figures:
+        line += f"{figure:>10}"
+    return line

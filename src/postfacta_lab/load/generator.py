@@ -119,7 +119,12 @@ class Generator:
     """
 
     def __init__(
-        self, target: Target, meter: Meter, *, patience: float, zero: float | None = None
+        self,
+        target: Target,
+        meter: Meter,
+        *,
+        patience: float,
+        zero: float | None = None,
     ) -> None:
         self._target = target
         self._meter = meter

@@ -70,7 +70,13 @@ class Toxiproxy:
         return str(self._ask("POST", f"{_path(name)}/toxics", new)["name"])
 
     def change(
-        self, name: str, toxic: str, /, *, toxicity: float | None = None, **attributes: int
+        self,
+        name: str,
+        toxic: str,
+        /,
+        *,
+        toxicity: float | None = None,
+        **attributes: int,
     ) -> None:
         """Change attributes of a toxic; those not named stay."""
         self._ask("POST", _path(name, toxic), {"toxicity": toxicity, "attributes": attributes})
@@ -84,7 +90,10 @@ class Toxiproxy:
         self._ask("POST", "/reset")
 
     def _ask(
-        self, method: str, path: str, body: Mapping[str, object] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
     ) -> dict[str, Any]:
         # Not through a proxy of the environment: it would stand between us and our own machine.
         with closing(

@@ -23,8 +23,13 @@ _VERSION = "2.12.0+postfacta"
 _BODY = "bad request body"
 _CREATES = (["POST", "proxies"], ["POST", "populate"])
 # What each field of a body must be.
+_STRING = ("a string", (str,))
 _FIELDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
-    **dict.fromkeys(("name", "listen", "upstream", "type", "stream"), ("a string", (str,))),
+    "name": _STRING,
+    "listen": _STRING,
+    "upstream": _STRING,
+    "type": _STRING,
+    "stream": _STRING,
     "enabled": ("true or false", (bool,)),
     "toxicity": ("a number", (int, float)),
     "attributes": ("an object", (dict,)),
@@ -58,9 +63,11 @@ async def _serve(listener: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
     host, port = listener.getsockname()[:2]
-    api = Api(everywhere=not ipaddress.ip_address(host).is_loopback)
+    address = ipaddress.ip_address(host)
+    shown = f"[{host}]" if address.version == 6 else host
+    api = Api(everywhere=not address.is_loopback)
     async with serving(api, listener):
-        click.echo(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
+        click.echo(f"listening on http://{shown}:{port}")
         await ended.wait()
     await api.stop()
 
@@ -93,9 +100,12 @@ class Api:
         call = [request.method, *path]
         try:
             async with self._turn:
-                document = await self._answer(call, json.loads(request.body or b"null"))
-            status = 204 if document is None else 200
-            if document is not None and call in _CREATES:
+                fields = json.loads(request.body or b"null")
+                document = await self._answer(call, fields)
+            status = 200
+            if document is None:
+                status = 204
+            elif call in _CREATES:
                 status = 201
         except _RefusedError as error:
             document = str(error)
@@ -166,12 +176,14 @@ class Api:
             new.append(self._new(_object(body), place))
         for proxy, is_enabled in new:
             before = self.proxies.get(proxy.name)
-            if before is None or (before.listen, before.upstream) != (proxy.listen, proxy.upstream):
-                if before is not None:
-                    await before.stop()
-                if is_enabled:
-                    await proxy.start()
-                self.proxies[proxy.name] = proxy
+            addresses = (proxy.listen, proxy.upstream)
+            if before is not None:
+                if (before.listen, before.upstream) == addresses:
+                    continue
+                await before.stop()
+            if is_enabled:
+                await proxy.start()
+            self.proxies[proxy.name] = proxy
         return [self.proxies[proxy.name].as_json() for proxy, _ in new]
 
     def _new(self, fields: Mapping[str, Any], place: str) -> tuple[Proxy, bool]:
@@ -182,7 +194,8 @@ class Api:
         if not place and fields["name"] in self.proxies:
             raise _RefusedError("proxy already exists", 409)
         listen = self._allowed(fields.get("listen") or "127.0.0.1:0")
-        return Proxy(fields["name"], listen, fields["upstream"]), fields.get("enabled", True)
+        proxy = Proxy(fields["name"], listen, fields["upstream"])
+        return proxy, fields.get("enabled", True)
 
     async def _update(self, proxy: Proxy, fields: Mapping[str, Any]) -> object:
         """Change a proxy; new addresses drop its connections."""
@@ -206,7 +219,9 @@ class Api:
         host = {"localhost": "127.0.0.1", "": "0.0.0.0"}.get(host, host)  # noqa: S104 - which is refused, or was asked for
         if not (self._everywhere or ipaddress.ip_address(host).is_loopback):
             raise _RefusedError(f"{listen} is no loopback address: start the proxy with --host")
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if ":" in host:
+            return f"[{host}]:{port}"
+        return f"{host}:{port}"
 
 
 def _answer_toxics(proxy: Proxy, call: list[str], body: object) -> object:
@@ -235,7 +250,8 @@ def _answer_toxics(proxy: Proxy, call: list[str], body: object) -> object:
 
 def _put(proxy: Proxy, toxic: Toxic) -> object:
     """Put a toxic where the one of its name was, or behind all others."""
-    proxy.arrange({**proxy.toxics, toxic.name: toxic}.values())
+    toxics = {**proxy.toxics, toxic.name: toxic}
+    proxy.arrange(toxics.values())
     return asdict(toxic)
 
 
@@ -246,8 +262,14 @@ def _new_toxic(fields: Mapping[str, Any]) -> Toxic:
         raise _RefusedError("stream was invalid, can be either upstream or downstream")
     if kind not in TYPES:
         raise _RefusedError("invalid toxic type")
-    name = fields.get("name") or f"{kind}_{stream}"
-    return _changed(Toxic(name, kind, stream, 1.0, {}), fields)
+    toxic = Toxic(
+        name=fields.get("name") or f"{kind}_{stream}",
+        type=kind,
+        stream=stream,
+        toxicity=1.0,
+        attributes={},
+    )
+    return _changed(toxic, fields)
 
 
 def _changed(toxic: Toxic, fields: Mapping[str, Any]) -> Toxic:

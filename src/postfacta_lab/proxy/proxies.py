@@ -51,7 +51,8 @@ class _Link:
     def arrange(self, toxics: Sequence[Toxic]) -> None:
         """Apply these toxics from now on, in this order."""
         before = {stage.toxic.name: stage for stage in self._stages}
-        self._stages = [Stage.of(toxic, self._now(), before.get(toxic.name)) for toxic in toxics]
+        now = self._now()
+        self._stages = [Stage.of(toxic, now, before.get(toxic.name)) for toxic in toxics]
         swallowing = {stage.toxic.name for stage in self._stages if stage.swallows}
         swallowed = {name for name, stage in before.items() if stage.swallows}
         if swallowed - swallowing:
@@ -69,8 +70,9 @@ class _Link:
                 await self._write()
             # As in the original there is no half-open connection. The other direction reads an end
             # here.
+            connection = self._target.get_extra_info("socket")
             with suppress(OSError):
-                self._target.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
             reading.cancel()
 
     async def _read(self) -> None:
@@ -105,19 +107,21 @@ class _Link:
         await asyncio.sleep(0)  # the others' turn, between many small pieces
         self._last = self._now()
         # A stage may catch up what a late wake-up cost, up to a burst, and no more.
+        lost = max(0.0, self._last - due - BURST)
         for stage in self._stages:
-            stage.free += max(0.0, self._last - due - BURST)
+            stage.free += lost
 
     def _put(self, data: bytes) -> None:
-        self._chunks.append(Chunk(data, self._now(), _chance()))
+        chunk = Chunk(data, came=self._now(), luck=_chance())
+        self._chunks.append(chunk)
         self._size += len(data)
         self._tell()
 
     def _take(self, size: int) -> bytes:
         chunk = self._chunks.popleft()
         if size < len(chunk.data):
-            rest = chunk.data[size:]
-            self._chunks.appendleft(chunk._replace(data=rest, luck=_chance()))
+            remainder = chunk._replace(data=chunk.data[size:], luck=_chance())
+            self._chunks.appendleft(remainder)
         self._size -= size
         self._tell()
         return chunk.data[:size]
@@ -152,8 +156,13 @@ class Proxy:
         return self._server is not None
 
     def as_json(self) -> dict[str, object]:
-        shown = {name: getattr(self, name) for name in ("name", "listen", "upstream", "enabled")}
-        return {**shown, "toxics": [asdict(toxic) for toxic in self.toxics.values()]}
+        return {
+            "name": self.name,
+            "listen": self.listen,
+            "upstream": self.upstream,
+            "enabled": self.enabled,
+            "toxics": [asdict(toxic) for toxic in self.toxics.values()],
+        }
 
     async def start(self) -> None:
         """Listen, or raise `OSError`; may be called twice."""
@@ -162,8 +171,9 @@ class Proxy:
             self._server = await asyncio.start_server(
                 self._serve, host, port, backlog=_BACKLOG, limit=_READ_BYTES
             )
-            port = self._server.sockets[0].getsockname()[1]
-            self.listen = f"{self.listen.rpartition(':')[0]}:{port}"
+            _, port, *_ = self._server.sockets[0].getsockname()
+            written_host, _, _ = self.listen.rpartition(":")
+            self.listen = f"{written_host}:{port}"
 
     async def stop(self) -> None:
         """Listen no more, and close all connections; may be called twice."""
@@ -184,7 +194,8 @@ class Proxy:
 
     def _place(self, links: dict[str, _Link]) -> None:
         for stream, link in links.items():
-            link.arrange([toxic for toxic in self.toxics.values() if toxic.stream == stream])
+            toxics = [toxic for toxic in self.toxics.values() if toxic.stream == stream]
+            link.arrange(toxics)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Connect to upstream, and move bytes both ways until one end closes or a toxic resets."""
@@ -210,10 +221,9 @@ class Proxy:
             pass
         except* _ResetError:
             for stream in writers:
+                connection = stream.get_extra_info("socket")
                 with suppress(OSError):  # it is closed already
-                    stream.get_extra_info("socket").setsockopt(
-                        socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER
-                    )
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         finally:
             del self._serving[task]
             for stream in writers:
@@ -223,9 +233,11 @@ class Proxy:
 def split(address: str) -> tuple[str, int]:
     """Split an address into host and port, or raise `OSError`."""
     host, colon, port = address.rpartition(":")
-    if not (colon and port.isascii() and port.isdigit() and int(port) <= 65_535):
+    is_number = colon and port.isascii() and port.isdigit()
+    if not is_number or int(port) > 65_535:
         raise OSError(f"address {address}: missing or invalid port in address")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    bare_host = host.removeprefix("[").removesuffix("]")
+    return bare_host, int(port)
 
 
 def _chance() -> float:

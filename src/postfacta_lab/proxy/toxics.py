@@ -80,7 +80,9 @@ class Step:
 
 
 def next_step(
-    chunk: Chunk | None, stages: Sequence[Stage], last: float
+    chunk: Chunk | None,
+    stages: Sequence[Stage],
+    last: float,
 ) -> tuple[Step, list[Stage]]:
     """Return what happens next, and how far the toxics will have come then.
 
@@ -90,11 +92,11 @@ def next_step(
     while True:
         after = [replace(stage) for stage in stages]
         if chunk is None:
-            step = Step("wait", math.inf, 0, 0.0)
+            step = Step("wait", due=math.inf, size=0, luck=0.0)
         elif chunk.data:
-            step = Step("pass", chunk.came, size, chunk.luck)
+            step = Step("pass", due=chunk.came, size=size, luck=chunk.luck)
         else:
-            step = Step("end", max(chunk.came, last), 0, 0.0)
+            step = Step("end", due=max(chunk.came, last), size=0, luck=0.0)
         for stage in after:
             if stage.acts and step.fate not in {"swallow", "reset"}:
                 act, _ = TYPES[stage.toxic.type]
@@ -107,15 +109,18 @@ def next_step(
 # Lengths of time are in milliseconds, those of the slicer in microseconds.
 def _latency(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
     if step.fate == "pass":
-        milliseconds = attributes["latency"] + step.luck * attributes["jitter"]
+        jitter = step.luck * attributes["jitter"]
+        milliseconds = attributes["latency"] + jitter
         step.due += max(0.0, milliseconds) / 1000
 
 
 def _bandwidth(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
     """Let a piece go when its time on the wire is over, which begins after the one before."""
     rate = attributes["rate"] * 1000  # bytes a second
-    step.size = min(step.size, int(rate * BURST))
-    step.due = max(step.due, stage.free) + step.size / rate
+    largest = int(rate * BURST)
+    step.size = min(step.size, largest)
+    step.due = max(step.due, stage.free)
+    step.due += step.size / rate
     stage.free = step.due
 
 
@@ -138,22 +143,25 @@ def _timeout(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
 def _reset_peer(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
     if step.fate != "wait":
         step.fate = "reset"
-        step.due = max(step.due, stage.free) + attributes["timeout"] / 1000
+        step.due = max(step.due, stage.free)
+        step.due += attributes["timeout"] / 1000
 
 
 def _slicer(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
     variation = round(step.luck * attributes["size_variation"])
-    step.size = min(step.size, attributes["average_size"] + variation)
+    size = attributes["average_size"] + variation
+    step.size = min(step.size, size)
     step.due = max(step.due, stage.free)
     stage.free = step.due + attributes["delay"] / 1_000_000
 
 
 def _limit_data(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
-    if stage.sent >= attributes["bytes"] and (stage.sent or step.fate == "pass"):
+    remaining = attributes["bytes"] - stage.sent
+    if remaining <= 0 and (stage.sent or step.fate == "pass"):
         step.fate = "end"
         step.due = min(step.due, stage.free)
     elif step.fate == "pass":
-        step.size = min(step.size, attributes["bytes"] - stage.sent)
+        step.size = min(step.size, remaining)
         stage.sent += step.size
         stage.free = step.due
 

@@ -91,7 +91,11 @@ class _Project:
         if git is not None and (self.root / ".git").exists():
             command = [git, "ls-files", "-z"]
             listed = subprocess.run(  # noqa: S603 - git
-                command, cwd=self.root, capture_output=True, timeout=30, check=False
+                command,
+                cwd=self.root,
+                capture_output=True,
+                timeout=30,
+                check=False,
             )
             if listed.returncode == 0:
                 tracked = listed.stdout.decode("utf-8", "replace").split("\0")[:-1]

@@ -24,20 +24,22 @@ _LAST = 120  # acknowledged writes that are read back after SIGKILL
 @group("SHUT-1", "SHUT-2", "SHUT-3", "SHUT-4", "DATA-1", needs=("read",), fresh=True)
 async def _orderly_end(bench: Bench) -> Mapping[str, Verdict]:
     """End an instance by SIGTERM with requests in flight, and start it again."""
-    before = [await bench.write() for _ in range(10)] if bench.spec.write else []
-    acknowledged = [written for written in before if written.answer.good]
-    readable = [written for written in acknowledged if await bench.has(written)]
+    readable: list[Written] = []
+    if bench.spec.write:
+        before = [await bench.write() for _ in range(10)]
+        acknowledged = [written for written in before if written.answer.good]
+        readable += [written for written in acknowledged if await bench.has(written)]
     requests = await _hold(bench)
     began = monotonic()
     if bench.service.is_running:
         bench.service.deliver(signal.SIGTERM)
-    new_connections = open_loop(
-        lambda: bench.call(bench.spec.live or _CHEAP, patience=5), rate=20, seconds=1.0
-    )
+    path = bench.spec.live or _CHEAP
+    new_connections = open_loop(lambda: bench.call(path, patience=5), rate=20, seconds=1.0)
+    kept_connections = [_keep_asking(bench) for _ in range(6)]
     async with asyncio.TaskGroup() as tasks:
         finished = tasks.create_task(_finish_later(bench, requests))
         fresh = tasks.create_task(new_connections)
-        asking = tasks.create_task(together(*(_keep_asking(bench) for _ in range(6))))
+        asking = tasks.create_task(together(*kept_connections))
         probes = tasks.create_task(_probe(bench))
         ended = tasks.create_task(_end(bench, began))
     await bench.heal()
@@ -77,7 +79,8 @@ def _in_flight(answers: list[Answer]) -> Verdict:
     good = sum(answer.good for answer in answers)
     count = len(answers)
     evidence = f"{good} of {count} requests in flight were answered 2xx after SIGTERM"
-    return Verdict.share(good, count, evidence, answers=[str(answer) for answer in answers])
+    facts = [str(answer) for answer in answers]
+    return Verdict.share(good, count, evidence, answers=facts)
 
 
 async def _end(bench: Bench, began: float) -> Verdict:
@@ -91,34 +94,39 @@ async def _end(bench: Bench, began: float) -> Verdict:
     if left := service.leaves():
         return Verdict.fails(f"it ended, and left {len(left)} processes behind")
     clean = code in {0, -signal.SIGTERM, 128 + signal.SIGTERM}
+    score = 1.0 if clean else 0.5
     evidence = f"it ended {seconds:.1f} s after SIGTERM with code {code}"
-    return Verdict.scored(1.0 if clean else 0.5, evidence, seconds=seconds)
+    return Verdict.scored(score, evidence, seconds=seconds)
 
 
 def _served(flood: Flood, prestop: float) -> Verdict:
     answers = sorted(flood.answers, key=itemgetter(0))
     good = sum(0 < answer.status < 500 for _, answer in answers)
-    evidence = f"{good} of {len(answers)} new connections were served in the second after SIGTERM"
+    count = len(answers)
+    evidence = f"{good} of {count} new connections were served in the second after SIGTERM"
     facts = [(round(at, 2), answer.status) for at, answer in answers]
-    if good >= 0.99 * len(answers):
+    if good >= 0.99 * count:
         return Verdict.scored(1.0, evidence, around_sigterm=facts)
     if prestop:
         evidence += f"; the platform waits {prestop:.0f} s before SIGTERM"
-    return Verdict.scored(0.5 if prestop >= 2 else 0.0, evidence, around_sigterm=facts)
+    score = 0.5 if prestop >= 2 else 0.0
+    return Verdict.scored(score, evidence, around_sigterm=facts)
 
 
 async def _keep_asking(bench: Bench) -> str:
     """Use a kept connection, a request each 60 ms, until it has ended; return how it did."""
     last = monotonic() + bench.spec.grace
     path = bench.spec.live or _CHEAP
+    request = encode("GET", path, bench.headers())
     connection = await bench.connect()
     try:
         while monotonic() < last:
-            sent = await connection.send(encode("GET", path, bench.headers()))
+            sent = await connection.send(request)
             answer = await connection.answer(patience=5)
             if not sent or not answer.status:
                 return "broken"
-            if "close" in answer.headers.get("connection", "").lower():
+            header = answer.headers.get("connection", "")
+            if "close" in header.lower():
                 return "announced"
             await asyncio.sleep(0.06)
     finally:
@@ -127,16 +135,19 @@ async def _keep_asking(bench: Bench) -> str:
 
 
 def _connections_end(ends: list[str]) -> Verdict:
-    broken = sum(end == "broken" for end in ends)
-    evidence = f"{broken} of {len(ends)} kept connections broke without a word"
-    return Verdict.within(broken, evidence, full=0, half=1, sure=broken == len(ends))
+    broken = ends.count("broken")
+    total = len(ends)
+    evidence = f"{broken} of {total} kept connections broke without a word"
+    return Verdict.within(broken, evidence, full=0, half=1, sure=broken == total)
 
 
 async def _probe(bench: Bench) -> list[int]:
     """Return what readiness says after SIGTERM."""
     statuses: list[int] = []
-    for _ in range(10 if bench.spec.ready else 0):
-        statuses.append((await bench.call(bench.spec.ready, patience=2)).status)
+    looks = 10 if bench.spec.ready else 0
+    for _ in range(looks):
+        answer = await bench.call(bench.spec.ready, patience=2)
+        statuses.append(answer.status)
         await asyncio.sleep(0.1)
     return statuses
 
@@ -155,15 +166,14 @@ async def _restarted(bench: Bench, readable: list[Written]) -> Verdict:
 async def _survivors(bench: Bench, writes: Sequence[Written], event: str) -> Verdict:
     """Read writes back after something was done; what cannot be known is no loss."""
     outcomes = Counter([await _patiently(bench, written) for written in writes])
-    if outcomes[False]:
-        return Verdict.fails(
-            f"{outcomes[False]} of {len(writes)} acknowledged writes were lost by {event}"
-        )
-    if outcomes[None]:
-        return Verdict.not_run(
-            f"{outcomes[None]} of {len(writes)} writes could not be read back after {event}"
-        )
-    return Verdict.passes(f"{len(writes)} acknowledged writes were read back after {event}")
+    total = len(writes)
+    lost = outcomes[False]
+    unknown = outcomes[None]
+    if lost:
+        return Verdict.fails(f"{lost} of {total} acknowledged writes were lost by {event}")
+    if unknown:
+        return Verdict.not_run(f"{unknown} of {total} writes could not be read back after {event}")
+    return Verdict.passes(f"{total} acknowledged writes were read back after {event}")
 
 
 async def _patiently(bench: Bench, written: Written) -> bool | None:
@@ -177,9 +187,8 @@ async def _patiently(bench: Bench, written: Written) -> bool | None:
 @group("HLTH-1")
 async def _two_paths(bench: Bench) -> Verdict:
     probes = sorted({bench.spec.live, bench.spec.ready} - {""})
-    return Verdict.share(
-        len(probes), 2, f"probes were found at {' and '.join(probes) or 'no path'}"
-    )
+    paths = " and ".join(probes) or "no path"
+    return Verdict.share(len(probes), 2, f"probes were found at {paths}")
 
 
 @group("HLTH-2", needs=("read",), quick=False)
@@ -194,7 +203,8 @@ async def _readiness(bench: Bench) -> Verdict:
     statuses: list[int] = bench.shared.get("ready_at_sigterm", [])
     if not statuses:
         return Verdict.not_run("readiness at SIGTERM was not seen")
-    answers = ", ".join(str(status or "nothing") for status in dict.fromkeys(statuses))
+    unique = dict.fromkeys(statuses)
+    answers = ", ".join(str(status or "nothing") for status in unique)
     return Verdict.holds(503 in statuses, f"after SIGTERM {ready} said {answers}")
 
 
@@ -207,14 +217,12 @@ async def _through_a_cut(bench: Bench) -> Verdict:
     if fell is None:
         return Verdict.fails(f"{ready} did not fall within 30 s of the database's loss")
     if not lived:
-        return Verdict.fails(
-            f"{live} failed too: the platform would restart it for its database's loss"
-        )
+        consequence = "the platform would restart it for its database's loss"
+        return Verdict.fails(f"{live} failed too: {consequence}")
     rose, _ = await _watch(bench, falls=False)
-    rises = "rose again" if rose is not None else "did not rise again"
-    return Verdict.holds(
-        rose is not None, f"{ready} fell after {fell:.1f} s and {rises}", fell=fell
-    )
+    has_risen = rose is not None
+    rises = "rose again" if has_risen else "did not rise again"
+    return Verdict.holds(has_risen, f"{ready} fell after {fell:.1f} s and {rises}", fell=fell)
 
 
 async def _watch(bench: Bench, *, falls: bool) -> tuple[float | None, bool]:
@@ -223,7 +231,8 @@ async def _watch(bench: Bench, *, falls: bool) -> tuple[float | None, bool]:
     lived = True
     while (at := monotonic() - began) < 30:
         if lived:
-            lived = (await bench.call(bench.spec.live, patience=3)).good
+            alive = await bench.call(bench.spec.live, patience=3)
+            lived = alive.good
         answer = await bench.call(bench.spec.ready, patience=3)
         is_as_awaited = answer.status == 503 if falls else answer.good
         if is_as_awaited:
@@ -269,7 +278,8 @@ async def _write_until_killed(bench: Bench) -> list[Written]:
         bench.service.signal_all(signal.SIGKILL)
         stop.set()
 
-    await together(*(write() for _ in range(4)), kill())
+    writers = [write() for _ in range(4)]
+    await together(*writers, kill())
     return acknowledged
 
 
@@ -285,7 +295,8 @@ async def _repeated(bench: Bench) -> Verdict:
         return Verdict.passes(f"the repetition was refused with {second.answer.status}")
     is_same = first.id == second.id != mark
     if not is_same and "{id}" not in bench.reading.path:
-        is_same = (await bench.read()).text.count(mark) == 1
+        listed = await bench.read()
+        is_same = listed.text.count(mark) == 1
     if is_same and second.answer.good:
         return Verdict.passes(f"both were answered with the id {first.id}")
     return Verdict.fails("the same write under one Idempotency-Key had two effects")

@@ -48,10 +48,11 @@ async def _outages(bench: Bench) -> Mapping[str, Verdict]:
     await link.stop()  # what was silent is dropped, as by a router that comes back
     await link.heal()
     after_silence = await bench.recovers(3, within=20, patience=2, writes=writes)
+    settled = [answer for due, answer in silent if due >= _SETTLED]
     return {
         "DEP-2": _unavailable(bench, cut),
         "DEP-3": _recovery(after_cut, after_silence),
-        "DEP-4": _not_waited([answer for due, answer in silent if due >= _SETTLED]),
+        "DEP-4": _not_waited(settled),
         "TIME-4": _limited([answer for _, answer in silent]),
     }
 
@@ -63,7 +64,8 @@ async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list
 
     async def send() -> Answer:
         if writes and next(number) % 2:
-            return (await bench.write(patience=patience)).answer
+            written = await bench.write(patience=patience)
+            return written.answer
         return await bench.read(patience=patience)
 
     flood = await open_loop(send, rate=1 / _EACH, seconds=seconds)
@@ -73,41 +75,44 @@ async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list
 def _unavailable(bench: Bench, timed: list[_Timed]) -> Verdict:
     """Judge the answers while the database was cut: 503 with Retry-After, or stale, and soon."""
     answers = [answer for _, answer in timed]
+    total = len(answers)
     facts = [(round(due, 2), answer.status) for due, answer in timed]
-    acknowledged = sum(answer.good for answer in answers[1::2]) if bench.spec.write else 0
+    acknowledged = 0
+    if bench.spec.write:
+        acknowledged = sum(answer.good for answer in answers[1::2])
     if acknowledged and bench.durable is not False:
-        return Verdict.fails(
-            f"{acknowledged} writes were acknowledged while the database was cut", cut=facts
-        )
+        evidence = f"{acknowledged} writes were acknowledged while the database was cut"
+        return Verdict.fails(evidence, cut=facts)
     if hung := sum(not answer.status for answer in answers):
-        return Verdict.fails(f"{hung} of {len(answers)} were not answered", cut=facts)
+        return Verdict.fails(f"{hung} of {total} were not answered", cut=facts)
     refused = sum(answer.status == 503 and "retry-after" in answer.headers for answer in answers)
     stale = sum(answer.good for answer in answers) - acknowledged
     right = refused + stale
     slowest = max(answer.seconds for answer in answers)
     kinds = ", ".join(sorted({*map(str, answers)}))
     is_honest = all(answer.status >= 500 or answer.good for answer in answers)
+    is_soon = slowest <= 1
     score = 0.5 if is_honest else 0.25
-    if right == len(timed) and slowest <= 1:
+    if right == total and is_soon:
         score = 1.0
     evidence = (
-        f"{right} of {len(timed)} were answered by 503 with Retry-After, or stale, within"
+        f"{right} of {total} were answered by 503 with Retry-After, or stale, within"
         f" {slowest:.1f} s ({kinds})"
     )
-    return Verdict.scored(score, evidence, sure=slowest <= 1, cut=facts)
+    return Verdict.scored(score, evidence, sure=is_soon, cut=facts)
 
 
 def _p95(answers: list[Answer]) -> float:
     seconds = sorted(answer.seconds for answer in answers)
-    return seconds[int(0.95 * (len(answers) - 1))]
+    place = int(0.95 * (len(answers) - 1))
+    return seconds[place]
 
 
 def _recovery(*after: float | None) -> Verdict:
     cut, silence = ("never" if at is None else f"after {at:.1f} s" for at in after)
     worst = max(20.0 if at is None else at for at in after)
-    return Verdict.within(
-        worst, f"good again {cut} of a cut, {silence} of silence", full=5, half=15
-    )
+    evidence = f"good again {cut} of a cut, {silence} of silence"
+    return Verdict.within(worst, evidence, full=5, half=15)
 
 
 def _not_waited(answers: list[Answer]) -> Verdict:
@@ -116,14 +121,14 @@ def _not_waited(answers: list[Answer]) -> Verdict:
     p95 = _p95(answers)
     evidence = f"after {_SETTLED:g} s of silence, p95 was {p95:.2f} s"
     is_silent = not any(answer.status for answer in answers)
-    return Verdict.within(p95, evidence, full=1, half=3, sure=p95 >= 10 or is_silent)
+    sure = p95 >= 10 or is_silent
+    return Verdict.within(p95, evidence, full=1, half=3, sure=sure)
 
 
 def _limited(answers: list[Answer]) -> Verdict:
     if unanswered := sum(not answer.status for answer in answers):
-        evidence = (
-            f"{unanswered} of {len(answers)} requests were not answered within 32 s of silence"
-        )
+        total = len(answers)
+        evidence = f"{unanswered} of {total} requests were not answered within 32 s of silence"
         return Verdict.fails(evidence, sure=True)
     slowest = max(answer.seconds for answer in answers)
     evidence = f"with a silent database, the slowest answer took {slowest:.1f} s"
@@ -142,18 +147,18 @@ async def _pool(bench: Bench) -> Verdict:
     at_once = link.most
     requests = max(len(flood.answers), 1)
     await link.heal()
-    odd = sorted(
-        {str(answer) for _, answer in flood.answers if not (answer.good or answer.refused)}
-    )
+    unexpected = {str(answer) for _, answer in flood.answers if not (answer.good or answer.refused)}
     evidence = (
         f"{at_once} connections at most for 60 callers, {opened} opened for {requests} requests;"
         f" {most} are allowed"
     )
     if at_once > 2 * most:
         return Verdict.fails(evidence, sure=True)
-    if odd:
-        return Verdict.fails(f"{evidence}; answers were also {', '.join(odd)}")
-    return Verdict.scored(1.0 if at_once <= most and opened / requests < 0.3 else 0.5, evidence)
+    if unexpected:
+        kinds = ", ".join(sorted(unexpected))
+        return Verdict.fails(f"{evidence}; answers were also {kinds}")
+    is_pooled = at_once <= most and opened / requests < 0.3
+    return Verdict.scored(1.0 if is_pooled else 0.5, evidence)
 
 
 @group("DEP-1", needs=("read", "database"), quick=False)
@@ -167,19 +172,18 @@ async def _absent(bench: Bench) -> Verdict:
     while (at := monotonic() - began) < 8:
         if not bench.service.is_running:
             await bench.link.heal()
-            evidence = (
-                f"it ended after {at:.1f} s without its database, with code {bench.service.code}"
-            )
+            code = bench.service.code
+            evidence = f"it ended after {at:.1f} s without its database, with code {code}"
             return Verdict.fails(evidence, sure=True)
         if not lived and bench.spec.live:
-            lived = (await bench.call(bench.spec.live, patience=2)).good
+            alive = await bench.call(bench.spec.live, patience=2)
+            lived = alive.good
         await asyncio.sleep(0.1)
     await bench.link.heal()
     recovery = await bench.recovers(1, within=15, patience=2, pause=0.1)
     if recovery is None:
-        return Verdict.scored(
-            0.25 if lived else 0.0, "it did not serve within 15 s of the database's return"
-        )
+        score = 0.25 if lived else 0.0
+        return Verdict.scored(score, "it did not serve within 15 s of the database's return")
     liveness = "live" if lived else "not live"
     evidence = (
         f"it was {liveness} without its database, and served {recovery:.1f} s after its return"
@@ -189,13 +193,16 @@ async def _absent(bench: Bench) -> Verdict:
 
 @group("TIME-1", "TIME-2", "TIME-3", needs=("read",), fresh=True, quick=False)
 async def _dripping(bench: Bench) -> Mapping[str, Verdict] | Verdict:
-    read_head = encode("GET", bench.read_path(), bench.headers({"X-Assess": "x" * 400}))
+    long_headers = bench.headers({"X-Assess": "x" * 400})
+    read_head = encode("GET", bench.read_path(), long_headers)
     write, body = bench.writing(bench.mark())
-    large = {"Content-Type": "application/json", "Content-Length": str(len(body) + 400)}
+    length = len(body) + 400
+    large = {"Content-Type": "application/json", "Content-Length": str(length)}
     write_head = encode(write.method, write.path, bench.headers(large))
+    writers = _CLIENTS if bench.spec.write else 0
     headers, bodies, beside = await together(
         _drip(bench, b"", read_head, clients=_CLIENTS),
-        _drip(bench, write_head, b" " * 400, clients=_CLIENTS if bench.spec.write else 0),
+        _drip(bench, write_head, b" " * 400, clients=writers),
         _read_beside(bench),
     )
     if not bench.service.is_running:
@@ -209,7 +216,12 @@ async def _dripping(bench: Bench) -> Mapping[str, Verdict] | Verdict:
 
 async def _drip(bench: Bench, first: bytes, remainder: bytes, *, clients: int) -> list[Answer]:
     return await slow_clients(
-        bench.connect, first, remainder, clients=clients, every=0.5, patience=_PATIENCE
+        bench.connect,
+        first,
+        remainder,
+        clients=clients,
+        every=0.5,
+        patience=_PATIENCE,
     )
 
 
@@ -226,20 +238,23 @@ def _ended(ends: list[Answer], part: str) -> Verdict:
     if not ends:
         return Verdict.not_run("the service file names no write")
     seconds = [end.seconds for end in ends if end.outcome is not Outcome.TIMEOUT]
-    if left := len(ends) - len(seconds):
+    total = len(ends)
+    if left := total - len(seconds):
         evidence = (
-            f"{left} of {len(ends)} clients with slow {part} were not ended within"
-            f" {_PATIENCE:.0f} s"
+            f"{left} of {total} clients with slow {part} were not ended within {_PATIENCE:.0f} s"
         )
         return Verdict.fails(evidence, sure=not seconds)
-    evidence = f"all {len(ends)} clients with slow {part} were ended within {max(seconds):.1f} s"
-    return Verdict.scored(1.0 if max(seconds) <= 30 else 0.5, evidence, last=max(seconds))
+    last = max(seconds)
+    evidence = f"all {total} clients with slow {part} were ended within {last:.1f} s"
+    score = 1.0 if last <= 30 else 0.5
+    return Verdict.scored(score, evidence, last=last)
 
 
 def _unharmed(answers: list[Answer], calm: float) -> Verdict:
     failed = sum(not answer.good for answer in answers)
     p95 = _p95(answers)
-    evidence = f"{failed} of {len(answers)} reads beside them failed, p95 {p95 * 1000:.0f} ms"
+    milliseconds = p95 * 1000
+    evidence = f"{failed} of {len(answers)} reads beside them failed, p95 {milliseconds:.0f} ms"
     is_quick = p95 <= max(5 * calm, 0.5)
     score = 0.5 if failed <= 3 else 0.0
     if not failed and is_quick:
@@ -281,10 +296,9 @@ async def _overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
     if after is not None:
         after = max(0.0, after - five_reads)
     await bench.heal()
-    if flood.lateness > 0.8 * float(bench.shared["busy"]):
-        return Verdict.not_run(
-            f"the machine is too busy: the generator was {flood.lateness:.1f} s late"
-        )
+    late = flood.lateness
+    if late > 0.8 * float(bench.shared["busy"]):
+        return Verdict.not_run(f"the machine is too busy: the generator was {late:.1f} s late")
     verdicts = {
         "LOAD-1": _goodput(flood, plan),
         "LOAD-2": _refusals(flood, plan),
@@ -294,10 +308,10 @@ async def _overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
     if verdicts["LOAD-2"].score > 0 or any(answer.refused for _, answer in flood.answers):
         return verdicts
     # That many wait, and no one is refused, does not come of a busy machine.
-    return {
-        name: replace(verdict, facts={**verdict.facts, "sure": True})
-        for name, verdict in verdicts.items()
-    }
+    for name, verdict in verdicts.items():
+        facts = {**verdict.facts, "sure": True}
+        verdicts[name] = replace(verdict, facts=facts)
+    return verdicts
 
 
 async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
@@ -315,9 +329,15 @@ async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
             return Verdict.not_run(f"{capacity:.0f} reads a second do not need the slow database")
         if not capacity:
             return Verdict.not_run("nothing was served while the database was slow")
-        return _Plan(min(5 * capacity, _MOST_RATE), capacity, max(1.0, 2 * alone), alone)
+        return _Plan(
+            rate=min(5 * capacity, _MOST_RATE),
+            possible=capacity,
+            within=max(1.0, 2 * alone),
+            alone=alone,
+        )
     full = await _capacity(bench, callers=16, seconds=1.5)
-    share = min(1.0, max(0.03, _RATIONED / max(full, 1)))
+    ration = _RATIONED / max(full, 1)
+    share = min(1.0, max(0.03, ration))
     await stack.enter_async_context(bench.service.rationed(share))
     capacity = await _capacity(bench, callers=8)
     nothing = await _capacity(bench, callers=8, nothing=True)
@@ -328,14 +348,22 @@ async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
         if capacity:
             possible = (1 - factor * capacity * refusal) / (1 / capacity - refusal)
         if possible >= capacity / 2:
-            return _Plan(min(factor * capacity, _MOST_RATE), min(possible, capacity), 0.5)
+            return _Plan(
+                rate=min(factor * capacity, _MOST_RATE),
+                possible=min(possible, capacity),
+                within=0.5,
+            )
     return Verdict.not_applicable(
         "a refusal costs as much as an answer, so that shedding would have no point"
     )
 
 
 async def _capacity(
-    bench: Bench, callers: int = 48, seconds: float = 3.0, *, nothing: bool = False
+    bench: Bench,
+    callers: int = 48,
+    seconds: float = 3.0,
+    *,
+    nothing: bool = False,
 ) -> float:
     async def ask() -> Answer:
         if nothing:
@@ -371,25 +399,31 @@ def _goodput(flood: Flood, plan: _Plan) -> Verdict:
         f"at {plan.rate:.0f} requests a second, {100 * share:.0f} % of the possible"
         f" {plan.possible:.0f} were served in time"
     )
-    good = flood.good(plan.within) / _SECONDS
-    return Verdict.scored(score, evidence, offered=plan.rate, possible=plan.possible, good=good)
+    return Verdict.scored(
+        score,
+        evidence,
+        offered=plan.rate,
+        possible=plan.possible,
+        good=flood.good(plan.within) / _SECONDS,
+    )
 
 
 def _refusals(flood: Flood, plan: _Plan) -> Verdict:
     """Judge whether what is not served is refused soon, with Retry-After."""
+    total = len(flood.answers)
     unserved = [answer for _, answer in flood.answers if not answer.good]
-    if len(unserved) < 0.1 * len(flood.answers):
+    count = len(unserved)
+    if count < 0.1 * total:
         slow = sum(answer.seconds > 2 * plan.within for _, answer in flood.answers)
-        evidence = f"{len(unserved)} were refused, {slow} waited"
-        return Verdict.holds(slow <= len(flood.answers) / 4, evidence)
+        evidence = f"{count} were refused, {slow} waited"
+        return Verdict.holds(slow <= total / 4, evidence)
     polite = sum(
         answer.refused and answer.seconds <= 0.6 and "retry-after" in answer.headers
         for answer in unserved
     )
-    share = polite / len(unserved)
+    share = polite / count
     evidence = (
-        f"{polite} of {len(unserved)} that were not served got 429 or 503 with Retry-After within"
-        " 0.6 s"
+        f"{polite} of {count} that were not served got 429 or 503 with Retry-After within 0.6 s"
     )
     score = 0.5 if share >= 0.5 else 0.0
     if share >= 0.95:
@@ -402,12 +436,13 @@ def _well(bench: Bench, after: float | None, grown: int) -> Verdict:
         return Verdict.fails("it died")
     if after is None:
         return Verdict.fails("it was not well within 12 s of the end of the load")
+    mebibytes = max(grown, 0) // 2**20
     evidence = (
-        f"five good answers in a row {after:.1f} s after the load; memory grew by"
-        f" {max(grown, 0) // 2**20} MiB"
+        f"five good answers in a row {after:.1f} s after the load; memory grew by {mebibytes} MiB"
     )
     is_well = after <= 5 and grown <= 100 * 2**20
-    return Verdict.scored(1.0 if is_well else 0.5, evidence, memory=grown)
+    score = 1.0 if is_well else 0.5
+    return Verdict.scored(score, evidence, memory=grown)
 
 
 def _probed(bench: Bench, answers: list[bool]) -> Verdict:

@@ -40,36 +40,35 @@ async def _logs(bench: Bench) -> Mapping[str, Verdict]:
     await bench.read(headers={"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"})
     token, cookie, key = (f"assess{secrets.token_hex(8)}" for _ in range(3))
     path = bench.read_path()
-    query = f"{path}{'&' if '?' in path else '?'}access_token={token}"
-    await bench.call(query, headers={"Cookie": f"session={cookie}", "X-Api-Key": key})
+    joint = "&" if "?" in path else "?"
+    target = f"{path}{joint}access_token={token}"
+    await bench.call(target, headers={"Cookie": f"session={cookie}", "X-Api-Key": key})
     await bench.call(f"/assess{mark}%0d%0aassess-forged-{mark}%20level=error")
     spans = await _spans(bench, trace)
     log = bench.log()[before:]
     ids = [_id_of(answer.headers) for answer in answers]
-    traced = trace in log.lower()
+    is_taken = _id_of(taken.headers) == request_id and request_id in log
+    is_traced = trace in log.lower()
+    stands = "stands" if is_traced else "is not"
     return {
         "LOGS-1": _parsed(log),
-        "LOGS-2": _request_ids(
-            ids, log, taken=_id_of(taken.headers) == request_id and request_id in log
-        ),
+        "LOGS-2": _request_ids(ids, log, taken=is_taken),
         "LOGS-3": _access(log, path.partition("?")[0]),
         "LOGS-4": _kept_clean(log, (token, cookie, key), f"assess-forged-{mark}"),
-        "TRAC-1": Verdict.holds(
-            traced, f"the trace id {'stands' if traced else 'is not'} in the log"
-        ),
+        "TRAC-1": Verdict.holds(is_traced, f"the trace id {stands} in the log"),
         "TRAC-2": spans,
     }
 
 
 async def _spans(bench: Bench, trace: str) -> Verdict:
-    for _ in range(40 if bench.collector.bytes or bench.log() else 10):
+    looks = 40 if bench.collector.bytes or bench.log() else 10
+    for _ in range(looks):
         if bench.collector.has(trace):
             return Verdict.passes("the collector got spans that name the caller's trace")
         await asyncio.sleep(0.1)
     if bench.collector.bytes:
-        return Verdict.scored(
-            0.5, "the collector got spans, none of which names the caller's trace"
-        )
+        evidence = "the collector got spans, none of which names the caller's trace"
+        return Verdict.scored(0.5, evidence)
     return Verdict.fails("the collector got no spans")
 
 
@@ -80,8 +79,10 @@ def _parsed(log: str) -> Verdict:
     pairs = sum(len(_PAIR.findall(line)) >= 3 for line in lines)
     objects = sum(map(_is_object, lines))
     form = "JSON" if objects >= pairs else "key=value"
-    evidence = f"{max(objects, pairs)} of {len(lines)} lines are {form}"
-    return Verdict.scored(max(objects, 0.75 * pairs) / len(lines), evidence)
+    total = len(lines)
+    evidence = f"{max(objects, pairs)} of {total} lines are {form}"
+    score = max(objects, 0.75 * pairs) / total
+    return Verdict.scored(score, evidence)
 
 
 def _is_object(line: str) -> bool:
@@ -92,16 +93,19 @@ def _is_object(line: str) -> bool:
 
 
 def _id_of(headers: Mapping[str, str]) -> str:
-    return next((headers[name] for name in _ID_HEADERS if name in headers), "")
+    ids = [headers[name] for name in _ID_HEADERS if name in headers]
+    return ids[0] if ids else ""
 
 
 def _request_ids(ids: list[str], log: str, *, taken: bool) -> Verdict:
     has_own = all(ids) and len(set(ids)) == len(ids)
+    are_logged = all(identity in log for identity in ids)
     parts = {
         "an id for each answer": has_own,
-        "it in the log": has_own and all(identity in log for identity in ids),
+        "it in the log": has_own and are_logged,
+        "a given X-Request-ID taken over": has_own and taken,
     }
-    return Verdict.parts({**parts, "a given X-Request-ID taken over": has_own and taken})
+    return Verdict.parts(parts)
 
 
 def _access(log: str, path: str) -> Verdict:
@@ -140,28 +144,26 @@ async def _metrics(bench: Bench) -> Mapping[str, Verdict]:
     counted = [series for series, by in growth(before, after) if by == _SENT]
     errors = [series for series, by in growth(after, missed) if by == _MISSED]
     buckets = {series.name for series in after if series.name.endswith("_bucket")}
+
+    def has_buckets(series: Series) -> bool:
+        return series.name.removesuffix("count") + "bucket" in buckets
+
+    def says_missing(series: Series) -> bool:
+        return series.says("404") or series.says("4xx")
+
     return {
         "METR-1": _counted(bench, counted),
-        "METR-2": _any_series(
-            counted,
-            lambda series: series.name.removesuffix("count") + "bucket" in buckets,
-            "of buckets",
-        ),
-        "METR-3": _any_series(
-            errors,
-            lambda series: series.says("404") or series.says("4xx"),
-            "with a label that says 404",
-        ),
+        "METR-2": _any_series(counted, has_buckets, "of buckets"),
+        "METR-3": _any_series(errors, says_missing, "with a label that says 404"),
         "METR-4": await _cardinality(bench, missed),
         "METR-5": await _saturation(bench),
     }
 
 
 def _any_series(counted: list[Series], fits: Callable[[Series], bool], quality: str) -> Verdict:
-    name = next((series.name for series in counted if fits(series)), "")
-    return Verdict.holds(
-        bool(name), f"{name or 'no series'} {quality} went up by the number of requests"
-    )
+    names = [series.name for series in counted if fits(series)]
+    name = names[0] if names else "no series"
+    return Verdict.holds(bool(names), f"{name} {quality} went up by the number of requests")
 
 
 def _counted(bench: Bench, counted: list[Series]) -> Verdict:
@@ -173,8 +175,10 @@ def _counted(bench: Bench, counted: list[Series]) -> Verdict:
     name, missing = min(unsaid, key=lambda pair: len(pair[1]))
     evidence = f"{name} went up by exactly {_SENT}"
     if missing:
-        evidence += f", without {' and '.join(missing)}"
-    return Verdict.scored((1.0, 0.75, 0.5, 0.0)[len(missing)], evidence)
+        labels = " and ".join(missing)
+        evidence += f", without {labels}"
+    scores = (1.0, 0.75, 0.5, 0.0)
+    return Verdict.scored(scores[len(missing)], evidence)
 
 
 def _unsaid(series: Series, path: str) -> list[str]:
@@ -194,10 +198,10 @@ async def _cardinality(bench: Bench, before: _Scrape) -> Verdict:
         await bench.call(f"/assess-{number:x}-{number * 7919:x}")
     for number in range(20):
         await bench.call(bench.read_path(), f"ASSESS{chr(65 + number)}")
-    new = len((await bench.scrape()).keys() - before.keys())
-    return Verdict.within(
-        new, f"120 unknown paths and 20 unknown methods made {new} new series", full=20, half=60
-    )
+    after = await bench.scrape()
+    new = len(after.keys() - before.keys())
+    evidence = f"120 unknown paths and 20 unknown methods made {new} new series"
+    return Verdict.within(new, evidence, full=20, half=60)
 
 
 async def _saturation(bench: Bench) -> Verdict:
@@ -207,17 +211,18 @@ async def _saturation(bench: Bench) -> Verdict:
     gauge = False
     if requests:
         await asyncio.sleep(0.4)
-        grown = growth(idle, await bench.scrape())
-        gauge = any(
-            by == len(requests) and not series.name.endswith(_NO_GAUGES) for series, by in grown
-        )
+        held = await bench.scrape()
+        grown = [series.name for series, by in growth(idle, held) if by == len(requests)]
+        gauge = not all(name.endswith(_NO_GAUGES) for name in grown)
     for request in requests:
         await request.finish(5)
     names = " ".join(series.name.lower() for series in idle)
+    shows_memory = "memory" in names or "resident" in names
+    pool_words = ("pool", "connection", "sql", "checkedout")
     parts = {
         "requests in flight": gauge,
-        "memory and processor": ("memory" in names or "resident" in names) and "cpu" in names,
-        "the pool": any(word in names for word in ("pool", "connection", "sql", "checkedout")),
+        "memory and processor": shows_memory and "cpu" in names,
+        "the pool": any(word in names for word in pool_words),
     }
     if bench.durable is False and bench.spec.database is None:
         del parts["the pool"]
