@@ -28,7 +28,6 @@ from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.errors import (
-    BulkheadFullError,
     CircuitOpenError,
     DeadlineExceededError,
     FailedResponseError,
@@ -514,17 +513,6 @@ def test_by_default_a_failure_is_a_server_error_or_a_refusal() -> None:
         for status, failed in cases:
             with case(status, failed):
                 assert is_failure(httpx2.Response(status)) is failed
-
-
-async def test_a_bulkhead_around_it_keeps_calls_from_being_sent(service: Service) -> None:
-    slots = Bulkhead("billing", 1)
-    billing = Outgoing("billing", slots)
-    async with client_of(billing) as client, slots.block():
-        with pytest.raises(BulkheadFullError):
-            await client.get(service.url)
-    assert service.requests == []
-    assert billing.pipeline is not None
-    assert Outgoing("billing").pipeline is None
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2])

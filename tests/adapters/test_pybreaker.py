@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +24,6 @@ from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.testing import RecordingObserver
 from tests.core.guards.breakers import (
     CLOSED,
-    CONFIG,
     OPEN,
     breaker as plain_breaker,
     clock_of,
@@ -92,33 +90,6 @@ async def test_listeners_are_called_as_pybreaker_would_in_its_order() -> None:
         0,
         0,
     )
-
-
-async def test_a_success_ends_a_row_of_failures_in_the_book() -> None:
-    guard = breaker()
-    with suppress(OSError):
-        await guard.call(fails)
-    assert view_of(guard).fail_counter == 1
-    await guard.call(works)
-    assert view_of(guard).fail_counter == 0
-
-
-async def test_the_book_counts_the_trials_that_succeeded() -> None:
-    guard = breaker(config=replace(CONFIG, permitted_number_of_calls_in_half_open_state=4))
-    await half_open_it(guard)
-    for number in (1, 2, 3):
-        await guard.call(works)
-        assert view_of(guard).success_counter == number
-    await guard.call(works)
-    assert view_of(guard).success_counter == 0
-
-
-async def test_a_listener_is_not_called_without_an_outcome() -> None:
-    notes = Notes()
-    guard = breaker(listeners=[notes])
-    with anyio.move_on_after(0):
-        await guard.call(anyio.sleep_forever)
-    assert [note[0] for note in notes.take()] == ["before_call"]
 
 
 async def test_states_unknown_to_pybreaker_are_reported_as_known_ones() -> None:

@@ -212,14 +212,6 @@ async def test_a_sighup_has_them_read_at_once(source: Source) -> None:
             await until(partial(holds, held, token))
 
 
-async def test_they_are_read_in_intervals(source: Source) -> None:
-    held = Reloaded(source(), source, NAMES, every=0.01)
-    async with held.watching():
-        for token in (NEXT, FORMER):
-            source.set(token=token)
-            await until(partial(holds, held, token))
-
-
 async def test_what_keeps_a_secret_is_renewed_until_that_succeeds(
     source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

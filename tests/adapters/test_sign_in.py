@@ -126,13 +126,6 @@ async def test_a_try_that_could_not_be_made_is_no_try(error: Exception) -> None:
     assert await tries.wrong("192.0.2.1", times=6) == ["failed"] * 5 + ["12"]
 
 
-async def test_a_try_that_its_caller_cut_short_counts() -> None:
-    tries = Tries()
-    for _ in range(5):
-        assert await tries.outcome(DeadlineExceededError("deadline"), "192.0.2.1") == "failed"
-    assert await tries.right("192.0.2.1") == "12"
-
-
 @pytest.mark.parametrize("is_shared", [False, True])
 async def test_tries_at_once_count_before_they_end(
     monkeypatch: pytest.MonkeyPatch, *, is_shared: bool

@@ -149,6 +149,16 @@ def test_a_circuit_held_by_hand_does_not_open_by_itself() -> None:
     assert len(played.moves) == 1
 
 
+def test_a_reset_of_a_closed_circuit_forgets_and_calls_under_way_do_not_count() -> None:
+    played = Played()
+    old = played.enter()
+    played.play("FFF")
+    played.circuit.put(CLOSED, played.now)
+    played.leave(old, FAILURE)
+    assert played.circuit.statistics(played.now).calls == 0
+    assert played.play("FFF").state is CLOSED
+
+
 def test_numbers_of_an_open_circuit_are_those_that_opened_it() -> None:
     played = Played().play("SSFF").wait(1.0)
     found = played.circuit.statistics(played.now)

@@ -95,6 +95,20 @@ def test_a_late_trial_is_late_even_without_other_calls(outcome: Verdict) -> None
     assert played.path[-1] == ("half_open", "open", 124.0, "trial_hung")
 
 
+def test_calls_too_rare_for_all_trials_close_it_all_the_same() -> None:
+    played = Played().play("FFFF").wait(8.0).play("S").wait(15.75)
+    assert played.state is HALF_OPEN
+    assert played.wait(0.25).state is CLOSED
+    assert played.path[-1] == ("half_open", "closed", 124.0, "trials_passed")
+
+
+def test_a_trial_that_hangs_after_one_that_succeeded_opens_it_again() -> None:
+    played = Played().play("FFFF").wait(8.0).play("S")
+    played.enter()
+    played.wait(16.0)
+    assert played.play("-").path[-1] == ("half_open", "open", 124.0, "trial_hung")
+
+
 def test_trials_that_were_all_cancelled_open_it_again() -> None:
     played = Played().play("FFFF").wait(8.0).play("II").wait(16.0)
     assert played.play("-").path[-1] == ("half_open", "open", 124.0, "trial_hung")
@@ -156,6 +170,13 @@ def test_jitter_shortens_the_longest_wait_too() -> None:
     assert CONFIG.wait(50, 0.0) == 32.0
 
 
+def test_a_hung_trial_reuses_the_jitter_of_the_last_opening() -> None:
+    played = Played().play("FFFF", luck=0.5).wait(7.0)
+    played.enter()
+    played.wait(16.0)
+    assert played.circuit.retry_after(played.now) == 14.0
+
+
 @given(
     st.integers(min_value=1, max_value=2000), st.floats(min_value=0, max_value=1, exclude_max=True)
 )
@@ -194,6 +215,18 @@ def test_of_what_was_asked_for_the_latest_moment_counts_until_it_is_closed_again
     permit = played.enter()
     played.leave(permit, SUCCESS, asked=32.0)
     assert played.play("SFFFF").circuit.retry_after(played.now) == 8.0
+
+
+def test_what_a_call_from_before_the_trip_asks_for_prolongs_nothing() -> None:
+    played = Played()
+    old = played.enter()
+    played.play("FFFF")
+    played.leave(old, FAILURE, asked=32.0)
+    assert played.circuit.retry_after(played.now) == 8.0
+    trial = played.wait(8.0).enter()
+    played.leave(old, FAILURE, asked=32.0)
+    played.leave(trial, FAILURE)
+    assert played.circuit.retry_after(played.now) == 16.0
 
 
 def test_retry_after_is_known_while_it_refuses() -> None:

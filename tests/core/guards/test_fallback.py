@@ -186,6 +186,15 @@ async def test_what_was_forgotten_does_not_come_back_from_a_call_under_way(
         await ask(bench.fallback, "key", fail, AWAY)
 
 
+async def test_a_new_answer_counts_as_use() -> None:
+    bench = Bench(max_entries=2)
+    for key in ("one", "two", "one", "three"):
+        await ask(bench.fallback, key, answer, key)
+    assert (await ask(bench.fallback, "one", fail, AWAY)).value == "one"
+    with pytest.raises(CircuitOpenError):
+        await ask(bench.fallback, "two", fail, AWAY)
+
+
 def nothing(outcome: Outcome[str]) -> str:
     return f"nothing: {type(outcome.error).__name__}"
 

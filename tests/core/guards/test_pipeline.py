@@ -112,6 +112,12 @@ async def test_a_decorated_function_is_still_one() -> None:
     assert log == ["a in", "a out"]
 
 
+def test_a_plain_function_gets_its_answer_through_all_guards() -> None:
+    pipeline = Pipeline(Bulkhead("db", 1), Bulkhead("pool", 1))
+    assert pipeline.call_sync(int, "11") == 11
+    assert pipeline.call_sync(int, "11", base=2) == 3
+
+
 def test_it_tells_in_one_line_which_guards_it_has() -> None:
     pipeline = Pipeline(Timeout(2), Plain("a", []), Bulkhead("db", 10, max_waiting=5))
     timeout = "Timeout('timeout', seconds=2, mode='enforce')"

@@ -226,6 +226,19 @@ def test_a_caller_without_time_does_not_wait() -> None:
     assert decisions(slots) == {("admitted", "enforce"): 1, ("refused", "enforce"): 2}
 
 
+def test_off_decides_nothing_but_knows_who_is_under_way() -> None:
+    slots = Slots(1, mode=Mode.OFF)
+    assert [slots.enter() for _ in range(3)] == [None] * 3
+    assert (slots.used, decisions(slots)) == (3, {})
+    slots.mode = Mode.ENFORCE
+    slots.leave()
+    with pytest.raises(BulkheadFullError):
+        slots.enter()
+    slots.leave()
+    slots.leave()
+    assert slots.enter() is None
+
+
 def test_its_numbers_are_those_that_metrics_know() -> None:
     slots = full(1, 1)
     _turn = slots.queue(ignore)
