@@ -42,7 +42,11 @@ def a_proof(test: str = TEST, *, outcome: str = "passed", commit: str = "0" * 12
 
 
 @pytest.fixture
-def suite(programs: None, pytester: pytest.Pytester) -> pytest.Pytester:
+def suite(
+    programs: None, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> pytest.Pytester:
+    # Locust and others take ten times as long to load as the suite takes.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeconftest('pytest_plugins = ["tests.kit.proofs"]')
     pytester.makepyfile(test_suite=SUITE)
     (pytester.path / "tests").mkdir()

@@ -67,10 +67,14 @@ def test_a_run_stops_its_workers_and_prints_the_seed(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # A worker that is stopped while it loads Locust and others is not stopped in the test.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(SUITE)
     with every() as case:
         with case("with workers"):
-            run = pytester.runpytest_subprocess("-p", PLUGIN, "-n1", "--stopping-seed=7")
+            run = pytester.runpytest_subprocess(
+                "-p", "xdist", "-p", PLUGIN, "-n1", "--stopping-seed=7"
+            )
             run.assert_outcomes(passed=1)
             run.stdout.fnmatch_lines(
                 ["stopping: *--stopping-seed=7", "stopping: * standstills, --stopping-seed=7"]

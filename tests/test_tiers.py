@@ -66,6 +66,8 @@ pytestmark = pytest.mark.usefixtures("programs")
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    # Locust and others take ten times as long to load as the suite takes.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(SUITE)
     markers = "\n".join(f"  {tier}: a tier" for tier in tiers.TIERS)
     pytester.makeini(f"[pytest]\naddopts = -p tests.kit.tiers\nmarkers =\n{markers}\n")
@@ -78,7 +80,9 @@ def executed(suite: pytest.Pytester) -> dict[str, str]:
     return {name.partition("::")[2]: outcome for outcome, name in lines}
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "two workers"])
+@pytest.mark.parametrize(
+    "workers", [(), ("-p", "xdist", "-n", "2")], ids=["one process", "two workers"]
+)
 def test_fast_is_held_to_fast_and_the_rest_is_counted(
     suite: pytest.Pytester, workers: tuple[str, ...]
 ) -> None:
@@ -95,7 +99,9 @@ def test_fast_is_held_to_fast_and_the_rest_is_counted(
     assert re.match(r"A fast test took \d+\.\d\d s of the processor; mark it or mend it", took)
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "two workers"])
+@pytest.mark.parametrize(
+    "workers", [(), ("-p", "xdist", "-n", "2")], ids=["one process", "two workers"]
+)
 def test_what_passed_before_is_left_out_and_counted(
     suite: pytest.Pytester, workers: tuple[str, ...]
 ) -> None:
