@@ -106,7 +106,12 @@ SUITES: Final = (
         ours="`harden` around each application of a `TestClient`",
         plugin="peer_asgi",
         requirements=_STARLETTE,
-        share=("tests",),
+        share=(
+            "tests/test_applications.py",
+            "tests/test_responses.py",
+            "tests/test_routing.py",
+            "tests/test_websockets.py",
+        ),
     ),
     Suite(
         name="fastapi",

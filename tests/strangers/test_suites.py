@@ -60,7 +60,14 @@ def run(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-MODES = [("alive", 0), ("failing", 1), ("dead", 3), ("gone", 3), ("away", 3)]
+LONG = pytest.mark.long
+MODES = [
+    ("alive", 0),
+    ("failing", 1),
+    ("dead", 3),
+    pytest.param("gone", 3, marks=LONG),
+    pytest.param("away", 3, marks=LONG),
+]
 
 
 @pytest.mark.parametrize(("mode", "code"), MODES)
@@ -102,6 +109,7 @@ def test_load_of_a_mix_writes_what_its_file_says(tmp_path: Path) -> None:
     assert re.search(r"POST /invoices +\d+ +0 ", done.stdout)
 
 
+@pytest.mark.long
 def test_load_that_is_too_short_is_undecided(tmp_path: Path) -> None:
     with billing("alive") as url:
         done = run(
@@ -179,7 +187,9 @@ def test_chaos_on_a_strangers_service_ends_as_documented(
     assert bool(trial.found["reasons"]) == (code != 0)
 
 
-@pytest.mark.parametrize("mode", ["dead", "gone", "failing"])
+@pytest.mark.parametrize(
+    "mode", ["failing", pytest.param("dead", marks=LONG), pytest.param("gone", marks=LONG)]
+)
 def test_chaos_toolkit_by_itself_is_not_green_either(mode: str, tmp_path: Path) -> None:
     with billing(mode) as url:
         done = run(
@@ -215,6 +225,7 @@ def test_users_who_fail_while_the_fault_lasts_are_not_forgotten_when_it_is_over(
     assert any(reason.startswith("during") for reason in trial.found["reasons"])
 
 
+@pytest.mark.long
 def test_an_experiment_may_allow_that_users_notice_while_the_fault_lasts(tmp_path: Path) -> None:
     with billing("alive") as url:
         trial = chaos(tmp_path, url, fault(url, "failing", 3), may_break_during=True)
