@@ -149,6 +149,15 @@ def test_each_tier_is_chosen_by_its_mark(suite: pytest.Pytester) -> None:
     )
 
 
+def test_the_longest_files_begin(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [file for file in tiers.LONGEST if not (ROOT / file).is_file()] == []
+    monkeypatch.setattr(tiers, "LONGEST", ("test_last.py", "test_late.py"))
+    for name in ("first", "last", "late"):
+        suite.makepyfile(**{f"test_{name}": f"def test_{name}(): ..."})
+    suite.runpytest_inprocess("-m", "fast", "-k", "first or last or late")
+    assert list(executed(suite)) == ["test_last", "test_late", "test_first"]
+
+
 def test_no_variable_of_the_environment_chooses_tests() -> None:
     read = re.compile(r'os\.environ(?:\.get\(|\[)"([A-Z_]+)"|"([A-Z_]+)" (?:not )?in os\.environ')
     tests = [path for path in (ROOT / "tests").rglob("*.py") if path.name.startswith("test_")]

@@ -48,6 +48,21 @@ _OF_OTHER_TIERS = frozenset(
 # machine; a busy one stretches also the processor's seconds, and so does coverage.
 _MOST_CPU = 3.0
 _OF_COVERAGE = 3.0
+# Files of a minute and more, the longest first, as of a run with three workers: one that began last
+# would leave the others idle. What is not named follows in the order of folders.
+LONGEST = (
+    "tests/app/test_schemathesis.py",
+    "tests/strangers/test_requests.py",
+    "tests/strangers/test_suites.py",
+    "tests/peers/test_peers.py",
+    "tests/strangers/test_models.py",
+    "tests/servers/test_streams.py",
+    "tests/strangers/test_sources.py",
+    "tests/strangers/test_uvicorn.py",
+    "tests/strangers/test_borrowed_pools.py",
+    "tests/strangers/test_lifespan.py",
+    "tests/docs/test_run_it_for_real.py",
+)
 _PASSED = "passed before"
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
 _TIER = pytest.StashKey[str]()
@@ -79,7 +94,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test with its tier, before `-m` chooses."""
+    """Mark each test with its tier, before `-m` chooses, and begin with the longest files."""
+    items.sort(key=_place)
     if config.getoption("rest"):
         passed = {
             line.removeprefix("passed ")
@@ -109,6 +125,11 @@ def pytest_make_collect_report(
         report.outcome = "skipped"
         report.longrepr = (str(collector.path), 0, f"Skipped: {_not_installed(cause)}")
     return report
+
+
+def _place(item: pytest.Item) -> int:
+    file = item.nodeid.partition("::")[0]
+    return LONGEST.index(file) if file in LONGEST else len(LONGEST)
 
 
 def _is_of_another_tier(error: ModuleNotFoundError) -> bool:
