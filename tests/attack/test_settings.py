@@ -48,6 +48,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "OpenSpan",
             "CheckReport",
             "CircuitStatistics",
+            "ClientWait",
             "Deadline",
             "Decision",
             "EventRecord",

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from ..context import RequestContext
 from ..deadlines._limits import may_have_body
+from ..deadlines.requests import NO_WAIT, ClientWait
 from ..errors import StoppedError
 from ..limits._overload import Ending
 from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes, Exchange
@@ -54,6 +55,7 @@ _SLOW: Final = 0.02
 # Each piece of a longer one must get away within the write timeout; so it decides what rate a
 # reader needs.
 _PIECE: Final = 65_536
+_DOES_NOT_READ: Final = "the client does not read its response"
 # Closing a connection on which bytes still arrive resets it, and the client may lose the answer
 # with it.
 _LINGER: Final = 2.0
@@ -118,6 +120,7 @@ class HttpExchange(Answering, Exchange):
     _paused_at: float | None = None  # While it has no slot, for it waits for its client.
     _waited: float = 0.0
     _has_pieces: bool = False
+    _is_steady: bool = False  # Nothing is to be looked at as a further piece goes out.
     _events: EventStream | None = (
         None  # What it answers with, if its client resumes that by itself.
     )
@@ -181,6 +184,8 @@ class HttpExchange(Answering, Exchange):
                 self.land()
             if not self.is_plain and self._is_shut:
                 # A handler that keeps sending is cancelled here, and does not block the loop.
+                if self._is_gone:
+                    raise ConnectionAbortedError(_DOES_NOT_READ)
                 if self._answered is not None:
                     await checkpoint()
                 return
@@ -198,10 +203,13 @@ class HttpExchange(Answering, Exchange):
                     if is_last and self.is_plain:
                         self._is_ending = True
                         self.request.deadline = _NEVER
-                    else:
+                    elif is_last or not self._is_steady:
                         self._pass_body(message)
                 if self.response_bytes + size > shared.room:
-                    await self._send_pieces(message)
+                    if size > _PIECE:
+                        await self._send_long(message, size, is_last=is_last)
+                    else:
+                        await self._send_piece(message, size, is_last=is_last)
                     return
         try:
             await self._out(message)
@@ -216,9 +224,7 @@ class HttpExchange(Answering, Exchange):
                 if not self.is_complete:
                     self.end_response(is_complete=True)
             elif not self.is_plain and self._events is not None:
-                self._events.note(message.get("body", b""))
-                if self._events.is_ending and self._events.is_between:
-                    await self._wait_for_end()
+                await self._pass_event(self._events, message)
 
     async def emit(self, message: Message) -> None:
         await self.send(message, is_ours=True)
@@ -287,6 +293,11 @@ class HttpExchange(Answering, Exchange):
         self._events.is_ending = True
         return self._events.is_between
 
+    async def _pass_event(self, events: EventStream, message: Message) -> None:
+        events.note(message.get("body", b""))
+        if events.is_ending and events.is_between:
+            await self._wait_for_end()
+
     async def _wait_for_end(self) -> None:
         """Let the sweep end the stream here.
 
@@ -329,6 +340,7 @@ class HttpExchange(Answering, Exchange):
             self._events.is_between = False
         if not self._has_pieces:
             self._has_pieces = True
+            self._is_steady = self._events is None
             # Behind Starlette's BaseHTTPMiddleware each response comes in pieces, the last one
             # empty: one whose first piece is all of it is no stream.
             whole = (b"content-length", b"%d" % len(message.get("body", b"")))
@@ -337,26 +349,63 @@ class HttpExchange(Answering, Exchange):
                 limit = self.request.limit = self.rules.stream_timeout
                 self.limit(min(limit, self.request.caller_timeout))
 
-    async def _send_pieces(self, message: Message) -> None:
-        body: bytes = message.get("body", b"")
-        last = max(0, len(body) - 1) // _PIECE * _PIECE  # Where the last piece begins.
-        for begin in range(0, last, _PIECE):
+    async def _send_long(self, message: Message, size: int, *, is_last: bool) -> None:
+        body: bytes = message["body"]
+        for begin in range(0, size, _PIECE):
             piece = body[begin : begin + _PIECE]
-            await self._send_in_time({**message, "body": piece, "more_body": True})
-        await self._send_in_time({**message, "body": body[last:]} if last else message)
+            ends = is_last and begin + _PIECE >= size
+            if self._events is not None:
+                self._events.is_between = False
+            part = {**message, "body": piece, "more_body": not ends}
+            await self._send_piece(part, len(piece), is_last=ends)
 
-    async def _send_in_time(self, message: Message) -> None:
-        if self._events is not None:
-            self._events.is_between = False
-        if not self._is_gone:
+    async def _send_piece(self, message: Message, size: int, *, is_last: bool) -> None:
+        """Send what must get away within the write timeout; the sweep ends the wait."""
+        wait = self.writing
+        requests = self.shared.requests
+        if requests is None or requests.loop is None:
+            await self._send_with_timer(message)
+        else:
+            if wait is NO_WAIT:
+                wait = self.writing = ClientWait(requests.loop)
+            wait.begin(self.shared.clock() + self.rules.limits.write_timeout)
+            try:
+                await self._out(message)
+            except BaseException as error:
+                self._give_up(wait, error)
+                raise
+            if wait.is_cut:
+                wait.end()
+            wait.due = _NEVER
+        self.response_bytes += size
+        if is_last:
+            if not self.is_complete:
+                self.end_response(is_complete=True)
+        elif not self.is_plain and self._events is not None:
+            await self._pass_event(self._events, message)
+
+    async def _send_with_timer(self, message: Message) -> None:
+        try:
             with anyio.move_on_after(self.rules.limits.write_timeout):
-                await self.emit(message)
+                await self._out(message)
                 return
-            self._is_gone = True
-            self.is_plain = False
-            # No disconnect is seen: this says why the response will never be complete.
-            self.request.error_type = self.request.error_type or CLIENT_DISCONNECTED
-        raise ConnectionAbortedError("the client does not read its response")
+        except OSError:
+            self.leave()
+            raise
+        self._stall()
+
+    def _give_up(self, wait: ClientWait, error: BaseException) -> None:
+        if wait.end(error):
+            self._stall()
+        if isinstance(error, OSError):
+            self.leave()
+
+    def _stall(self) -> NoReturn:
+        self._is_gone = self._is_shut = True
+        self.is_plain = False
+        # No disconnect is seen: this says why the response will never be complete.
+        self.request.error_type = self.request.error_type or CLIENT_DISCONNECTED
+        raise ConnectionAbortedError(_DOES_NOT_READ)
 
     async def reply(
         self, problem: Problem, *, close: bool = False, more_body: bool = False
@@ -450,7 +499,8 @@ class HttpExchange(Answering, Exchange):
         running = self.shared.requests
         loop = running.loop if running is not None and self.shared.is_bounded else None
         if loop is not None and self._may_bring_more():
-            self.await_client(loop, self._next_due(now))
+            self.reading = ClientWait(loop)
+            self.reading.begin(self._next_due(now))
 
     def _was_cut(self, error: BaseException | None) -> bool:
         """End the wait; return whether the sweep ended it."""
@@ -458,7 +508,7 @@ class HttpExchange(Answering, Exchange):
             return False
         self._is_waiting = False
         self._waited += self.shared.clock() - self._since
-        return self.resume(error)
+        return self.reading.end(error)
 
     async def _in_time(self) -> Message:
         now = self.shared.clock()

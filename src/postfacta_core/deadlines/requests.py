@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from asyncio import current_task
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from functools import wraps
@@ -77,12 +78,63 @@ def time_limit(seconds: float | None) -> Callable[[F], F]:
     return decorate
 
 
+class ClientWait:
+    """A task's wait for its client, which the sweep cuts short at a moment.
+
+    Attributes:
+        due: That moment, by the clock of the sweep; infinite while no task waits.
+        task: The one that waits, or waited.
+        is_cut: The wait was cut short: `end` has to be called.
+    """
+
+    __slots__ = ("_cancels_before", "_loop", "due", "is_cut", "task")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop = loop
+        self._cancels_before = 0
+        self.due: float = math.inf
+        self.task: asyncio.Task[Any] | None = None
+        self.is_cut: bool = False
+
+    def begin(self, due: float) -> None:
+        """Have the present task's wait cut short at a moment; `end` ends it."""
+        task = self.task = current_task(self._loop)
+        self._cancels_before = task.cancelling() if task else 0
+        self.due = due
+
+    def end(self, error: BaseException | None = None) -> bool:
+        """End the wait.
+
+        Return whether it ended by being cut short, and by that alone.
+        """
+        self.due = math.inf
+        task = self.task
+        self.task = None
+        if not self.is_cut or task is None:
+            return False
+        self.is_cut = False
+        return task.uncancel() <= self._cancels_before and isinstance(error, asyncio.CancelledError)
+
+    def cut(self) -> None:
+        """Cut the wait short."""
+        self.due = math.inf
+        if self.task is not None:
+            self.is_cut = True
+            self.task.cancel()
+
+
+NO_WAIT: Final = ClientWait(None)
+"""While there is none."""
+
+
 class Running:
     """A request or WebSocket under way, as the sweep sees it."""
 
     # Of most requests, none of this ever changes: what is not set for each costs nothing.
     reason: ResilienceError | None = None  # Why it was cancelled; None too if its client has left.
-    due: float = math.inf  # When its wait for its client is cut short.
+    # What it waits for of its client: that it sends, and that it reads. Each has its own on demand.
+    reading: ClientWait = NO_WAIT
+    writing: ClientWait = NO_WAIT
     is_cancelled: bool = False
     is_endless: bool = False  # Its client comes back by itself: a drain ends it after its delay.
     is_overdue: bool = False  # It was cancelled, and yet goes on.
@@ -94,41 +146,12 @@ class Running:
     already: int = 0  # How often others had cancelled the task before.
     cancel_scope: anyio.CancelScope | None = None  # Where no task is cancelled.
     time_ahead: float | None = None  # The loop's clock less ours; None where there is a sweep.
-    _reader: asyncio.Task[Any] | None = None
-    _had_cancels: int = 0
-    _is_cut: bool = False
     _watcher: anyio.CancelScope | None = None
     _cancels: int = 0
     _again_after: int = 0
 
     def __init__(self, request: RequestContext) -> None:
         self.request: RequestContext = request
-
-    def await_client(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        """Have the present task's wait for the client cut short at a moment; `resume` ends it."""
-        reader = self._reader = asyncio.current_task(loop)
-        self._had_cancels = reader.cancelling() if reader else 0
-        self._is_cut = False
-        self.due = due
-
-    def resume(self, error: BaseException | None) -> bool:
-        """End the wait for the client.
-
-        Return whether it ended by being cut short, and by that alone.
-        """
-        self.due = math.inf
-        reader = self._reader
-        self._reader = None
-        if not self._is_cut or reader is None:
-            return False
-        return reader.uncancel() <= self._had_cancels and isinstance(error, asyncio.CancelledError)
-
-    def cut(self) -> None:
-        """Cut the wait for the client short."""
-        self.due = math.inf
-        if self._reader is not None:
-            self._is_cut = True
-            self._reader.cancel()
 
     def yield_slot(self) -> str | None:
         """Leave its slot in a limit to others if it may hold it for ever.
@@ -253,7 +276,7 @@ class RunningRequests:
             else:
                 # Without the loop it would be looked for, with a system call (until Python 3.12)
                 # that costs 1 microsecond.
-                task = running.task = asyncio.current_task(loop)
+                task = running.task = current_task(loop)
                 running.already = 0 if task is None else task.cancelling()
                 await handler
         except BaseException as error:
@@ -374,8 +397,10 @@ class RunningRequests:
             if running.is_watched and at >= request.started + _WATCH_AFTER and running.may_watch():
                 running.is_watched = running.is_plain = False
                 self._start(running.watch, "watch")
-            if now >= running.due:
-                running.cut()
+            if now >= running.reading.due:
+                running.reading.cut()
+            if now >= running.writing.due:
+                running.writing.cut()
             if running.is_cancelled:
                 running.press()
             if at >= request.deadline and not running.is_cancelled:

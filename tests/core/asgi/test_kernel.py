@@ -128,6 +128,39 @@ async def test_a_request_costs_no_more_than_it_did(
     assert frames >= 0.8 * most_frames
 
 
+def download(pieces: int) -> ASGIApp:
+    """Send this many pieces of 16 KiB."""
+    piece = {"type": "http.response.body", "body": b"x" * 16_384, "more_body": True}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(pieces):
+            await send(piece)
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+async def test_a_piece_of_a_download_costs_no_more_than_it_did(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, "postfacta")
+    least: list[Cost] = []
+    for pieces in (10, 110):
+        clock = itertools.count(1000.0, 1e-6).__next__
+        options = HardenOptions(access_lines=None)
+        app = harden(download(pieces), service="billing", options=options, clock=clock)
+        app.running.loop = asyncio.get_running_loop()
+        serve = partial(_serve, app, partial(scope_of, "GET"))
+        for _ in range(3):
+            await serve()
+        least.append(min([await bytecodes_of(serve) for _ in range(3)]))
+    few, many = least
+    # One frame and 14 bytecodes are the server's `send` and the application's loop.
+    assert (many.frames - few.frames) / 100 <= 5
+    assert refusal((many.bytecodes - few.bytecodes) // 100, 194) == ""
+
+
 # What each request looks at lies in slots: 14 bytecodes more, and 1,300 of 128,000 instructions fewer.
 MOST = {
     "headers": 626,

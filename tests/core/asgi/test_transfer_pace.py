@@ -390,3 +390,87 @@ async def test_the_deadline_counts_while_a_body_is_waited_for() -> None:
     service = Swept(timeout=0.2)
     assert await service.serve() <= 0.3
     assert service.sent[0]["status"] == 504
+
+
+class Download:
+    """A download whose write timeout is kept by the sweep, on the time of its loop."""
+
+    def __init__(self, room: int, *bodies: bytes, timeout: float = 60.0) -> None:
+        self._room = room
+        self._bodies = bodies
+        self.sent: list[Message] = []
+        self.raised: list[BaseException] = []
+        self.running = RunningRequests(clock=loop_clock())
+        rules = Rules(
+            limits=TransferLimits(write_timeout=0.5), timeout=timeout, stream_timeout=timeout
+        )
+        self.app = Kernel(self._write, requests=self.running, rules=rules, clock=loop_clock())
+
+    async def _write(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number, body in enumerate(self._bodies, 1):
+            more = number < len(self._bodies)
+            try:
+                await send({"type": "http.response.body", "body": body, "more_body": more})
+            except BaseException as error:
+                self.raised.append(error)
+                if not isinstance(error, OSError):
+                    raise
+                await anyio.sleep(0.01)  # It was cut off, and not cancelled: it may still await.
+
+    async def _send(self, message: Message) -> None:
+        size = len(message.get("body", b""))
+        if size > self._room:
+            await anyio.sleep_forever()
+        await anyio.sleep(0.2)
+        self._room -= size
+        self.sent.append(message)
+
+    async def serve(self) -> float:
+        began = anyio.current_time()
+        async with self.running:
+            scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+            await self.app(scope, _sends_nothing, self._send)
+        return anyio.current_time() - began
+
+
+async def _sends_nothing() -> Message:
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+PIECES = [b"x" * 40_000] * 3
+
+
+@pytest.mark.parametrize(
+    ("bodies", "taken", "times"), [(PIECES, 1, 2), ([b"x" * 150_000, b""], 1, 2)]
+)
+async def test_where_deadlines_are_swept_the_sweep_ends_a_slow_reader(
+    bodies: list[bytes], taken: int, times: int
+) -> None:
+    download = Download(70_000, *bodies)
+    took = await download.serve()
+    assert [type(error) for error in download.raised] == [ConnectionAbortedError] * times
+    assert len(download.sent) == 1 + taken
+    assert 0.9 <= took <= 1.1
+
+
+async def test_where_deadlines_are_swept_a_slow_but_steady_reader_is_waited_for() -> None:
+    download = Download(1_000_000, *PIECES, b"x" * 150_000)
+    await download.serve()
+    assert download.raised == []
+    assert sum(len(message.get("body", b"")) for message in download.sent) == 270_000
+
+
+async def test_the_cancellation_of_others_goes_through_the_wait_for_a_reader() -> None:
+    download = Download(70_000, *PIECES)
+    with anyio.move_on_after(0.6) as outer:
+        await download.serve()
+    assert outer.cancelled_caught
+    assert [isinstance(error, OSError) for error in download.raised] == [False]
+
+
+async def test_a_deadline_ends_the_wait_for_a_reader_as_a_cancellation() -> None:
+    download = Download(70_000, *PIECES, timeout=0.6)
+    assert await download.serve() <= 0.7
+    assert [isinstance(error, OSError) for error in download.raised] == [False]
