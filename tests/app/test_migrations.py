@@ -328,6 +328,9 @@ async def query(dsn: str, sql: str) -> list[object]:
         await connection.close()
 
 
+RULES_APPLIED = "applied the rules of timelines"
+
+
 def quiet(message: str) -> None:
     """Ignore the call."""
 
@@ -412,10 +415,50 @@ async def test_an_empty_database_comes_to_the_newest_revision_and_says_so(
     said: list[str] = []
     assert await revision_of(database_dsn) is None
     await migrate(database_dsn, progress=said.append)
-    assert said == [f"applied revision {it:04}" for it in range(1, int(HEAD) + 1)]
+    revisions = [f"applied revision {number:04}" for number in range(1, int(HEAD) + 1)]
+    assert said == [*revisions, RULES_APPLIED]
     assert await revision_of(database_dsn) == HEAD
     await migrate(database_dsn, progress=said.append)
-    assert len(said) == int(HEAD)
+    assert said == [*revisions, RULES_APPLIED]
+
+
+async def test_other_rules_of_timelines_are_replaced(app_database_dsn: str) -> None:
+    # As a program with other rules leaves it.
+    await query(
+        app_database_dsn,
+        "create or replace function timeline_us(at timestamptz) returns bigint language sql return 7",
+    )
+    await query(app_database_dsn, "drop trigger timeline on annotations")
+    await query(app_database_dsn, "comment on table timeline_entries is 'of other rules'")
+    assert await revision_of(app_database_dsn) == HEAD  # It serves on.
+    said: list[str] = []
+    await migrate(app_database_dsn, progress=said.append)
+    await migrate(app_database_dsn, progress=said.append)
+    assert said == [RULES_APPLIED]
+    assert await query(app_database_dsn, "select timeline_us('epoch')") == [0]
+    triggers = "select count(*) from pg_trigger where tgname = 'timeline'"
+    assert await query(app_database_dsn, triggers) == [3]
+
+
+async def test_tables_without_their_rules_are_no_schema(app_database_dsn: str) -> None:
+    await query(app_database_dsn, "comment on table timeline_entries is null")
+    assert await revision_of(app_database_dsn) is None
+
+
+async def test_rules_that_wait_for_a_writer_are_tried_again(app_database_dsn: str) -> None:
+    await query(app_database_dsn, "comment on table timeline_entries is null")
+    writer = await asyncpg.connect(app_database_dsn)
+    await writer.execute("begin; lock table status_changes in row exclusive mode")
+    said: list[str] = []
+
+    def progress(message: str) -> None:
+        said.append(message)
+        if len(said) == 1:
+            writer.terminate()
+
+    await migrate(app_database_dsn, progress=progress, luck=lambda: -0.99)
+    assert said[0].startswith("a lock is not free")
+    assert said[-1] == RULES_APPLIED
 
 
 async def test_an_upgrade_gives_back_what_the_service_lost(app_database_dsn: str) -> None:
@@ -436,7 +479,7 @@ async def test_an_upgrade_gives_back_what_the_service_lost(app_database_dsn: str
 def test_a_file_of_sql_is_read_statement_by_statement(tmp_path: Path) -> None:
     file = tmp_path / "0009_notes.sql"
     file.write_text(
-        "-- Why it is there.\n-- And more.\ncreate table notes (\n  id int,  -- <types>\n  body text)\n\ndrop table notes\n"
+        "-- Of what it is.\n\n-- Why it is there.\n-- And more.\ncreate table notes (\n  id int,  -- <types>\n  body text)\n\ndrop table notes\n"
     )
     assert statements(file) == [
         "create table notes (\n  id int,  -- <types>\n  body text)",
@@ -467,7 +510,7 @@ async def test_an_upgrade_waits_its_turn_and_says_so(database_dsn: str) -> None:
         await spoke.wait()
         await holder.close()
     assert said[0].startswith("a lock is not free, or another upgrade is running: try 2 of 12")
-    assert said[-1] == f"applied revision {HEAD}"
+    assert said[-2:] == [f"applied revision {HEAD}", RULES_APPLIED]
 
 
 async def test_an_upgrade_gives_up_in_the_end(database_dsn: str) -> None:

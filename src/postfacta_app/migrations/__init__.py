@@ -2,11 +2,14 @@
 
 A migration that waits for a lock makes all later queries of that table wait, so it gives up early
 and is retried; one that was killed resumes. There are no downgrades: a revision only adds what
-older code tolerates.
+older code tolerates. Revisions hold tables. The functions and triggers that keep the timelines
+stand in `timeline.sql`, which is applied again whenever it changed; the comment of
+`timeline_entries` has its hash once all timelines are kept.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +33,7 @@ REVISIONS: Final = {
 """The file of each revision."""
 
 HEAD: Final = max(REVISIONS)  # The revision this program needs.
-_KEEPS: Final = "0002"  # From this revision on, triggers keep the timelines of new facts.
+_TIMELINE: Final = Path(__file__).with_name("timeline.sql")
 # Any number that no other advisory lock uses: "postfact" in ASCII.
 _LOCK: Final = f"select pg_try_advisory_lock({0x706F737466616374})"
 # As Alembic has it, which ran the upgrades of earlier programs.
@@ -39,6 +42,7 @@ create table if not exists alembic_version (
   version_num varchar(32) not null constraint alembic_version_pkc primary key)"""
 _EXISTS: Final = "select to_regclass('alembic_version') is not null"
 _VERSION: Final = "select version_num from alembic_version"
+_TIMELINE_HASH: Final = "select obj_description(to_regclass('timeline_entries'), 'pg_class')"
 _CONCURRENT: Final = re.compile(r"create index concurrently if not exists (\w+)")
 # What a build that was killed leaves: `if not exists` would take it for the index.
 _INVALID: Final = "select from pg_index where indexrelid = to_regclass($1) and not indisvalid"
@@ -137,9 +141,9 @@ async def migrate(dsn: str, *, progress: Progress, tries: int = 12, luck: Luck =
 
 
 async def revision(database: Database) -> str | None:
-    """Return the revision of a connected database; None if it was never migrated."""
+    """Return the revision of a connected database; None if no migration came to its end."""
     read = partial(database.fetchval, operation="revision", repeatable=True)
-    if not await read(_EXISTS):
+    if not await read(_EXISTS) or not await read(_TIMELINE_HASH):
         return None
     number: str | None = await read(_VERSION)
     return number
@@ -166,10 +170,13 @@ async def _upgrade(dsn: str, progress: Progress) -> None:
             if number > current:
                 await apply(connection, number)
                 progress(f"applied revision {number}")
-            # A program gets no requests before its revision is there; by then all timelines are
-            # kept.
-            if number == _KEEPS:
-                await _backfill(connection, progress)
+        timeline_hash = hashlib.sha256(_TIMELINE.read_bytes()).hexdigest()
+        if await connection.fetchval(_TIMELINE_HASH) != timeline_hash:
+            await _apply_timeline(connection)
+            await _backfill(connection, progress)
+            # A program gets no requests before this is there.
+            await connection.execute(f"comment on table timeline_entries is '{timeline_hash}'")
+            progress("applied the rules of timelines")
         await _grant(connection, progress)
     finally:
         await connection.close(timeout=5)
@@ -220,6 +227,18 @@ async def apply(connection: RawConnection, number: str) -> None:
         await connection.execute(version)
 
 
+async def _apply_timeline(connection: RawConnection) -> None:
+    """Replace the functions at once, and then each trigger, which waits for its table's writers."""
+    parts = statements(_TIMELINE)
+    triggers = [part for part in parts if part.startswith("create or replace trigger")]
+    async with connection.transaction():
+        for statement in parts:
+            if statement not in triggers:
+                await connection.execute(statement)
+    for statement in triggers:
+        await connection.execute(statement)
+
+
 async def _backfill(connection: RawConnection, progress: Progress) -> None:
     """Keep the timeline of each incident that has none, in a transaction each.
 
@@ -242,9 +261,10 @@ async def _backfill(connection: RawConnection, progress: Progress) -> None:
 
 
 def statements(file: Path) -> list[str]:
-    """Return the statements in a revision's file, between blank lines, without their comments."""
+    """Return the statements in a file, between blank lines, without the comments above them."""
     parts = file.read_text(encoding="utf-8").strip().split("\n\n")
-    return [re.sub(r"\A(--.*\n)+", "", statement) for statement in parts]
+    bare = [re.sub(r"\A(--.*(\n|\Z))+", "", statement) for statement in parts]
+    return [statement for statement in bare if statement]
 
 
 async def _grant(connection: RawConnection, progress: Progress) -> None:
