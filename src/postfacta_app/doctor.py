@@ -149,7 +149,11 @@ async def _look_at_schema(database: Database, *, is_local: bool) -> list[Finding
         return [Finding("rights", "fail", text, advice)]
     current = await revision(database)
     if current is None or current < HEAD:
-        text = f"the tables are at revision {current}" if current else "no migration has come to its end"
+        text = (
+            f"the tables are at revision {current}"
+            if current
+            else "no migration has come to its end"
+        )
         advice = "run `postfacta migrate` with the owner's address in POSTFACTA_DATABASE_OWNER_DSN"
         return [Finding("schema", "fail", f"{text}; revision {HEAD} is needed", advice)]
     schema = Finding("schema", "ok", f"revision {current}")

@@ -138,7 +138,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m tests.kit.reach", description="Run what a change reaches."
     )
-    parser.add_argument("base", nargs="?", default="", help="by default main, on main HEAD~1")
+    parser.add_argument(
+        "base",
+        nargs="?",
+        default="",
+        help="by default main, on main HEAD~1; HEAD: what is not committed",
+    )
     parser.add_argument("--list", action="store_true", help="print what would run, and run nothing")
     words = parser.parse_args(argv)
     base = words.base or _default_base(ROOT)
@@ -166,7 +171,10 @@ def _run(tier: str, files: list[str]) -> bool:
 
 def _default_base(root: Path) -> str:
     on_main = _git(root, "rev-parse", "main").strip() == _git(root, "rev-parse", "HEAD").strip()
-    return "HEAD~1" if on_main else "main"
+    has_parent = " " in _git(root, "rev-list", "--parents", "-1", "HEAD").strip()
+    if not on_main:
+        return "main"
+    return "HEAD~1" if has_parent else "HEAD"
 
 
 if __name__ == "__main__":

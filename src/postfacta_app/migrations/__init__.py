@@ -171,12 +171,14 @@ async def _upgrade(dsn: str, progress: Progress) -> None:
                 await apply(connection, number)
                 progress(f"applied revision {number}")
         timeline_hash = hashlib.sha256(_TIMELINE.read_bytes()).hexdigest()
-        if await connection.fetchval(_TIMELINE_HASH) != timeline_hash:
+        is_changed = await connection.fetchval(_TIMELINE_HASH) != timeline_hash
+        if is_changed:
             await _apply_timeline(connection)
-            await _backfill(connection, progress)
+            progress("applied the rules of timelines")
+        await _backfill(connection, progress)
+        if is_changed:
             # A program gets no requests before this is there.
             await connection.execute(f"comment on table timeline_entries is '{timeline_hash}'")
-            progress("applied the rules of timelines")
         await _grant(connection, progress)
     finally:
         await connection.close(timeout=5)

@@ -11,7 +11,7 @@ No clock, no row order, no randomness: the same facts give the same digest on ev
    source, sequence and id.
 5. The digest covers the entries, the milestones that people set, and the version of these rules.
 
-`build` is the oracle of the same rules in SQL (`migrations/timeline.sql`), which keep the timelines.
+`build` is the oracle of the same rules in SQL (`migrations/timeline.sql`), which keep timelines.
 """
 
 from __future__ import annotations
