@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 from postfacta_adapters import pybreaker as adapter
