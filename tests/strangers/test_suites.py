@@ -109,7 +109,6 @@ def test_load_of_a_mix_writes_what_its_file_says(tmp_path: Path) -> None:
     assert re.search(r"POST /invoices +\d+ +0 ", done.stdout)
 
 
-@pytest.mark.long
 def test_load_that_is_too_short_is_undecided(tmp_path: Path) -> None:
     with billing("alive") as url:
         done = run(

@@ -4,7 +4,8 @@ A migration that waits for a lock makes all later queries of that table wait, so
 and is retried; one that was killed resumes. There are no downgrades: a revision only adds what
 older code tolerates. Revisions hold tables. The functions and triggers that keep the timelines
 stand in `timeline.sql`, which is applied again whenever it changed; the comment of
-`timeline_entries` has its hash once all timelines are kept.
+`timeline_entries` has its hash once all timelines are kept. Two versions may serve by the same
+functions, so what the older one does not tolerate gets a new name, as in a revision.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ _LOCK: Final = f"select pg_try_advisory_lock({0x706F737466616374})"
 _TABLE: Final = """
 create table if not exists alembic_version (
   version_num varchar(32) not null constraint alembic_version_pkc primary key)"""
-_EXISTS: Final = "select to_regclass('alembic_version') is not null"
 _VERSION: Final = "select version_num from alembic_version"
 _TIMELINE_HASH: Final = "select obj_description(to_regclass('timeline_entries'), 'pg_class')"
 _CONCURRENT: Final = re.compile(r"create index concurrently if not exists (\w+)")
@@ -143,7 +143,7 @@ async def migrate(dsn: str, *, progress: Progress, tries: int = 12, luck: Luck =
 async def revision(database: Database) -> str | None:
     """Return the revision of a connected database; None if no migration came to its end."""
     read = partial(database.fetchval, operation="revision", repeatable=True)
-    if not await read(_EXISTS) or not await read(_TIMELINE_HASH):
+    if not await read(_TIMELINE_HASH):
         return None
     number: str | None = await read(_VERSION)
     return number
