@@ -47,6 +47,7 @@ check: .venv/dev  ## first: Run linters, types, and fast tests under coverage: 7
 	pyright --ignoreexternal --verifytypes postfacta_postgres
 	pyright --ignoreexternal --verifytypes postfacta_adapters
 	pyright --ignoreexternal --verifytypes postfacta_slo
+	pyright --ignoreexternal --verifytypes postfacta_web
 	$(if $(REST),,coverage erase)
 	coverage run -m $(FAST) --hypothesis-profile=ci $(REST)
 	coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100

@@ -53,6 +53,7 @@ SOURCES = (
     "src/postfacta_core/health/*.py",
     "src/postfacta_adapters/*.py",
     "src/postfacta_postgres/*.py",
+    "src/postfacta_web/*.py",
     "src/postfacta_app/timeline/rules.py",
     "src/postfacta_app/db.py",
 )
@@ -64,6 +65,7 @@ TESTS = (
     "tests/core/health",
     "tests/adapters",
     "tests/postgres",
+    "tests/web",
     "tests/core/test_composition.py",
     "tests/core/test_refusals.py",
     "tests/attack/test_settings.py",

@@ -122,6 +122,7 @@ def test_a_module_has_a_test_of_its_name() -> None:
             "core/health",
             "core/asgi",
             "adapters",
+            "web",
             "postgres",
             "slo",
         ):
@@ -154,7 +155,7 @@ def test_every_setting_is_documented() -> None:
 
 def test_a_timeout_in_real_time_leaves_a_slow_machine_enough() -> None:
     tests = ROOT / "tests"
-    folders = ("adapters", "app", "attack", "core", "plain", "postgres", "slo")
+    folders = ("adapters", "app", "attack", "core", "plain", "postgres", "slo", "web")
     virtual = virtual_modules(tests)
     with every() as case:
         for folder in folders:

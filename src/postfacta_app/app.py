@@ -13,7 +13,6 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from postfacta_adapters.limits import SharedStore
-from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_core.asgi import Cors, HardenOptions, Scope, Telemetry, harden
 from postfacta_core.asgi.metrics import bears
 from postfacta_core.asgi.stack import Hardened
@@ -25,6 +24,7 @@ from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database, PoolOptions, prune_keys
 from postfacta_slo.status.prometheus import Prometheus
 from postfacta_slo.status.watch import Watch
+from postfacta_web.sign_in import SignInThrottle
 
 from . import actions, durations, export, incident_page, labels, links, problems
 from .db import Reader, Transactions, repeating

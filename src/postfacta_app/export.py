@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from postfacta_adapters.conditional import is_not_modified
+from postfacta_web.conditional import is_not_modified
 
 from . import actions, labels, links
 from .actions import Action

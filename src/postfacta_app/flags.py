@@ -16,8 +16,8 @@ from typing import Final
 import anyio.to_thread
 from starlette.responses import Response
 
-from postfacta_adapters.switches import State, Switches
 from postfacta_postgres import Connection, Database
+from postfacta_web.switches import State, Switches
 
 from .errors import FeatureOffError
 from .web.routes import Call, RouteClass, Rule

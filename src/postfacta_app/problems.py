@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 
-from postfacta_adapters.conditional import ConditionError
 from postfacta_core.asgi import (
     PROBLEMS,
     REFUSALS,
@@ -30,6 +29,7 @@ from postfacta_core.asgi import (
 from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.telemetry.redaction import redact_text
+from postfacta_web.conditional import ConditionError
 
 from . import errors
 from .db import SCHEMA_ERRORS

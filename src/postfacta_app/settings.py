@@ -29,12 +29,12 @@ from pydantic import (
 )
 
 from postfacta_adapters.limits import SharedStore
-from postfacta_adapters.secrets import Reloaded
 from postfacta_core.clock import WALL, Clock
 from postfacta_core.events import Mode
 from postfacta_core.limits.rate import parse_rates
 from postfacta_postgres import connecting
 from postfacta_slo.status.prometheus import check_address
+from postfacta_web.secrets import Reloaded
 
 _PREFIX = "POSTFACTA_"
 # Names of the original service, kept without the prefix of all others.

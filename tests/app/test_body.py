@@ -17,8 +17,6 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Message
 
-from postfacta_adapters import strict_json
-from postfacta_adapters.strict_json import MalformedJsonError
 from postfacta_app.errors import (
     AppError,
     InvalidCursorError,
@@ -27,6 +25,8 @@ from postfacta_app.errors import (
     UnsupportedMediaTypeError,
 )
 from postfacta_app.web import body
+from postfacta_web import strict_json
+from postfacta_web.strict_json import MalformedJsonError
 from tests.kit.every import every
 
 

@@ -11,7 +11,7 @@ from tests.app.live import NEW, in_process
 
 # Of the app and what it calls; the ways to the handler and to the database are counted with the
 # core.
-_OURS = ("/postfacta_adapters/", "/postfacta_app/", "/starlette/", "/pydantic/")
+_OURS = ("/postfacta_adapters/", "/postfacta_web/", "/postfacta_app/", "/starlette/", "/pydantic/")
 _MOST = 102
 
 

@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from postfacta_adapters.conditional import ConditionError
 from postfacta_app import errors
 from postfacta_app.errors import AppError, FieldError, InvalidFieldsError, PreconditionFailedError
 from postfacta_app.problems import Problems, explain, redirect_target, render
@@ -28,6 +27,7 @@ from postfacta_core.errors import (
     PoolTimeoutError,
     ReadOnlyDatabaseError,
 )
+from postfacta_web.conditional import ConditionError
 from tests.app.v0_app import a_client
 from tests.kit.every import every
 

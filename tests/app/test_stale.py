@@ -9,7 +9,6 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_adapters.stale import allow_stale, is_away
 from postfacta_app.errors import NotFoundError
 from postfacta_app.principal import Principal, Role
 from postfacta_app.web.render import MAX_STALE, stale_answers
@@ -21,6 +20,7 @@ from postfacta_core.errors import (
     ReadOnlyDatabaseError,
     ResilienceError,
 )
+from postfacta_web.stale import allow_stale, is_away
 
 ADA = Principal(actor="user:ada", name="Ada", role=Role.VIEWER)
 AWAY = DatabaseUnavailableError("postgres", 1.0)

@@ -12,15 +12,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy import create_engine
 
-from postfacta_adapters.jwks import Jwks
 from postfacta_adapters.otlp import Provider
 from postfacta_adapters.psycopg import AsyncGuardedPool, GuardedPool
-from postfacta_adapters.secrets import Reloaded
-from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_adapters.sqlalchemy import guard_engine
-from postfacta_adapters.stale import StaleAnswers
-from postfacta_adapters.strict_json import parse
-from postfacta_adapters.switches import Switches
 from postfacta_adapters.uvicorn import bounded, make_room
 from postfacta_adapters.workers import Worker
 from postfacta_core import DrainLimits
@@ -34,6 +28,12 @@ from postfacta_core.telemetry.logs import FloodFilter
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.sampling import AccessSampler
 from postfacta_postgres import Database, PoolOptions
+from postfacta_web.jwks import Jwks
+from postfacta_web.secrets import Reloaded
+from postfacta_web.sign_in import SignInThrottle
+from postfacta_web.stale import StaleAnswers
+from postfacta_web.strict_json import parse
+from postfacta_web.switches import Switches
 from tests.attack.wrong import (
     BYTES,
     CLOCK,

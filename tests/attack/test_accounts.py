@@ -14,13 +14,13 @@ import httpx2
 import pytest
 from argon2 import PasswordHasher
 
-from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_app import app
 from postfacta_app.errors import UnauthenticatedError
 from postfacta_app.identity import accounts
 from postfacta_core.errors import RateLimitExceededError
 from postfacta_core.limits.rate import RateLimiter
 from postfacta_core.testing import ManualClock
+from postfacta_web.sign_in import SignInThrottle
 from tests.app.live import Service, in_process
 
 ADA, PASSWORD = "ada@tests.example", "correct horse battery"

@@ -15,7 +15,6 @@ import httpx2
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from postfacta_adapters import strict_json
 from postfacta_adapters.httpx import refusal_in
 from postfacta_core.asgi._route import local_path
 from postfacta_core.asgi._rules import Rules, route_table
@@ -26,10 +25,17 @@ from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.telemetry.logs import ConsoleFormatter, JsonFormatter
 from postfacta_core.telemetry.redaction import redact, redact_text
 from postfacta_core.telemetry.tracing import Tracing
+from postfacta_web import strict_json
 from tests.kit.every import every
 from tests.kit.growth import grows_faster, hostile_texts, patterns_of
 
-PACKAGES = ("postfacta_core", "postfacta_adapters", "postfacta_postgres", "postfacta_app")
+PACKAGES = (
+    "postfacta_core",
+    "postfacta_adapters",
+    "postfacta_postgres",
+    "postfacta_web",
+    "postfacta_app",
+)
 PARENT = (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 ROUTES = ["GET /items/{id}", "/files/{rest:path}", "POST /a/{b}/c/{d}"]
 TRACING = Tracing(TracerProvider())

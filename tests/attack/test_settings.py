@@ -19,6 +19,7 @@ import pytest
 import postfacta_adapters
 import postfacta_core
 import postfacta_postgres
+import postfacta_web
 from postfacta_core import (
     Pipeline,
 )
@@ -133,6 +134,7 @@ def public_classes() -> Iterator[type]:
         *pkgutil.walk_packages(postfacta_adapters.__path__, "postfacta_adapters."),
         *pkgutil.walk_packages(postfacta_core.__path__, "postfacta_core."),
         *pkgutil.walk_packages(postfacta_postgres.__path__, "postfacta_postgres."),
+        *pkgutil.walk_packages(postfacta_web.__path__, "postfacta_web."),
     ):
         path = module.name.split(".")[1:]
         # What decides is underscored, and is given the settings that its runner is given.

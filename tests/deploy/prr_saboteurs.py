@@ -181,9 +181,7 @@ SABOTEURS = {
     "R54": Saboteur("docs/reference/canary.md", "", _DRILL),
     "R55": Saboteur("docs/reference/rollback.md", "", _DRILL),
     "R56": Saboteur(f"{_APP}/smoke.py", "_need(not lacking, ", "_need(True, "),
-    "R57": Saboteur(
-        "src/postfacta_adapters/switches.py", "return self.states[name].on", "return True"
-    ),
+    "R57": Saboteur("src/postfacta_web/switches.py", "return self.states[name].on", "return True"),
     "R58": Saboteur("docs/reference/restore.md", "", _DRILL),
     "R59": Saboteur(
         f"{_APP}/migrations/__init__.py", "then v.verb in ('select', 'insert')", "then true"

@@ -22,7 +22,8 @@ SRC: Final = Path(__file__).parents[2] / "src"
 BUDGETS: Final[Mapping[str, int]] = {
     "postfacta_core": 82_760,
     "postfacta_postgres": 9_870,
-    "postfacta_adapters": 22_230,
+    "postfacta_web": 7_710,
+    "postfacta_adapters": 14_520,
     "postfacta_slo": 33_306,
     "postfacta_lab": 56_940,
     "postfacta_app": 81_678,

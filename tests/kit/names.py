@@ -23,6 +23,7 @@ MOST: Final[Mapping[str, int]] = {
     "postfacta_core": 2,
     "postfacta_embedded": 0,
     "postfacta_postgres": 0,
+    "postfacta_web": 0,
 }
 
 

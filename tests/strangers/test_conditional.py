@@ -11,7 +11,7 @@ from tests.strangers.kit import Environments
 SERVICE = """
     from fastapi import Depends, FastAPI, Request, Response
 
-    from postfacta_adapters.conditional import check_if_match, idempotency_key, is_not_modified
+    from postfacta_web.conditional import check_if_match, idempotency_key, is_not_modified
     from postfacta_core.asgi import harden
 
     web = FastAPI()

@@ -14,7 +14,7 @@ SERVICE = """
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    from postfacta_adapters import strict_json
+    from postfacta_web import strict_json
     from postfacta_core.asgi import harden
 
 

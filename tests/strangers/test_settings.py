@@ -57,7 +57,7 @@ def test_guards_made_without_an_observer_stand_in_the_metrics(
         ),
         ("import postfacta_adapters.otlp", "pip install 'postfacta[otlp] @ file:"),
         (
-            "from postfacta_adapters.switches import Switches; Switches(['mail'], domain='shop')",
+            "from postfacta_web.switches import Switches; Switches(['mail'], domain='shop')",
             "pip install 'postfacta[flags] @ file:",
         ),
         ("import postfacta_slo.__main__", "pip install 'postfacta[slo] @ file:"),

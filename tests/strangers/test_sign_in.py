@@ -22,8 +22,8 @@ SERVICE = """
     from starlette.responses import PlainTextResponse
     from starlette.routing import Route
 
-    from postfacta_adapters.secrets import Reloaded
-    from postfacta_adapters.sign_in import SignInThrottle, client_of
+    from postfacta_web.secrets import Reloaded
+    from postfacta_web.sign_in import SignInThrottle, client_of
     from postfacta_core import ResilienceError
     from postfacta_core.asgi import HardenOptions, harden, problem_handler
 

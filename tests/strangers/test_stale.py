@@ -69,7 +69,7 @@ SERVICES = {
     """,
 }
 WORLD = """
-        from postfacta_adapters.stale import StaleAnswers, allow_stale
+        from postfacta_web.stale import StaleAnswers, allow_stale
         from postfacta_core import CircuitBreaker, CircuitConfig, ResilienceError
         from postfacta_core.asgi import harden, problem_handler
 

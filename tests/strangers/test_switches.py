@@ -16,7 +16,7 @@ SERVICE = """
     from starlette.responses import PlainTextResponse
     from starlette.routing import Route
 
-    from postfacta_adapters.switches import Switches
+    from postfacta_web.switches import Switches
     from postfacta_core.asgi import harden
 
     domain = os.environ.get("FLAG_DOMAIN", "")

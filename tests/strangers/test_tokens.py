@@ -24,7 +24,7 @@ SERVICE = """
     from starlette.responses import JSONResponse, PlainTextResponse
     from starlette.routing import Route
 
-    from postfacta_adapters.jwks import Jwks
+    from postfacta_web.jwks import Jwks
     from postfacta_core import ResilienceError
     from postfacta_core.asgi import harden, problem_handler
 
@@ -111,5 +111,5 @@ def test_a_valid_token_is_accepted_also_while_its_issuer_is_away(
 
 
 def test_without_its_extra_the_module_names_it(environments: Environments, tmp_path: Path) -> None:
-    done = environments().script("import postfacta_adapters.jwks", cwd=tmp_path)
+    done = environments().script("import postfacta_web.jwks", cwd=tmp_path)
     assert "needs cryptography: pip install 'postfacta[jwt] @ file:///" in done.stderr

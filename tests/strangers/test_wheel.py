@@ -26,6 +26,7 @@ PACKAGES = (
     "postfacta_embedded",
     "postfacta_postgres",
     "postfacta_slo",
+    "postfacta_web",
 )
 # These need an extra. The public ones name it in their error.
 NEEDS = {
@@ -35,11 +36,11 @@ NEEDS = {
     "postfacta_postgres.idempotency": "pip install 'postfacta[postgres] @ file:///",
     "postfacta_postgres.monitor": "asyncpg",
     "postfacta_postgres.pool": "asyncpg",
-    "postfacta_adapters.conditional": "pip install 'postfacta[starlette] @ file:///",
-    "postfacta_adapters.jwks": "pip install 'postfacta[jwt] @ file:///",
+    "postfacta_web.conditional": "pip install 'postfacta[starlette] @ file:///",
+    "postfacta_web.jwks": "pip install 'postfacta[jwt] @ file:///",
     "postfacta_adapters.psycopg": "pip install 'postfacta[psycopg] @ file:///",
     "postfacta_adapters.sqlalchemy": "pip install 'postfacta[sqlalchemy] @ file:///",
-    "postfacta_adapters.stale": "pip install 'postfacta[starlette] @ file:///",
+    "postfacta_web.stale": "pip install 'postfacta[starlette] @ file:///",
     "postfacta_adapters.pybreaker": "pip install 'postfacta[pybreaker] @ file:///",
     "postfacta_adapters.otlp": "pip install 'postfacta[otlp] @ file:///",
     "postfacta_adapters.uvicorn": "pip install 'postfacta[uvicorn] @ file:///",

@@ -23,9 +23,9 @@ from argon2.exceptions import Argon2Error, InvalidHashError, VerifyMismatchError
 from pydantic import TypeAdapter
 from starlette.requests import Request
 
-from postfacta_adapters.sign_in import SignInThrottle, client_of
 from postfacta_core.errors import BulkheadFullError, LoadShedError, RateLimitExceededError
 from postfacta_core.guards.bulkhead import Bulkhead
+from postfacta_web.sign_in import SignInThrottle, client_of
 
 from ..db import Query, Transactions, Unit, row, rows
 from ..errors import (

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from postfacta_adapters.sign_in import client_of
+from postfacta_web.sign_in import client_of
 
 from ..db import Reader, Unit
 from ..errors import ConflictError, ForbiddenError, NotFoundError, RegistrationClosedError, invalid

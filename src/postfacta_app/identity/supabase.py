@@ -20,8 +20,6 @@ from pydantic import BaseModel, Field, JsonValue, TypeAdapter, ValidationError
 from starlette.requests import Request
 
 from postfacta_adapters.httpx import Outgoing, refusal_in
-from postfacta_adapters.jwks import Jwks
-from postfacta_adapters.sign_in import client_of
 from postfacta_core.clock import WALL, Clock
 from postfacta_core.drain.resources import Resource
 from postfacta_core.errors import DeadlineExceededError, RejectedError, ResilienceError
@@ -30,6 +28,8 @@ from postfacta_core.guards import CircuitConfig, Guard, Pipeline
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.timeout import Timeout
+from postfacta_web.jwks import Jwks
+from postfacta_web.sign_in import client_of
 
 from ..errors import slow_down
 from ..principal import NOBODY, Role

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
-from postfacta_adapters.stale import allow_stale
+from postfacta_web.stale import allow_stale
 
 from ..db import VISIBLE, Query, Unit, Where, row, sees
 from ..errors import AppError, ConflictError, NotFoundError, SchemaMissingError

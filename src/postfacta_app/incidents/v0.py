@@ -21,9 +21,9 @@ from pydantic_core import ErrorDetails
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_adapters.conditional import idempotency_key
-from postfacta_adapters.stale import allow_stale
 from postfacta_postgres import Database
+from postfacta_web.conditional import idempotency_key
+from postfacta_web.stale import allow_stale
 
 from ..aside import aside
 from ..db import Transactions, Unit

@@ -16,7 +16,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_adapters.conditional import check_if_match, is_not_modified
+from postfacta_web.conditional import check_if_match, is_not_modified
 
 from .. import actions, errors
 from ..aside import LARGE, aside

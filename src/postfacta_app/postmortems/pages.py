@@ -17,7 +17,7 @@ from typing import Annotated, Final, cast
 from pydantic import BaseModel, Field, JsonValue
 from starlette.requests import Request
 
-from postfacta_adapters import strict_json
+from postfacta_web import strict_json
 
 from .. import actions
 from ..aside import LARGE

@@ -19,7 +19,6 @@ from pydantic import BaseModel, JsonValue, RootModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from postfacta_adapters.conditional import is_not_modified
 from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.events import Sample
 from postfacta_core.health.registry import HealthRegistry
@@ -28,6 +27,7 @@ from postfacta_core.telemetry.metrics import Family, Metrics
 from postfacta_postgres import Database
 from postfacta_slo.status.report import facts, percent, plot
 from postfacta_slo.status.watch import Watch
+from postfacta_web.conditional import is_not_modified
 
 from ..aside import LARGE
 from ..principal import Access

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_adapters.conditional import is_not_modified
+from postfacta_web.conditional import is_not_modified
 
 from ..aside import aside
 from ..db import VISIBLE, Query, Reader, Unit, insert, sees

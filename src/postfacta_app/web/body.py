@@ -21,7 +21,7 @@ from pydantic_core import ValidationError, to_json
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from postfacta_adapters import strict_json
+from postfacta_web import strict_json
 
 from .. import errors
 from ..aside import aside

@@ -19,8 +19,8 @@ from markdown_it.rules_core import StateCore
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
-from postfacta_adapters.stale import StaleAnswers
 from postfacta_core.guards.fallback import LastValues
+from postfacta_web.stale import StaleAnswers
 
 from ..errors import AppError
 

@@ -14,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from postfacta_adapters.stale import StaleAnswers
 from postfacta_core.clock import WALL, Clock
 from postfacta_core.deadlines import TransferLimits
 from postfacta_core.deadlines.requests import limit_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.limits import Priority
+from postfacta_web.stale import StaleAnswers
 
 from .. import errors
 from ..db import Transactions, Work

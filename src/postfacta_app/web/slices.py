@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_adapters.conditional import check_if_match, idempotency_key, is_not_modified
+from postfacta_web.conditional import check_if_match, idempotency_key, is_not_modified
 
 from .. import errors
 from ..aside import aside

@@ -14,9 +14,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from postfacta_adapters.conditional import ConditionError
-from postfacta_adapters.jwks import Jwks
-from postfacta_adapters.sign_in import SignInThrottle
 from postfacta_app.db import Transactions, Unit
 from postfacta_app.errors import AppError, RateLimitedError
 from postfacta_app.identity import api as slice_
@@ -37,6 +34,9 @@ from postfacta_app.web.render import Pages, stale_answers
 from postfacta_app.web.routes import Call, RouteClass, Rule, Tools, build_routes
 from postfacta_core.guards.timeout import Timeout
 from postfacta_postgres import Database
+from postfacta_web.conditional import ConditionError
+from postfacta_web.jwks import Jwks
+from postfacta_web.sign_in import SignInThrottle
 from tests.kit.keys import Key
 
 from .project import FakeProject, running_project

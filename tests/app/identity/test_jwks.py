@@ -5,12 +5,12 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from postfacta_adapters.jwks import Jwks
 from postfacta_app.identity.supabase import Client
 from postfacta_app.settings import Rotation
 from postfacta_core.errors import RejectedError
 from postfacta_core.guards.timeout import Timeout
 from postfacta_core.testing import ManualClock
+from postfacta_web.jwks import Jwks
 
 from .project import FakeProject
 

@@ -15,11 +15,11 @@ import jwt
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_adapters.jwks import Jwks
 from postfacta_app.identity.supabase import Client, SupabaseAccounts
 from postfacta_app.principal import Role
 from postfacta_app.settings import Rotation
 from postfacta_core.guards.timeout import Timeout
+from postfacta_web.jwks import Jwks
 from tests.kit.keys import ec_key, rsa_key
 
 from .project import SECRET, SUB, FakeProject

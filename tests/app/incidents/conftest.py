@@ -12,7 +12,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from postfacta_adapters.conditional import ConditionError
 from postfacta_app.db import Transactions
 from postfacta_app.errors import AppError
 from postfacta_app.incidents.api import routes
@@ -20,6 +19,7 @@ from postfacta_app.principal import Principal, Role
 from postfacta_app.web.render import Pages, stale_answers
 from postfacta_app.web.routes import Rule, Tools, build_routes
 from postfacta_postgres import Database
+from postfacta_web.conditional import ConditionError
 
 ClientFor = Callable[[Principal], httpx2.AsyncClient]
 

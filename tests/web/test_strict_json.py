@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 from hypothesis import example, given, strategies as st
 
-from postfacta_adapters import strict_json
-from postfacta_adapters.strict_json import MalformedJsonError
+from postfacta_web import strict_json
+from postfacta_web.strict_json import MalformedJsonError
 from tests.kit.every import every
 
 TEXT = st.characters(codec="utf-8", exclude_characters="\0")

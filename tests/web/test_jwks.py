@@ -16,11 +16,11 @@ import jwt
 import pytest
 from jwt import PyJWK
 
-from postfacta_adapters.jwks import Jwks
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.errors import RejectedError
 from postfacta_core.guards.timeout import Timeout
 from postfacta_core.testing import ManualClock
+from postfacta_web.jwks import Jwks
 from tests.kit.every import every
 from tests.kit.keys import Key, ec_key, rsa_key
 

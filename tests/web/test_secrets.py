@@ -20,10 +20,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from postfacta_adapters import secrets
-from postfacta_adapters.secrets import Reloaded
 from postfacta_core.asgi import harden
 from postfacta_core.testing import call_asgi
+from postfacta_web import secrets
+from postfacta_web.secrets import Reloaded
 from tests.kit.lifespan import running
 from tests.kit.waiting import until
 

@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from postfacta_adapters.conditional import (
+from postfacta_core.testing import call_asgi
+from postfacta_web.conditional import (
     ConditionError,
     check_if_match,
     idempotency_key,
     is_not_modified,
 )
-from postfacta_core.testing import call_asgi
 from tests.kit.every import every
 
 

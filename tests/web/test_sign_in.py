@@ -12,9 +12,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from limits.aio.storage import MemoryStorage
 
-from postfacta_adapters import sign_in
 from postfacta_adapters.limits import SharedStore
-from postfacta_adapters.sign_in import SignInThrottle, client_of
 from postfacta_core.asgi import Receive, Scope, Send, harden
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import (
@@ -25,6 +23,8 @@ from postfacta_core.errors import (
 from postfacta_core.limits._rates import Decision
 from postfacta_core.limits.rate import Charge, hit_all
 from postfacta_core.testing import ManualClock, call_asgi
+from postfacta_web import sign_in
+from postfacta_web.sign_in import SignInThrottle, client_of
 
 ADA = "ada@example.org"
 

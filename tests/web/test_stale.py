@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from postfacta_adapters.stale import StaleAnswers, allow_stale, is_away
 from postfacta_core import CircuitOpenError, DeadlineExceededError, ResilienceError
 from postfacta_core.asgi import Telemetry, harden, problem_handler
 from postfacta_core.errors import (
@@ -29,6 +28,7 @@ from postfacta_core.errors import (
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import ManualClock, call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
+from postfacta_web.stale import StaleAnswers, allow_stale, is_away
 from tests.kit.every import every
 
 AWAY = DatabaseUnavailableError("postgres", 1.0)

@@ -20,10 +20,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from postfacta_adapters.switches import State, Switches
 from postfacta_core.asgi import harden
 from postfacta_core.installation import install_command
 from postfacta_core.testing import call_asgi
+from postfacta_web.switches import State, Switches
 from tests.kit.every import every
 from tests.kit.lifespan import running
 from tests.kit.waiting import until
