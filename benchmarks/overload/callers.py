@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 
 import uvloop
 
-from postfacta_lab.engine.client import Answer, Connection, closed_loop
+from postfacta_lab.engine.client import Connection, Response, closed_loop
 from postfacta_lab.engine.processes import descendants, fields_of
 from postfacta_lab.load.gate import Sample, percentile
 from postfacta_lab.load.generator import Generator, Meter, Target, moments
@@ -125,7 +125,7 @@ async def _open(plan: Plan) -> list[Sample]:
 async def _closed(plan: Plan) -> list[Sample]:
     idle: list[Connection] = []
 
-    async def ask() -> Answer:
+    async def ask() -> Response:
         connection = idle.pop() if idle else await Connection.open(plan.port)
         answer = await connection.get("/", patience=2 * plan.ends)
         if connection.closing:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 from postfacta_lab.drain.clients import probe
 from postfacta_lab.drain.result import Result
-from postfacta_lab.engine.client import Answer, ask, encode
+from postfacta_lab.engine.client import Response, ask, encode
 from postfacta_lab.engine.processes import until
 
 from .closing import Closing
@@ -33,7 +33,7 @@ async def drain_deadline(kind: ServerKind, plan: Plan) -> Result:
     Each gets a clean 503, then all closes in order.
     """
     times = plan.limits(0.5, 1.0, 1.0)
-    answers: list[Answer] = []
+    answers: list[Response] = []
     async with plan.server(kind, times, label="deadline") as server:
         await server.ready()
         async with asyncio.TaskGroup() as tasks:
@@ -94,7 +94,7 @@ async def loop_blocked(kind: ServerKind, plan: Plan) -> Result:
     """Stop, then block the event loop beyond the drain delay: the drain must end all the same."""
     times = plan.limits(1.0, 4.0, 1.0)
     blocked = 3.0
-    answers: list[Answer] = []
+    answers: list[Response] = []
     async with plan.server(kind, times, label="blocked") as server:
         await server.ready()
         async with (
@@ -150,5 +150,5 @@ async def _until_unready(server: Server) -> None:
         await asyncio.sleep(EXIT_MARGIN / 10)
 
 
-async def _get(server: Server, path: str, answers: list[Answer]) -> None:
+async def _get(server: Server, path: str, answers: list[Response]) -> None:
     answers.append(await ask(server.port, encode("GET", path), patience=20.0))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from postfacta_lab.engine.client import Answer, Connection, Outcome, PartialRequest, ask, encode
+from postfacta_lab.engine.client import Connection, Outcome, PartialRequest, Response, ask, encode
 
 T = TypeVar("T")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -25,7 +25,7 @@ def run(what: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(settled())
 
 
-async def answered(*pieces: bytes, requests: int = 1) -> Sequence[Answer]:
+async def answered(*pieces: bytes, requests: int = 1) -> Sequence[Response]:
     """Ask a server that answers each request with these pieces, then closes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -97,7 +97,7 @@ def test_a_client_may_come_from_another_address_of_this_machine() -> None:
 
 
 def test_what_is_not_there_or_mute_is_no_answer() -> None:
-    async def both() -> tuple[Answer, Answer]:
+    async def both() -> tuple[Response, Response]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read()
             writer.close()
@@ -113,7 +113,7 @@ def test_what_is_not_there_or_mute_is_no_answer() -> None:
 
 
 def test_a_request_is_held_until_its_rest_is_sent() -> None:
-    async def hold() -> tuple[bytes, Answer, list[str]]:
+    async def hold() -> tuple[bytes, Response, list[str]]:
         got, begun = bytearray(), list[str]()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from postfacta_lab.engine.client import Answer, Connection, Outcome, slow_clients
+from postfacta_lab.engine.client import Connection, Outcome, Response, slow_clients
 
 REFUSAL = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -31,8 +31,8 @@ class Server:
         return server, server.sockets[0].getsockname()[1]
 
 
-def attack(server: Server, *, patience: float) -> list[Answer]:
-    async def run() -> list[Answer]:
+def attack(server: Server, *, patience: float) -> list[Response]:
+    async def run() -> list[Response]:
         listening, port = await server.start()
         async with listening:
             found = await slow_clients(

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from postfacta_lab.engine.client import (
-    Answer,
     Connection,
     Outcome,
     PartialRequest,
+    Response,
     ask,
     encode,
     slow_clients,
@@ -76,7 +76,7 @@ def served(
         yield port
 
 
-async def sent(port: int, first: bytes, *rest: bytes, every: float = 0.0) -> tuple[Answer, bool]:
+async def sent(port: int, first: bytes, *rest: bytes, every: float = 0.0) -> tuple[Response, bool]:
     """Send a request in pieces; return the answer, and whether the server closed after it."""
     connection = await Connection.open(port, patience=PATIENCE)
     await connection.send(first)
@@ -128,9 +128,9 @@ class Flood:
         streams_after: Those that still did when all had had time to be cut.
     """
 
-    headers: list[Answer]
-    bodies: list[Answer]
-    others: list[Answer]
+    headers: list[Response]
+    bodies: list[Response]
+    others: list[Response]
     streams_before: int
     streams_after: int
 
@@ -149,9 +149,9 @@ async def streams_until(port: int, wanted: int, seconds: float) -> int:
     return found
 
 
-async def behave(port: int, over: asyncio.Event) -> list[Answer]:
+async def behave(port: int, over: asyncio.Event) -> list[Response]:
     """Send 20 ordinary requests a second, each of which should succeed."""
-    answers: list[Answer] = []
+    answers: list[Response] = []
     while not over.is_set():
         whole = encode("GET", "/quick", CLOSE) if len(answers) % 2 else b"".join(chunked(20_000))
         answers.append(await ask(port, whole, patience=PATIENCE))
@@ -162,7 +162,7 @@ async def behave(port: int, over: asyncio.Event) -> list[Answer]:
 async def flood_with(port: int, seconds: float = 9.0) -> Flood:
     """Attack a server in three ways at once, while a well-behaved client goes on."""
 
-    async def trickle(first: bytes, rest: bytes, clients: int) -> list[Answer]:
+    async def trickle(first: bytes, rest: bytes, clients: int) -> list[Response]:
         return await slow_clients(
             lambda: Connection.open(port, patience=PATIENCE),
             *(first, rest),
@@ -225,12 +225,12 @@ def test_a_flood_of_slow_clients_is_not_noticed_by_others(
     assert len(closed) == (500 if server in TIME_HEADERS else 0)
 
 
-def ended(answers: list[Answer]) -> list[Answer]:
+def ended(answers: list[Response]) -> list[Response]:
     """Return those that did not go on until the client had enough."""
     return [answer for answer in answers if answer.outcome is not Outcome.TIMEOUT]
 
 
-def was_lost(server: str, answer: Answer) -> bool:
+def was_lost(server: str, answer: Response) -> bool:
     """Return whether the kernel may have reset it before the server saw it."""
     return server in LOSES_A_BURST and answer.outcome is Outcome.RESET and answer.seconds < 1.0
 

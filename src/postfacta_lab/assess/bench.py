@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from ..engine.client import HOST, Answer, Connection, PartialRequest, ask, encode
+from ..engine.client import HOST, Connection, PartialRequest, Response, ask, encode
 from ..engine.http import Collector
 from ..engine.processes import Child, fields_of, free_port
 from ..engine.values import Series, at_pointer, parse
@@ -67,7 +67,7 @@ class NotServingError(RuntimeError):
 class Written:
     """A write: its answer, the mark it carries, and the id it was given."""
 
-    answer: Answer
+    answer: Response
     mark: str
     id: str
 
@@ -246,7 +246,7 @@ class Bench:
 
     async def _until_serving(self) -> None:
         began = monotonic()
-        answer = Answer()
+        answer = Response()
         service = self.service
         while monotonic() - began < PATIENCE:
             if not service.is_running:
@@ -260,7 +260,7 @@ class Bench:
             f"it did not answer within {PATIENCE:.0f} s: {answer} {answer.text[:200]}"
         )
 
-    async def _serves(self) -> Answer:
+    async def _serves(self) -> Response:
         """Read; write first what is to be read, if the path of the read wants an id."""
         answer = await self.read(patience=5)
         if self.spec.write is None or answer.status != 404:
@@ -318,7 +318,7 @@ class Bench:
         headers: Mapping[str, str] | None = None,
         auth: bool = True,
         patience: float = 10.0,
-    ) -> Answer:
+    ) -> Response:
         """Send one request on a connection of its own."""
         named = self.headers({"Connection": "close", **(headers or {})}, auth=auth)
         request = encode(method, path, named, body=body)
@@ -349,11 +349,11 @@ class Bench:
         *,
         headers: Mapping[str, str] | None = None,
         patience: float = 10.0,
-    ) -> Answer:
+    ) -> Response:
         read = self.reading
         path = self.read_path(identity)
         if "{id}" in read.path and not identity and self.anchor is None:
-            return Answer(404)
+            return Response(404)
         named = {**read.headers, **(headers or {})}
         return await self.call(path, read.method, headers=named, patience=patience)
 

@@ -148,7 +148,7 @@ async def _run(spec: Spec, options: Options, *, bare: bool) -> Run:
         spec = await guess(spec, os.environ)
         _say(f"guessed, to go on with as assess.toml:\n\n{toml_of(spec)}")
     return await run(
-        spec, os.environ, options, on_verdict=lambda name, verdict: _say(report.line(name, verdict))
+        spec, os.environ, options, on_result=lambda name, result: _say(report.line(name, result))
     )
 
 

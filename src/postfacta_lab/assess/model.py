@@ -31,7 +31,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CheckResult:
     """What a check found: a score in quarters, the evidence in a sentence, numbers for plots.
 
     And what it took.
@@ -45,18 +45,18 @@ class Verdict:
     repeats: int = 0
 
     @classmethod
-    def scored(cls, score: float, evidence: str, **facts: Any) -> Verdict:
+    def scored(cls, score: float, evidence: str, **facts: Any) -> CheckResult:
         """Return what was measured, its score rounded down to quarters, from 0 to 1."""
         quarters = max(0, min(4, int(score * 4 + 1e-9)))
         return cls(Outcome.MEASURED, quarters / 4, evidence, facts)
 
     @classmethod
-    def share(cls, good: int, total: int, evidence: str, **facts: Any) -> Verdict:
+    def share(cls, good: int, total: int, evidence: str, **facts: Any) -> CheckResult:
         """Return the share of what was good; nothing of nothing is no pass."""
         return cls.scored(good / total if total else 0.0, evidence, **facts)
 
     @classmethod
-    def parts(cls, parts: Mapping[str, bool]) -> Verdict:
+    def parts(cls, parts: Mapping[str, bool]) -> CheckResult:
         """Return the share of the parts that are there, and name those that are not."""
         missing = [name for name, is_there in parts.items() if not is_there]
         evidence = f"found: {', '.join(parts)}"
@@ -66,16 +66,16 @@ class Verdict:
         return cls.share(total - len(missing), total, evidence)
 
     @classmethod
-    def holds(cls, holds: bool, evidence: str, **facts: Any) -> Verdict:  # noqa: FBT001 - it is the verdict
+    def holds(cls, holds: bool, evidence: str, **facts: Any) -> CheckResult:  # noqa: FBT001 - it is the result
         """Return a pass or a failure."""
         return cls.scored(float(holds), evidence, **facts)
 
     @classmethod
-    def passes(cls, evidence: str) -> Verdict:
+    def passes(cls, evidence: str) -> CheckResult:
         return cls.scored(1.0, evidence)
 
     @classmethod
-    def fails(cls, evidence: str, **facts: Any) -> Verdict:
+    def fails(cls, evidence: str, **facts: Any) -> CheckResult:
         return cls.scored(0.0, evidence, **facts)
 
     @classmethod
@@ -87,7 +87,7 @@ class Verdict:
         full: float,
         half: float,
         sure: bool = False,
-    ) -> Verdict:
+    ) -> CheckResult:
         """Return a pass up to `full`, half the points up to `half`, else a failure."""
         score = 0.5 if value <= half else 0.0
         if value <= full:
@@ -95,12 +95,12 @@ class Verdict:
         return cls.scored(score, evidence, value=round(value, 3), sure=sure)
 
     @classmethod
-    def not_run(cls, reason: str) -> Verdict:
+    def not_run(cls, reason: str) -> CheckResult:
         """Return that this could not be measured here."""
         return cls(Outcome.NOT_RUN, evidence=reason)
 
     @classmethod
-    def not_applicable(cls, reason: str) -> Verdict:
+    def not_applicable(cls, reason: str) -> CheckResult:
         """Return that there is nothing to measure, which was itself measured."""
         return cls(Outcome.NOT_APPLICABLE, evidence=reason)
 
@@ -225,14 +225,14 @@ def is_below(letter: str, least: str) -> bool:
     return LETTERS.index(letter) < LETTERS.index(floor)
 
 
-def grade(catalogue: Rubric, verdicts: Mapping[str, Verdict]) -> Grade:
-    """Grade the verdicts of a catalogue; what is missing was not run."""
+def grade(catalogue: Rubric, results: Mapping[str, CheckResult]) -> Grade:
+    """Grade the results of a catalogue; what is missing was not run."""
     scores: dict[str, tuple[Entry, float | None]] = {}
     for name, entry in catalogue.entries.items():
-        verdict = verdicts.get(name, Verdict.not_run(""))
-        if verdict.outcome not in {Outcome.NOT_APPLICABLE, Outcome.DECLARED}:
-            is_measured = verdict.outcome is Outcome.MEASURED
-            scores[name] = (entry, verdict.score if is_measured else None)
+        result = results.get(name, CheckResult.not_run(""))
+        if result.outcome not in {Outcome.NOT_APPLICABLE, Outcome.DECLARED}:
+            is_measured = result.outcome is Outcome.MEASURED
+            scores[name] = (entry, result.score if is_measured else None)
     total = 0.0
     measured = 0.0
     earned = 0.0
@@ -242,7 +242,7 @@ def grade(catalogue: Rubric, verdicts: Mapping[str, Verdict]) -> Grade:
             measured += entry.weight
             earned += entry.weight * score
     total = total or 1.0
-    declared = sum(verdict.outcome is Outcome.DECLARED for verdict in verdicts.values())
+    declared = sum(result.outcome is Outcome.DECLARED for result in results.values())
     low = 100 * earned / total
     high = 100 * (earned + total - measured) / total
     lowest = _letter(scores, low, unknown=0.0, best=measured == total and not declared)
@@ -290,7 +290,7 @@ def _steps(scores: _Scores, letter: str, total: float) -> tuple[Step, ...]:
 
 
 _Need = Literal["read", "write", "database", "auth", "metrics", "project", "proc"]
-_Check = Callable[["Bench"], Awaitable[Verdict | Mapping[str, Verdict]]]
+_Check = Callable[["Bench"], Awaitable[CheckResult | Mapping[str, CheckResult]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

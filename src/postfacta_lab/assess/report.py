@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from ..engine.page import Case, badge as word, chart, page, section, suite, table
-from .model import CAPS, Entry, Outcome, Verdict, grade, rubric
+from .model import CAPS, CheckResult, Entry, Outcome, grade, rubric
 from .runner import Run
 
 Document = Mapping[str, Any]  # a document, or a check of it
@@ -30,10 +30,8 @@ _PLOTS = {
 def document_of(run: Run) -> dict[str, Any]:
     """Return all that was found, with the grade and what would raise it."""
     catalogue = rubric()
-    verdicts = {
-        name: verdict for name, verdict in run.verdicts.items() if name in catalogue.entries
-    }
-    graded = grade(catalogue, verdicts)
+    results = {name: result for name, result in run.results.items() if name in catalogue.entries}
+    graded = grade(catalogue, results)
     shown = {**asdict(graded), "text": str(graded)}
     shown.update(points=round(graded.points, 1), measured=round(graded.measured, 3))
     del shown["steps"]
@@ -51,12 +49,12 @@ def document_of(run: Run) -> dict[str, Any]:
 
 
 def _check(run: Run, entry: Entry) -> dict[str, Any]:
-    verdict = run.verdicts.get(entry.id, Verdict.not_run("not chosen"))
+    result = run.results.get(entry.id, CheckResult.not_run("not chosen"))
     shown = ("id", "title", "category", "item", "gate", "harden", "without", "page")
     return {
         **{name: getattr(entry, name) for name in shown},
-        **asdict(verdict),
-        "word": verdict.word,
+        **asdict(result),
+        "word": result.word,
     }
 
 
@@ -109,8 +107,8 @@ def worse(old: Document, new: Document) -> list[str]:
 # For a terminal
 
 
-def line(name: str, verdict: Verdict) -> str:
-    return f"{_SIGNS.get(verdict.word, ' ')} {name:<8}{verdict.word:<16}{verdict.evidence}"
+def line(name: str, result: CheckResult) -> str:
+    return f"{_SIGNS.get(result.word, ' ')} {name:<8}{result.word:<16}{result.evidence}"
 
 
 def summary(document: Document) -> Iterator[str]:

@@ -10,11 +10,11 @@ from statistics import median
 from time import monotonic
 from typing import Any, cast
 
-from ..engine.client import Answer
+from ..engine.client import Response
 from ..engine.processes import Waited
 from .bench import HAS_PROC, Bench, NotServingError
 from .checks import GROUPS
-from .model import Entry, Group, Outcome, Verdict, rubric
+from .model import CheckResult, Entry, Group, Outcome, rubric
 from .spec import Spec
 
 
@@ -34,7 +34,7 @@ class Run:
     """All that was found."""
 
     name: str
-    verdicts: dict[str, Verdict] = field(default_factory=dict[str, Verdict])
+    results: dict[str, CheckResult] = field(default_factory=dict[str, CheckResult])
     own_entries: dict[str, Entry] = field(default_factory=dict[str, Entry])
     machine: Mapping[str, float] = field(default_factory=dict[str, float])
     seconds: float = 0.0
@@ -45,12 +45,12 @@ async def run(
     environment: Mapping[str, str],
     options: Options,
     *,
-    on_verdict: Callable[[str, Verdict], object] = lambda _name, _verdict: None,
+    on_result: Callable[[str, CheckResult], object] = lambda _name, _result: None,
 ) -> Run:
     """Assess a service. Raise `NotServingError` if there is nothing to assess."""
     with tempfile.TemporaryDirectory(prefix="assess-") as folder:
         bench = Bench(spec, options.keep or Path(folder), environment)
-        runner = _Runner(bench, options, on_verdict)
+        runner = _Runner(bench, options, on_result)
         async with bench.opened():
             return await runner.measure_all()
 
@@ -60,11 +60,11 @@ class _Runner:
         self,
         bench: Bench,
         options: Options,
-        on_verdict: Callable[[str, Verdict], object],
+        on_result: Callable[[str, CheckResult], object],
     ) -> None:
         self._bench = bench
         self._options = options
-        self._on_verdict = on_verdict
+        self._on_result = on_result
         self._run = Run(bench.spec.name)
         self._began = monotonic()
         bench.shared["busy"] = options.busy
@@ -104,7 +104,7 @@ class _Runner:
             if group.own_entry is not None:
                 self._run.own_entries[name] = group.own_entry
             if name in declared:
-                self._keep(name, Verdict(Outcome.DECLARED, evidence=declared[name]))
+                self._keep(name, CheckResult(Outcome.DECLARED, evidence=declared[name]))
         names = [name for name in chosen if name not in declared]
         if names and (missing := self._missing(group)):
             for name in names:
@@ -112,13 +112,13 @@ class _Runner:
         elif names:
             await self._measure(group, names)
 
-    def _missing(self, group: Group) -> Verdict | None:
+    def _missing(self, group: Group) -> CheckResult | None:
         """Return why a group cannot run, if it cannot."""
         bench = self._bench
         if self._options.quick and not group.quick:
-            return Verdict.not_run("left out by --quick")
+            return CheckResult.not_run("left out by --quick")
         if monotonic() - self._began > self._options.within:
-            return Verdict.not_run(f"no time was left of {self._options.within:.0f} s")
+            return CheckResult.not_run(f"no time was left of {self._options.within:.0f} s")
         for need in group.needs:
             is_met = HAS_PROC if need == "proc" else getattr(bench.spec, need)
             if not is_met:
@@ -136,18 +136,18 @@ class _Runner:
         failed = [name for name in names if first[name].word == "fail"]
         again = [name for name in failed if _is_doubtful(name, first[name])]
         room = monotonic() - self._began < self._options.within - seconds_once
-        second: Mapping[str, Verdict] = {}
+        second: Mapping[str, CheckResult] = {}
         if again and room:
             second = await self._once(group, fresh=True)
         seconds = round(monotonic() - began, 2)
         for name in names:
-            verdict = first[name]
+            result = first[name]
             repeated = name in again and name in second
             if repeated:
-                verdict = _of_two(verdict, second[name])
-            self._keep(name, replace(verdict, seconds=seconds, repeats=int(repeated)))
+                result = _of_two(result, second[name])
+            self._keep(name, replace(result, seconds=seconds, repeats=int(repeated)))
 
-    async def _once(self, group: Group, *, fresh: bool = False) -> Mapping[str, Verdict]:
+    async def _once(self, group: Group, *, fresh: bool = False) -> Mapping[str, CheckResult]:
         bench = self._bench
         waited = Waited()
         try:
@@ -158,23 +158,23 @@ class _Runner:
             results = await group.run(bench)
         except NotServingError as error:
             reason = str(error)[:300]
-            results = Verdict.not_run(f"it did not serve: {reason}")
+            results = CheckResult.not_run(f"it did not serve: {reason}")
         except Exception as error:  # noqa: BLE001 - a check of ours, or of theirs, is at fault
-            results = Verdict(Outcome.ERROR, evidence=f"{type(error).__name__}: {error}")
+            results = CheckResult(Outcome.ERROR, evidence=f"{type(error).__name__}: {error}")
         bench.dirty = bench.dirty or group.fresh
         await bench.heal()
         busy = max(waited.share, waited.others_share) > self._options.busy
-        if isinstance(results, Verdict):
+        if isinstance(results, CheckResult):
             results = dict.fromkeys(group.ids, results)
         return {name: _if_calm(name, results[name], busy=busy) for name in group.ids}
 
-    def _keep(self, name: str, verdict: Verdict) -> None:
+    def _keep(self, name: str, result: CheckResult) -> None:
         """Write a result down, without secrets."""
-        evidence = self._clean(verdict.evidence)
-        facts = self._clean(verdict.facts)
-        clean = replace(verdict, evidence=evidence, facts=facts)
-        self._run.verdicts[name] = clean
-        self._on_verdict(name, clean)
+        evidence = self._clean(result.evidence)
+        facts = self._clean(result.facts)
+        clean = replace(result, evidence=evidence, facts=facts)
+        self._run.results[name] = clean
+        self._on_result(name, clean)
 
     def _clean(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -189,40 +189,40 @@ class _Runner:
         return value
 
 
-def _without(need: str, *, durable: bool | None) -> Verdict:
+def _without(need: str, *, durable: bool | None) -> CheckResult:
     if need == "database" and durable is False:
-        return Verdict.not_applicable("it keeps nothing, so there is no database to lose")
+        return CheckResult.not_applicable("it keeps nothing, so there is no database to lose")
     if need == "metrics":
-        return Verdict.fails("no metrics were found")
+        return CheckResult.fails("no metrics were found")
     if need == "proc":
-        return Verdict.not_run("this system has no /proc")
+        return CheckResult.not_run("this system has no /proc")
     reason = f"the service file names no {need}"
     if need == "auth":
-        return Verdict.not_applicable(reason)
-    return Verdict.not_run(reason)
+        return CheckResult.not_applicable(reason)
+    return CheckResult.not_run(reason)
 
 
-def _demand(request: str, answer: Answer) -> None:
+def _demand(request: str, answer: Response) -> None:
     if not answer.good:
         text = answer.text[:300]
         raise NotServingError(f"the {request} of the file was answered {answer} {text}")
 
 
-def _is_doubtful(name: str, verdict: Verdict) -> bool:
+def _is_doubtful(name: str, result: CheckResult) -> bool:
     """Whether a lack of processor time may have kept it from passing."""
     entry = rubric().entries.get(name)
-    timed = entry is not None and entry.timed and verdict.outcome is Outcome.MEASURED
-    return timed and verdict.score < 1 and not verdict.sure
+    timed = entry is not None and entry.timed and result.outcome is Outcome.MEASURED
+    return timed and result.score < 1 and not result.sure
 
 
-def _if_calm(name: str, verdict: Verdict, *, busy: bool) -> Verdict:
+def _if_calm(name: str, result: CheckResult, *, busy: bool) -> CheckResult:
     """Take back what was timed on a machine that was too busy, unless it passed."""
-    if busy and _is_doubtful(name, verdict):
-        return Verdict.not_run(f"the machine is too busy to say: {verdict.evidence}")
-    return verdict
+    if busy and _is_doubtful(name, result):
+        return CheckResult.not_run(f"the machine is too busy to say: {result.evidence}")
+    return result
 
 
-def _of_two(first: Verdict, second: Verdict) -> Verdict:
+def _of_two(first: CheckResult, second: CheckResult) -> CheckResult:
     """Fail what failed twice; else it is half, and unsteady."""
     if second.outcome is not Outcome.MEASURED:
         return first

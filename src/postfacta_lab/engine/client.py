@@ -41,7 +41,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """What came back; status 0 if nothing came whole, and then `broken` says why."""
 
     status: int = 0
@@ -155,11 +155,13 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         *,
         patience: float,
-    ) -> Answer:
+    ) -> Response:
         await self.send(encode("GET", path, headers))
         return await self.answer(patience=patience)
 
-    async def drip(self, pieces: Iterable[bytes], *, patience: float, every: float = 0.0) -> Answer:
+    async def drip(
+        self, pieces: Iterable[bytes], *, patience: float, every: float = 0.0
+    ) -> Response:
         """Send pieces with pauses in between until there is an answer.
 
         It is a time-out if there is none.
@@ -180,7 +182,7 @@ class Connection:
         patience: float | None = 10.0,
         *,
         begun: Callable[[], None] | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Read one answer, or say why there is none; `begun` is called when its head has come."""
         began = monotonic()
         has_head = False
@@ -193,11 +195,11 @@ class Connection:
                 body = await self._body(method, status, headers)
         except _BROKEN as error:
             self.closing = True
-            return Answer(
+            return Response(
                 seconds=monotonic() - began, broken=self._outcome_of(error, has_head=has_head)
             )
         self._answers += 1
-        return Answer(status, headers, body, monotonic() - began)
+        return Response(status, headers, body, monotonic() - began)
 
     def _outcome_of(self, error: Exception, *, has_head: bool) -> Outcome:
         if isinstance(error, TimeoutError):
@@ -303,7 +305,7 @@ class PartialRequest:
         patience: float | None = 15.0,
         *,
         begun: Callable[[], None] | None = None,
-    ) -> Answer:
+    ) -> Response:
         try:
             await self.connection.send(self.remainder)
             return await self.connection.answer(self.method, patience, begun=begun)
@@ -318,7 +320,7 @@ async def ask(
     method: str = "GET",
     patience: float = 10.0,
     source: str = "",
-) -> Answer:
+) -> Response:
     """Send a request on a connection of its own, and read the answer."""
     began = monotonic()
     partial = await PartialRequest.begin(
@@ -332,14 +334,14 @@ async def ask(
     return replace(answer, seconds=monotonic() - began)
 
 
-_Ask = Callable[[], Awaitable[Answer]]
+_Ask = Callable[[], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
 class Flood:
     """Answers with the seconds at which they were due, and how late the generator was at worst."""
 
-    answers: tuple[tuple[float, Answer], ...]
+    answers: tuple[tuple[float, Response], ...]
     lateness: float
     seconds: float
 
@@ -349,7 +351,7 @@ class Flood:
 
 async def open_loop(ask: _Ask, *, rate: float, seconds: float) -> Flood:
     """Ask at a rate, however slow the answers are."""
-    answers: list[tuple[float, Answer]] = []
+    answers: list[tuple[float, Response]] = []
     late = 0.0
     began = monotonic()
 
@@ -378,7 +380,7 @@ async def closed_loop(
 
     A refused one pauses.
     """
-    answers: list[tuple[float, Answer]] = []
+    answers: list[tuple[float, Response]] = []
     began = monotonic()
 
     async def caller() -> None:
@@ -402,16 +404,16 @@ async def slow_clients(
     clients: int,
     every: float,
     patience: float,
-) -> list[Answer]:
+) -> list[Response]:
     """Let clients drip the rest of a request.
 
     Return what ended each, a time-out if it was not ended in time.
     """
 
-    async def client() -> Answer:
+    async def client() -> Response:
         connection = await connect()
         if connection.failure:
-            return Answer(broken=Outcome.REFUSED)
+            return Response(broken=Outcome.REFUSED)
         try:
             await connection.send(first)
             pieces = (remainder[place : place + 1] for place in range(len(remainder)))

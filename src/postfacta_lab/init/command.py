@@ -19,7 +19,7 @@ import click
 from postfacta_core.installation import install_command
 
 from ..drain.stop import Service, StartError, Subject, command_line
-from ..engine.client import Answer, ask, encode
+from ..engine.client import Response, ask, encode
 from ..engine.values import as_dict, as_dicts
 from ..engine.variables import credentials
 from ..load.mix import read_mix
@@ -153,7 +153,7 @@ async def _ask_around(line: str, port: int, paths: Sequence[str]) -> Suite:
     return Suite(line, good, probes[0] if probes else "", left_out)
 
 
-async def _get(port: int, path: str) -> Answer:
+async def _get(port: int, path: str) -> Response:
     return await ask(port, encode("GET", path, credentials()), patience=5.0)
 
 

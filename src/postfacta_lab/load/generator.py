@@ -21,7 +21,7 @@ from secrets import randbelow, token_hex
 from typing import Literal
 from urllib.parse import urlsplit
 
-from ..engine.client import Answer, Connection, Outcome, encode
+from ..engine.client import Connection, Outcome, Response, encode
 from .gate import Sample
 from .mix import Ask
 
@@ -173,7 +173,7 @@ class Generator:
             error = type(no_connection).__name__
         self._meter.finish(Sample(ask.route, due, began, self.now(), error))
 
-    async def _ask(self, ask: Ask, until: float) -> Answer:
+    async def _ask(self, ask: Ask, until: float) -> Response:
         """Ask on an idle connection, or on a new one; raise `OSError` if none can be made."""
         while self._idle:
             idle = self._idle.pop()
@@ -190,7 +190,7 @@ class Generator:
             raise fresh.failure
         return await self._answer(fresh, ask, until)
 
-    async def _answer(self, connection: Connection, ask: Ask, until: float) -> Answer:
+    async def _answer(self, connection: Connection, ask: Ask, until: float) -> Response:
         try:
             await connection.send(self._target.bytes_of(ask))
             return await connection.answer(ask.method, until - self.now())

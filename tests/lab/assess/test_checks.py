@@ -15,7 +15,7 @@ from postfacta_lab.assess.checks import GROUPS, stress
 from postfacta_lab.assess.model import Outcome
 from postfacta_lab.assess.runner import _if_calm  # pyright: ignore[reportPrivateUsage]
 from postfacta_lab.assess.spec import Ask, Database, Spec
-from postfacta_lab.engine.client import Answer, Connection
+from postfacta_lab.engine.client import Connection, Response
 from tests.kit.ports import free_port
 
 
@@ -40,19 +40,19 @@ class Bucket:
     def __init__(self, *, trusting: bool | str) -> None:
         self._trusting, self._asked = trusting, 0
 
-    async def read(self, headers: Mapping[str, str] | None = None) -> Answer:
+    async def read(self, headers: Mapping[str, str] | None = None) -> Response:
         self._asked += 1
         trusted = self._trusting is True or self._trusting == (self.source or "127.0.0.1")
         allowed = self._asked <= 30 or 58 <= self._asked < 64 or (trusted and headers is not None)
-        return Answer(200) if allowed else Answer(429, {"retry-after": "1"})
+        return Response(200) if allowed else Response(429, {"retry-after": "1"})
 
 
 @pytest.mark.parametrize(
     ("trusting", "word"), [(False, "pass"), (True, "partial"), ("127.0.0.1", "pass")]
 )
 def test_a_limit_is_evaded_only_if_strangers_get_through(trusting: bool | str, word: str) -> None:  # noqa: FBT001
-    verdict = asyncio.run(check("RATE-1")(Bucket(trusting=trusting)))
-    assert verdict.word == word, verdict.evidence
+    result = asyncio.run(check("RATE-1")(Bucket(trusting=trusting)))
+    assert result.word == word, result.evidence
 
 
 class Dead:
@@ -78,15 +78,15 @@ class Dead:
     async def connect(self) -> Connection:
         return await Connection.open(free_port())
 
-    async def read(self, patience: float) -> Answer:
-        return Answer()
+    async def read(self, patience: float) -> Response:
+        return Response()
 
 
 def test_a_service_that_died_did_not_end_slow_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stress, "_BESIDE", 1)
-    verdict = asyncio.run(check("TIME-1")(Dead()))
-    assert (verdict.word, verdict.evidence) == ("fail", "it died: code 2")
-    assert verdict.sure
+    result = asyncio.run(check("TIME-1")(Dead()))
+    assert (result.word, result.evidence) == ("fail", "it died: code 2")
+    assert result.sure
 
 
 class Silent:
@@ -109,18 +109,18 @@ class Silent:
     async def recovers(self, row: int, **_: Any) -> float:
         return 0.1
 
-    async def read(self, patience: float) -> Answer:
-        return Answer(seconds=patience) if self.is_silent else Answer(503, {"retry-after": "1"})
+    async def read(self, patience: float) -> Response:
+        return Response(seconds=patience) if self.is_silent else Response(503, {"retry-after": "1"})
 
 
 def test_what_is_never_answered_is_sure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stress, "_CUT", 0.5)
     monkeypatch.setattr(stress, "_SILENT", 0.5)
     monkeypatch.setattr(stress, "_SETTLED", 0.1)
-    verdicts = asyncio.run(check("TIME-4")(Silent()))
+    results = asyncio.run(check("TIME-4")(Silent()))
     for name in ("TIME-4", "DEP-4"):
-        assert (verdicts[name].word, verdicts[name].sure) == ("fail", True)
-    assert verdicts["DEP-2"].word == "pass"
+        assert (results[name].word, results[name].sure) == ("fail", True)
+    assert results["DEP-2"].word == "pass"
 
 
 class Errors:
@@ -140,13 +140,13 @@ class Errors:
     def writing(self, mark: str) -> tuple[Ask, bytes]:
         return Ask(path="/items", method="POST"), b""
 
-    async def call(self, path: str, method: str = "GET", **_: Any) -> Answer:
+    async def call(self, path: str, method: str = "GET", **_: Any) -> Response:
         if path.endswith("json"):
-            return Answer(200)
+            return Response(200)
         if not path.startswith("/items"):
-            return Answer(404, body=b'{"error": "no API is here"}')
+            return Response(404, body=b'{"error": "no API is here"}')
         members = dict.fromkeys(next(self._shapes, "").split(), "x")
-        return Answer(400, {"x-request-id": "1"}, json.dumps(members).encode())
+        return Response(400, {"x-request-id": "1"}, json.dumps(members).encode())
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ class Errors:
     ],
 )
 def test_a_shape_is_what_all_errors_share(shapes: tuple[str, ...], word: str) -> None:
-    verdict = asyncio.run(check("OPER-7")(Errors(*shapes)))
-    assert verdict.word == word, verdict.evidence
+    result = asyncio.run(check("OPER-7")(Errors(*shapes)))
+    assert result.word == word, result.evidence
 
 
 class Pool:
@@ -185,10 +185,10 @@ class Pool:
     def count_anew(self) -> None:
         """Nothing was counted before."""
 
-    async def read(self, patience: float) -> Answer:
+    async def read(self, patience: float) -> Response:
         await asyncio.sleep(0.05)
         self._asked += 1
-        return Answer(504 if self._asked % 50 == 0 else 200)
+        return Response(504 if self._asked % 50 == 0 else 200)
 
 
 @pytest.mark.parametrize(
@@ -198,9 +198,9 @@ def test_an_answer_too_late_on_a_busy_machine_fails_no_pool(
     connections: int, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stress, "_CROWD", 0.2)
-    verdict = asyncio.run(check("DEP-5")(Pool(connections)))
-    assert verdict.word == "fail"
-    assert _if_calm("DEP-5", verdict, busy=True).outcome is outcome
+    result = asyncio.run(check("DEP-5")(Pool(connections)))
+    assert result.word == "fail"
+    assert _if_calm("DEP-5", result, busy=True).outcome is outcome
 
 
 @pytest.mark.parametrize(("step", "word"), [(1.0, "not run"), (0.01, "fail")])

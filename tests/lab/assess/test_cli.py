@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from postfacta_lab.assess.cli import _code, _parser, main  # pyright: ignore[reportPrivateUsage]
-from postfacta_lab.assess.model import Outcome, Verdict, rubric
+from postfacta_lab.assess.model import CheckResult, Outcome, rubric
 from postfacta_lab.assess.report import changes, document_of, worse
 from postfacta_lab.assess.runner import Run
 
 
-def found(**verdicts: Verdict) -> dict[str, Any]:
+def found(**results: CheckResult) -> dict[str, Any]:
     """Return the document of a run that passed all but these."""
-    changed = {name.replace("_", "-"): verdict for name, verdict in verdicts.items()}
+    changed = {name.replace("_", "-"): result for name, result in results.items()}
     run = Run("billing")
     for name in rubric().entries:
-        run.verdicts[name] = changed.get(name, Verdict.passes("it does"))
+        run.results[name] = changed.get(name, CheckResult.passes("it does"))
     return document_of(run)
 
 
@@ -58,9 +58,11 @@ def test_it_says_what_is_wrong(
 
 
 def test_what_got_worse_is_what_was_measured_twice() -> None:
-    old = found(SHUT_2=Verdict.fails("no"), DATA_3=Verdict.not_run(""))
+    old = found(SHUT_2=CheckResult.fails("no"), DATA_3=CheckResult.not_run(""))
     new = found(
-        SHUT_1=Verdict.scored(0.5, "half"), DATA_3=Verdict.fails("no"), DEP_4=Verdict.not_run("")
+        SHUT_1=CheckResult.scored(0.5, "half"),
+        DATA_3=CheckResult.fails("no"),
+        DEP_4=CheckResult.not_run(""),
     )
     assert worse(old, new) == ["SHUT-1"]
     assert [name for name, _, _ in changes(old, new)] == ["SHUT-1", "SHUT-2", "DATA-3", "DEP-4"]
@@ -69,7 +71,7 @@ def test_what_got_worse_is_what_was_measured_twice() -> None:
 def test_two_reports_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text(json.dumps(found()))
-    new.write_text(json.dumps(found(SHUT_1=Verdict.fails("none of 8"))))
+    new.write_text(json.dumps(found(SHUT_1=CheckResult.fails("none of 8"))))
     assert main(["diff", str(old), str(new)]) == 0
     assert capsys.readouterr().out == "A+ -> D+\n  SHUT-1  pass -> fail: none of 8\n"
     assert main(["diff", str(old), str(tmp_path / "gone.json")]) == 2
@@ -83,28 +85,28 @@ def test_other_words_are_wrong_usage(words: list[str], capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    ("options", "verdicts", "code"),
+    ("options", "results", "code"),
     [
-        ([], {"SHUT_1": Verdict.fails("")}, 0),
-        (["--fail-below", "B"], {"SHUT_1": Verdict.fails("")}, 1),
-        (["--fail-below", "B"], {"SHUT_3": Verdict.fails("")}, 0),
-        (["--fail-below", "A"], {"DEP_2": Verdict.not_run("")}, 3),
-        (["--fail-below", "B"], {"DEP_2": Verdict.not_run("")}, 0),
-        (["--baseline", "old.json"], {"SHUT_3": Verdict.fails("")}, 1),
-        (["--baseline", "old.json"], {"SHUT_3": Verdict.not_run("")}, 0),
-        (["--fail-below", "B"], {"SHUT_1": Verdict(Outcome.ERROR)}, 3),
+        ([], {"SHUT_1": CheckResult.fails("")}, 0),
+        (["--fail-below", "B"], {"SHUT_1": CheckResult.fails("")}, 1),
+        (["--fail-below", "B"], {"SHUT_3": CheckResult.fails("")}, 0),
+        (["--fail-below", "A"], {"DEP_2": CheckResult.not_run("")}, 3),
+        (["--fail-below", "B"], {"DEP_2": CheckResult.not_run("")}, 0),
+        (["--baseline", "old.json"], {"SHUT_3": CheckResult.fails("")}, 1),
+        (["--baseline", "old.json"], {"SHUT_3": CheckResult.not_run("")}, 0),
+        (["--fail-below", "B"], {"SHUT_1": CheckResult(Outcome.ERROR)}, 3),
     ],
 )
 def test_the_exit_code_says_what_was_found(
     options: list[str],
-    verdicts: dict[str, Verdict],
+    results: dict[str, CheckResult],
     code: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("old.json").write_text(json.dumps(found()))
-    assert _code(_parser().parse_args(options), found(**verdicts)) == code
+    assert _code(_parser().parse_args(options), found(**results)) == code
 
 
 def test_a_service_that_does_not_start_is_refused(

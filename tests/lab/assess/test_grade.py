@@ -6,9 +6,9 @@ import pytest
 
 from postfacta_lab.assess.model import (
     LETTERS,
+    CheckResult,
     Outcome,
     Rubric,
-    Verdict,
     grade,
     is_below,
     letter_of,
@@ -16,7 +16,7 @@ from postfacta_lab.assess.model import (
 )
 from tests.kit.every import every
 
-PASS, FAIL = Verdict.passes("it does"), Verdict.fails("it does not")
+PASS, FAIL = CheckResult.passes("it does"), CheckResult.fails("it does not")
 SMALL = Rubric.of(
     {
         "version": 1,
@@ -42,8 +42,8 @@ SMALL = Rubric.of(
 )
 
 
-def all_pass(**others: Verdict) -> dict[str, Verdict]:
-    changed = {name.replace("_", "-"): verdict for name, verdict in others.items()}
+def all_pass(**others: CheckResult) -> dict[str, CheckResult]:
+    changed = {name.replace("_", "-"): result for name, result in others.items()}
     return {**dict.fromkeys(rubric().entries, PASS), **changed}
 
 
@@ -101,12 +101,12 @@ def test_a_failed_gate_caps_the_grade() -> None:
 
 
 def test_half_is_no_failure_of_a_gate() -> None:
-    assert str(grade(rubric(), all_pass(SHUT_1=Verdict.scored(0.5, "")))) == "A+"  # 98 points
-    assert str(grade(rubric(), all_pass(SHUT_1=Verdict.scored(0.25, "")))) == "D+"
+    assert str(grade(rubric(), all_pass(SHUT_1=CheckResult.scored(0.5, "")))) == "A+"  # 98 points
+    assert str(grade(rubric(), all_pass(SHUT_1=CheckResult.scored(0.25, "")))) == "D+"
 
 
 def test_what_did_not_run_makes_a_range() -> None:
-    graded = grade(rubric(), all_pass(SHUT_1=Verdict.not_run("")))
+    graded = grade(rubric(), all_pass(SHUT_1=CheckResult.not_run("")))
     assert (graded.lowest, graded.highest, str(graded)) == ("D+", "A+", "D+ … A+")
     assert graded.points == 100
     assert graded.measured == pytest.approx(1 - 1.6 / 46)
@@ -120,24 +120,24 @@ def test_what_is_missing_did_not_run() -> None:
 
 def test_an_error_is_no_measurement() -> None:
     assert grade(
-        SMALL, {"A-1": PASS, "A-2": PASS, "B-1": Verdict(Outcome.ERROR)}
+        SMALL, {"A-1": PASS, "A-2": PASS, "B-1": CheckResult(Outcome.ERROR)}
     ).measured == pytest.approx(0.8)
 
 
 def test_what_does_not_apply_weighs_nothing() -> None:
-    graded = grade(rubric(), all_pass(SECU_3=Verdict.not_applicable("no [auth]")))
+    graded = grade(rubric(), all_pass(SECU_3=CheckResult.not_applicable("no [auth]")))
     assert (str(graded), graded.measured) == ("A+", 1)
 
 
 def test_what_is_declared_takes_the_plus_away() -> None:
     graded = grade(
-        rubric(), all_pass(SECU_2=Verdict(Outcome.DECLARED, evidence="behind a gateway"))
+        rubric(), all_pass(SECU_2=CheckResult(Outcome.DECLARED, evidence="behind a gateway"))
     )
     assert (str(graded), graded.declared) == ("A", 1)
 
 
 def test_nothing_but_declarations_is_no_division_by_zero() -> None:
-    declared = dict.fromkeys(SMALL.entries, Verdict(Outcome.DECLARED))
+    declared = dict.fromkeys(SMALL.entries, CheckResult(Outcome.DECLARED))
     assert (grade(SMALL, declared).points, grade(SMALL, declared).measured) == (0, 0)
 
 
@@ -160,8 +160,10 @@ def test_a_limit_without_a_sign_admits_the_minus() -> None:
     assert LETTERS[0] == "F"
 
 
-def test_verdicts_have_words() -> None:
-    words = {score: Verdict.scored(score, "").word for score in (0, 0.25, 0.49, 0.5, 0.75, 0.99, 1)}
+def test_results_have_words() -> None:
+    words = {
+        score: CheckResult.scored(score, "").word for score in (0, 0.25, 0.49, 0.5, 0.75, 0.99, 1)
+    }
     assert words == {
         0: "fail",
         0.25: "fail",
@@ -171,12 +173,14 @@ def test_verdicts_have_words() -> None:
         0.99: "partial",
         1: "pass",
     }
-    assert Verdict.not_run("").word == "not run"
-    assert Verdict.share(0, 0, "").word == "fail"
-    assert Verdict.share(7, 8, "").score == 0.75
-    assert Verdict.holds(True, "").word == "pass"  # noqa: FBT003 - the verdict
-    assert [Verdict.scored(score, "").score for score in (-1, 0.24, 0.25, 2)] == [0, 0, 0.25, 1]
-    assert [Verdict.within(value, "", full=5, half=15).score for value in (5, 5.1, 15, 15.1)] == [
+    assert CheckResult.not_run("").word == "not run"
+    assert CheckResult.share(0, 0, "").word == "fail"
+    assert CheckResult.share(7, 8, "").score == 0.75
+    assert CheckResult.holds(True, "").word == "pass"  # noqa: FBT003 - the result
+    assert [CheckResult.scored(score, "").score for score in (-1, 0.24, 0.25, 2)] == [0, 0, 0.25, 1]
+    assert [
+        CheckResult.within(value, "", full=5, half=15).score for value in (5, 5.1, 15, 15.1)
+    ] == [
         1,
         0.5,
         0.5,

@@ -13,7 +13,7 @@ import pytest
 
 from postfacta_lab.assess import Bench, check
 from postfacta_lab.assess.cli import main
-from postfacta_lab.assess.model import Group, Outcome, Verdict
+from postfacta_lab.assess.model import CheckResult, Group, Outcome
 from postfacta_lab.assess.report import (
     badge,
     document_of,
@@ -28,10 +28,10 @@ from postfacta_lab.assess.runner import Run
 from tests.lab.assess.test_cli import found
 
 MIXED = found(
-    SHUT_1=Verdict.fails("0 of 8 <b>&\"'| in flight", around_sigterm=[(0.1, 200), (0.2, 0)]),
-    SHUT_3=Verdict.scored(0.5, "half"),
-    SECU_3=Verdict.not_applicable("no [auth]"),
-    DEP_2=Verdict.not_run("no [database]"),
+    SHUT_1=CheckResult.fails("0 of 8 <b>&\"'| in flight", around_sigterm=[(0.1, 200), (0.2, 0)]),
+    SHUT_3=CheckResult.scored(0.5, "half"),
+    SECU_3=CheckResult.not_applicable("no [auth]"),
+    DEP_2=CheckResult.not_run("no [database]"),
 )
 
 
@@ -147,7 +147,7 @@ def test_sarif_has_a_place_for_each_result() -> None:
 
 
 def test_checks_of_your_own_stand_beside_the_grade(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def is_on(bench: Bench) -> Verdict:
+    async def is_on(bench: Bench) -> CheckResult:
         raise AssertionError(bench)
 
     monkeypatch.setattr("postfacta_lab.assess.model.GROUPS", added := list[Group]())
@@ -155,7 +155,7 @@ def test_checks_of_your_own_stand_beside_the_grade(monkeypatch: pytest.MonkeyPat
     run = Run("billing")
     assert added[0].own_entry is not None
     run.own_entries["OWN-1"] = added[0].own_entry
-    run.verdicts["OWN-1"] = Verdict.fails("it is off")
+    run.results["OWN-1"] = CheckResult.fails("it is off")
     report = document_of(run)
     assert [(check["id"], check["word"]) for check in report["own"]] == [("OWN-1", "fail")]
     assert "OWN-1" not in {check["id"] for check in report["checks"]}
@@ -164,7 +164,7 @@ def test_checks_of_your_own_stand_beside_the_grade(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_terminal_gets_a_line_for_each_check_and_what_was_declared() -> None:
-    assert line("SHUT-1", Verdict.fails("0 of 8")).split() == [
+    assert line("SHUT-1", CheckResult.fails("0 of 8")).split() == [
         "-",
         "SHUT-1",
         "fail",
@@ -172,17 +172,18 @@ def test_a_terminal_gets_a_line_for_each_check_and_what_was_declared() -> None:
         "of",
         "8",
     ]
-    assert line("SHUT-1", Verdict.not_run("busy")).startswith("  SHUT-1  not run ")
+    assert line("SHUT-1", CheckResult.not_run("busy")).startswith("  SHUT-1  not run ")
     gone = found(
-        SECU_2=Verdict(Outcome.DECLARED, evidence="behind a gateway"), DEP_2=Verdict.not_run("")
+        SECU_2=CheckResult(Outcome.DECLARED, evidence="behind a gateway"),
+        DEP_2=CheckResult.not_run(""),
     )
     text = "\n".join(summary(gone))
     assert "declared as not applicable:\n  SECU-2  behind a gateway\n" in text
     assert "A range: some checks did not run" in text
     assert "The way up" not in "\n".join(summary(found()))
-    assert "without: " in "\n".join(summary(found(SHUT_1=Verdict.fails("none"))))
+    assert "without: " in "\n".join(summary(found(SHUT_1=CheckResult.fails("none"))))
     assert "without: " not in "\n".join(
-        summary(found(DATA_3=Verdict.fails("two")))
+        summary(found(DATA_3=CheckResult.fails("two")))
     )  # its remedy is the same
 
 
@@ -236,8 +237,8 @@ def test_html_is_one_file_without_script() -> None:
     ("report", "letter"),
     [
         (found(), "A+"),
-        (found(SHUT_1=Verdict.fails("")), "D+"),
-        (found(DEP_2=Verdict.not_run("")), "B+ … A+"),
+        (found(SHUT_1=CheckResult.fails("")), "D+"),
+        (found(DEP_2=CheckResult.not_run("")), "B+ … A+"),
     ],
 )
 def test_every_format_shows_the_same_letter(make: Any, report: dict[str, Any], letter: str) -> None:
@@ -246,7 +247,7 @@ def test_every_format_shows_the_same_letter(make: Any, report: dict[str, Any], l
 
 
 def test_a_badge_is_grey_if_it_is_a_range() -> None:
-    assert "range B+ … A+" in (text := badge(found(DEP_2=Verdict.not_run(""))))
+    assert "range B+ … A+" in (text := badge(found(DEP_2=CheckResult.not_run(""))))
     assert "#616161" in text
     assert "#616161" not in badge(found())
 

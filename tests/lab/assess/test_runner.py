@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from postfacta_lab.assess.model import Group, Outcome, Verdict
+from postfacta_lab.assess.model import CheckResult, Group, Outcome
 from postfacta_lab.assess.runner import (
     Options,
     _if_calm,  # pyright: ignore[reportPrivateUsage]
@@ -18,19 +18,21 @@ from postfacta_lab.assess.spec import Spec
 from postfacta_lab.engine.processes import Waited
 from tests.lab.assess.test_cli import found
 
-LATE, PASS = Verdict.within(9, "9 s", full=1, half=3), Verdict.passes("in time")
+LATE, PASS = CheckResult.within(9, "9 s", full=1, half=3), CheckResult.passes("in time")
 
 
 def test_a_busy_machine_takes_back_what_was_timed() -> None:
     assert _if_calm("DEP-4", LATE, busy=True).outcome is Outcome.NOT_RUN
     assert _if_calm("DEP-4", LATE, busy=False) == LATE
     assert _if_calm("DEP-4", PASS, busy=True) == PASS
-    assert _if_calm("SHUT-4", Verdict.fails("3 of 6 broke"), busy=True).outcome is Outcome.NOT_RUN
-    assert _if_calm("METR-1", Verdict.fails("counted"), busy=True).word == "fail"
+    assert (
+        _if_calm("SHUT-4", CheckResult.fails("3 of 6 broke"), busy=True).outcome is Outcome.NOT_RUN
+    )
+    assert _if_calm("METR-1", CheckResult.fails("counted"), busy=True).word == "fail"
 
 
 def test_a_busy_machine_does_not_take_back_what_is_sure() -> None:
-    ended = Verdict.fails("it ended", sure=True)
+    ended = CheckResult.fails("it ended", sure=True)
     assert _if_calm("DEP-1", ended, busy=True) == ended
 
 
@@ -39,11 +41,11 @@ def test_a_busy_machine_does_not_take_back_what_is_sure() -> None:
     [
         (LATE, "fail"),
         (PASS, "partial"),
-        (Verdict.scored(0.5, "2 s"), "partial"),
-        (Verdict.not_run("busy"), "fail"),
+        (CheckResult.scored(0.5, "2 s"), "partial"),
+        (CheckResult.not_run("busy"), "fail"),
     ],
 )
-def test_what_failed_once_is_unsteady(second: Verdict, word: str) -> None:
+def test_what_failed_once_is_unsteady(second: CheckResult, word: str) -> None:
     assert _of_two(LATE, second).word == word
 
 
@@ -67,19 +69,18 @@ class Calm:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "times"), [(LATE, 2), (Verdict.fails("none was answered", sure=True), 1), (PASS, 1)]
+    ("result", "times"),
+    [(LATE, 2), (CheckResult.fails("none was answered", sure=True), 1), (PASS, 1)],
 )
-def test_what_failed_is_tried_again_unless_it_is_sure(verdict: Verdict, times: int) -> None:
+def test_what_failed_is_tried_again_unless_it_is_sure(result: CheckResult, times: int) -> None:
     tried: list[Any] = []
-    results: list[Verdict] = []
+    results: list[CheckResult] = []
 
-    async def check(bench: Any) -> Verdict:
+    async def check(bench: Any) -> CheckResult:
         tried.append(bench)
-        return verdict
+        return result
 
-    runner = _Runner(
-        cast("Any", Calm()), Options(busy=2), lambda _, verdict: results.append(verdict)
-    )
+    runner = _Runner(cast("Any", Calm()), Options(busy=2), lambda _, result: results.append(result))
     asyncio.run(runner._group(Group(ids=("DEP-4",), run=check)))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     assert (len(tried), [result.repeats for result in results]) == (times, [times - 1])
 
@@ -91,12 +92,12 @@ def test_a_service_that_had_no_processor_is_not_judged_by_time(
     """The tool itself may not have waited for any."""
     monkeypatch.setattr(Waited, "share", 0.0)
     monkeypatch.setattr(Waited, "others_share", others)
-    results: list[Verdict] = []
+    results: list[CheckResult] = []
 
-    async def check(bench: Any) -> Verdict:
+    async def check(bench: Any) -> CheckResult:
         return LATE
 
-    runner = _Runner(cast("Any", Calm()), Options(), lambda _, verdict: results.append(verdict))
+    runner = _Runner(cast("Any", Calm()), Options(), lambda _, result: results.append(result))
     asyncio.run(runner._group(Group(ids=("DEP-4",), run=check)))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     assert [result.word for result in results] == [word]
 
@@ -121,6 +122,6 @@ def test_others_had_what_was_neither_idle_nor_ours(
 def test_what_does_not_apply_has_its_word() -> None:
     words = {
         check["id"]: check["word"]
-        for check in found(SECU_3=Verdict.not_applicable("no [auth]"))["checks"]
+        for check in found(SECU_3=CheckResult.not_applicable("no [auth]"))["checks"]
     }
     assert words["SECU-3"] == "not applicable"

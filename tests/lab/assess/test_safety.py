@@ -82,9 +82,9 @@ def test_what_is_deaf_or_forks_fails_its_end_and_leaves_nothing(programs: None) 
         ("deaf", "still there 2 s after SIGTERM"),
         ("forks", "left 1 processes behind"),
     ):
-        verdict = assess(spec(habit), "SHUT-2").verdicts["SHUT-2"]
-        assert verdict.word == "fail"
-        assert said in verdict.evidence
+        result = assess(spec(habit), "SHUT-2").results["SHUT-2"]
+        assert result.word == "fail"
+        assert said in result.evidence
     assert left() == []
 
 
@@ -92,8 +92,8 @@ def test_a_log_that_is_filled_stops_the_checks(
     programs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "MOST_LOG", 50_000)
-    verdict = assess(spec("prints"), "SECU-4").verdicts["SECU-4"]
-    assert verdict.evidence == "it did not serve: it fills its log"
+    result = assess(spec("prints"), "SECU-4").results["SECU-4"]
+    assert result.evidence == "it did not serve: it fills its log"
 
 
 def test_no_secret_is_in_any_report(programs: None) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from ...engine.values import as_dict, as_dicts, read_yaml
 from ..bench import Bench
-from ..model import Verdict, group
+from ..model import CheckResult, group
 
 _MOST_FILES = 20_000
 _MOST_BYTES = 2**20  # of a file; a larger one is not read
@@ -121,7 +121,7 @@ class _Project:
 
 
 @group("SECU-5", *(f"OPER-{number}" for number in range(1, 7)), needs=("project",))
-async def _files(bench: Bench) -> dict[str, Verdict]:
+async def _files(bench: Bench) -> dict[str, CheckResult]:
     project = _Project((bench.spec.project or Path()).resolve())
     shown = await _says_version(bench)
     return {
@@ -131,19 +131,19 @@ async def _files(bench: Bench) -> dict[str, Verdict]:
     }
 
 
-def _secrets(project: _Project) -> Verdict:
+def _secrets(project: _Project) -> CheckResult:
     environments = project.matching(r"(^|/)\.env(rc)?(\.(local|production|prod|dev))?$")
     patterns = {name: _ENV_SECRET if name in environments else _SECRET for name in project.names}
     leaking = [name for name, secret in patterns.items() if secret.search(project.text(name))]
     if leaking:
         more = f" and {len(leaking) - 1} more" if leaking[1:] else ""
-        return Verdict.fails(f"a secret stands in {leaking[0]}{more}")
+        return CheckResult.fails(f"a secret stands in {leaking[0]}{more}")
     if environments:
-        return Verdict.scored(0.5, f"{environments[0]} is tracked, without a secret")
-    return Verdict.passes(f"no key, no token, no .env in {len(project.names)} files")
+        return CheckResult.scored(0.5, f"{environments[0]} is tracked, without a secret")
+    return CheckResult.passes(f"no key, no token, no .env in {len(project.names)} files")
 
 
-def _operations(project: _Project) -> dict[str, Verdict]:
+def _operations(project: _Project) -> dict[str, CheckResult]:
     documents = list(_yaml(project))
     objectives = [name for name, document in documents if _is_objective(document)]
     books = len(project.matching(r"(?i)runbook.*(?<!README)\.(md|rst)$"))
@@ -153,8 +153,8 @@ def _operations(project: _Project) -> dict[str, Verdict]:
     place = objectives[0] if objectives else "no file"
     return {
         "OPER-1": _alerting(project, alerts),
-        "OPER-2": Verdict.share((books >= 5) + way_back, 2, evidence),
-        "OPER-3": Verdict.holds(bool(objectives), f"objectives in {place}"),
+        "OPER-2": CheckResult.share((books >= 5) + way_back, 2, evidence),
+        "OPER-3": CheckResult.holds(bool(objectives), f"objectives in {place}"),
     }
 
 
@@ -190,13 +190,13 @@ def _is_objective(document: dict[str, Any]) -> bool:
     )
 
 
-def _alerting(project: _Project, alerts: list[dict[str, Any]]) -> Verdict:
+def _alerting(project: _Project, alerts: list[dict[str, Any]]) -> CheckResult:
     if not alerts:
-        return Verdict.fails("no alert rules were found")
+        return CheckResult.fails("no alert rules were found")
     names = {_stem(name) for name in project.names}
     booked = sum(_has_runbook(alert, names) for alert in alerts)
     evidence = f"{booked} of {len(alerts)} alerts name a runbook whose file exists"
-    return Verdict.scored(1.0 if booked == len(alerts) else 0.5, evidence)
+    return CheckResult.scored(1.0 if booked == len(alerts) else 0.5, evidence)
 
 
 def _has_runbook(alert: dict[str, Any], names: Collection[str]) -> bool:
@@ -214,7 +214,7 @@ def _stem(path: str) -> str:
     return path.rpartition("/")[2].partition(".")[0]
 
 
-def _engineering(project: _Project, *, says_version: bool) -> dict[str, Verdict]:
+def _engineering(project: _Project, *, says_version: bool) -> dict[str, CheckResult]:
     """Judge dependencies, image and tests, each by three parts that should be there."""
     ci = "\n".join(project.texts(_CI))
     pins = project.texts(r"(^|/)requirements[^/]*(/[^/]+)?\.txt$")
@@ -246,7 +246,7 @@ def _engineering(project: _Project, *, says_version: bool) -> dict[str, Verdict]
     }
     scores = (0.0, 0.25, 0.75, 1.0)  # two of three are more than half
     return {
-        name: replace(Verdict.parts(conditions), score=scores[sum(conditions.values())])
+        name: replace(CheckResult.parts(conditions), score=scores[sum(conditions.values())])
         for name, conditions in parts_found.items()
     }
 

@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from time import monotonic
 
-from ...engine.client import Answer, Flood, PartialRequest, closed_loop, encode, open_loop
+from ...engine.client import Flood, PartialRequest, Response, closed_loop, encode, open_loop
 from ...engine.processes import until
 from ..bench import Bench, Written, together
-from ..model import Verdict, group
+from ..model import CheckResult, group
 
 _CHEAP = "/assess-unknown"  # needs no database, which is slow meanwhile
 _LAST = 120  # acknowledged writes that are read back after SIGKILL
 
 
 @group("SHUT-1", "SHUT-2", "SHUT-3", "SHUT-4", "DATA-1", needs=("read",), fresh=True)
-async def _orderly_end(bench: Bench) -> Mapping[str, Verdict]:
+async def _orderly_end(bench: Bench) -> Mapping[str, CheckResult]:
     """End an instance by SIGTERM with requests in flight, and start it again."""
     readable: list[Written] = []
     if bench.spec.write:
@@ -67,50 +67,50 @@ async def _hold(bench: Bench) -> list[PartialRequest]:
     return requests
 
 
-async def _finish_later(bench: Bench, requests: list[PartialRequest]) -> list[Answer]:
+async def _finish_later(bench: Bench, requests: list[PartialRequest]) -> list[Response]:
     await asyncio.sleep(0.4)
     await bench.heal()
     return await together(*(request.finish() for request in requests))
 
 
-def _in_flight(answers: list[Answer]) -> Verdict:
+def _in_flight(answers: list[Response]) -> CheckResult:
     if not answers:
-        return Verdict.not_run("nothing can be held: the file names no write and no database")
+        return CheckResult.not_run("nothing can be held: the file names no write and no database")
     good = sum(answer.good for answer in answers)
     count = len(answers)
     evidence = f"{good} of {count} requests in flight were answered 2xx after SIGTERM"
     facts = [str(answer) for answer in answers]
-    return Verdict.share(good, count, evidence, answers=facts)
+    return CheckResult.share(good, count, evidence, answers=facts)
 
 
-async def _end(bench: Bench, began: float) -> Verdict:
+async def _end(bench: Bench, began: float) -> CheckResult:
     grace = bench.spec.grace
     service = bench.service
     if not await until(lambda: not service.is_running, grace):
-        return Verdict.fails(f"it was still there {grace:.0f} s after SIGTERM")
+        return CheckResult.fails(f"it was still there {grace:.0f} s after SIGTERM")
     seconds = monotonic() - began
     code = service.code
     await asyncio.sleep(0.2)
     if left := service.leaves():
-        return Verdict.fails(f"it ended, and left {len(left)} processes behind")
+        return CheckResult.fails(f"it ended, and left {len(left)} processes behind")
     clean = code in {0, -signal.SIGTERM, 128 + signal.SIGTERM}
     score = 1.0 if clean else 0.5
     evidence = f"it ended {seconds:.1f} s after SIGTERM with code {code}"
-    return Verdict.scored(score, evidence, seconds=seconds)
+    return CheckResult.scored(score, evidence, seconds=seconds)
 
 
-def _served(flood: Flood, prestop: float) -> Verdict:
+def _served(flood: Flood, prestop: float) -> CheckResult:
     answers = sorted(flood.answers, key=itemgetter(0))
     good = sum(0 < answer.status < 500 for _, answer in answers)
     count = len(answers)
     evidence = f"{good} of {count} new connections were served in the second after SIGTERM"
     facts = [(round(at, 2), answer.status) for at, answer in answers]
     if good >= 0.99 * count:
-        return Verdict.scored(1.0, evidence, around_sigterm=facts)
+        return CheckResult.scored(1.0, evidence, around_sigterm=facts)
     if prestop:
         evidence += f"; the platform waits {prestop:.0f} s before SIGTERM"
     score = 0.5 if prestop >= 2 else 0.0
-    return Verdict.scored(score, evidence, around_sigterm=facts)
+    return CheckResult.scored(score, evidence, around_sigterm=facts)
 
 
 async def _keep_asking(bench: Bench) -> str:
@@ -134,11 +134,11 @@ async def _keep_asking(bench: Bench) -> str:
     return "open"
 
 
-def _connections_end(ends: list[str]) -> Verdict:
+def _connections_end(ends: list[str]) -> CheckResult:
     broken = ends.count("broken")
     total = len(ends)
     evidence = f"{broken} of {total} kept connections broke without a word"
-    return Verdict.within(broken, evidence, full=0, half=1, sure=broken == total)
+    return CheckResult.within(broken, evidence, full=0, half=1, sure=broken == total)
 
 
 async def _probe(bench: Bench) -> list[int]:
@@ -152,28 +152,32 @@ async def _probe(bench: Bench) -> list[int]:
     return statuses
 
 
-async def _restarted(bench: Bench, readable: list[Written]) -> Verdict:
+async def _restarted(bench: Bench, readable: list[Written]) -> CheckResult:
     if not bench.spec.write:
-        return Verdict.not_run("the service file names no write")
+        return CheckResult.not_run("the service file names no write")
     if not readable:
-        return Verdict.not_run("what is written cannot be read back, not even before the restart")
+        return CheckResult.not_run(
+            "what is written cannot be read back, not even before the restart"
+        )
     await bench.start()
-    verdict = await _survivors(bench, readable, "an orderly restart")
-    bench.durable = verdict.score == 1
-    return verdict
+    result = await _survivors(bench, readable, "an orderly restart")
+    bench.durable = result.score == 1
+    return result
 
 
-async def _survivors(bench: Bench, writes: Sequence[Written], event: str) -> Verdict:
+async def _survivors(bench: Bench, writes: Sequence[Written], event: str) -> CheckResult:
     """Read writes back after something was done; what cannot be known is no loss."""
     outcomes = Counter([await _patiently(bench, written) for written in writes])
     total = len(writes)
     lost = outcomes[False]
     unknown = outcomes[None]
     if lost:
-        return Verdict.fails(f"{lost} of {total} acknowledged writes were lost by {event}")
+        return CheckResult.fails(f"{lost} of {total} acknowledged writes were lost by {event}")
     if unknown:
-        return Verdict.not_run(f"{unknown} of {total} writes could not be read back after {event}")
-    return Verdict.passes(f"{total} acknowledged writes were read back after {event}")
+        return CheckResult.not_run(
+            f"{unknown} of {total} writes could not be read back after {event}"
+        )
+    return CheckResult.passes(f"{total} acknowledged writes were read back after {event}")
 
 
 async def _patiently(bench: Bench, written: Written) -> bool | None:
@@ -185,44 +189,44 @@ async def _patiently(bench: Bench, written: Written) -> bool | None:
 
 
 @group("HLTH-1")
-async def _two_paths(bench: Bench) -> Verdict:
+async def _two_paths(bench: Bench) -> CheckResult:
     probes = sorted({bench.spec.live, bench.spec.ready} - {""})
     paths = " and ".join(probes) or "no path"
-    return Verdict.share(len(probes), 2, f"probes were found at {paths}")
+    return CheckResult.share(len(probes), 2, f"probes were found at {paths}")
 
 
 @group("HLTH-2", needs=("read",), quick=False)
-async def _readiness(bench: Bench) -> Verdict:
+async def _readiness(bench: Bench) -> CheckResult:
     ready = bench.spec.ready
     if not ready:
-        return Verdict.fails("no readiness probe was found", sure=True)
+        return CheckResult.fails("no readiness probe was found", sure=True)
     if ready == bench.spec.live:
-        return Verdict.scored(0.5, f"{ready} is both, so that one meaning is lost")
+        return CheckResult.scored(0.5, f"{ready} is both, so that one meaning is lost")
     if bench.spec.database:
         return await _through_a_cut(bench)
     statuses: list[int] = bench.shared.get("ready_at_sigterm", [])
     if not statuses:
-        return Verdict.not_run("readiness at SIGTERM was not seen")
+        return CheckResult.not_run("readiness at SIGTERM was not seen")
     unique = dict.fromkeys(statuses)
     answers = ", ".join(str(status or "nothing") for status in unique)
-    return Verdict.holds(503 in statuses, f"after SIGTERM {ready} said {answers}")
+    return CheckResult.holds(503 in statuses, f"after SIGTERM {ready} said {answers}")
 
 
-async def _through_a_cut(bench: Bench) -> Verdict:
+async def _through_a_cut(bench: Bench) -> CheckResult:
     live = bench.spec.live
     ready = bench.spec.ready
     await bench.link.stop()
     fell, lived = await _watch(bench, falls=True)
     await bench.link.heal()
     if fell is None:
-        return Verdict.fails(f"{ready} did not fall within 30 s of the database's loss")
+        return CheckResult.fails(f"{ready} did not fall within 30 s of the database's loss")
     if not lived:
         consequence = "the platform would restart it for its database's loss"
-        return Verdict.fails(f"{live} failed too: {consequence}")
+        return CheckResult.fails(f"{live} failed too: {consequence}")
     rose, _ = await _watch(bench, falls=False)
     has_risen = rose is not None
     rises = "rose again" if has_risen else "did not rise again"
-    return Verdict.holds(has_risen, f"{ready} fell after {fell:.1f} s and {rises}", fell=fell)
+    return CheckResult.holds(has_risen, f"{ready} fell after {fell:.1f} s and {rises}", fell=fell)
 
 
 async def _watch(bench: Bench, *, falls: bool) -> tuple[float | None, bool]:
@@ -242,19 +246,19 @@ async def _watch(bench: Bench, *, falls: bool) -> tuple[float | None, bool]:
 
 
 @group("DATA-2", needs=("read", "write"))
-async def _killed(bench: Bench) -> Verdict:
+async def _killed(bench: Bench) -> CheckResult:
     first = await bench.write()
     if not (first.answer.good and await bench.has(first)):
-        return Verdict.not_run("what is written cannot be read back, not even before the end")
+        return CheckResult.not_run("what is written cannot be read back, not even before the end")
     acknowledged = await _write_until_killed(bench)
     bench.service.kill()
     if not acknowledged:
-        return Verdict.not_run("no write was acknowledged in 10 s")
+        return CheckResult.not_run("no write was acknowledged in 10 s")
     await bench.start()
-    verdict = await _survivors(bench, acknowledged[-_LAST:], "SIGKILL")
-    if verdict.word == "fail":
+    result = await _survivors(bench, acknowledged[-_LAST:], "SIGKILL")
+    if result.word == "fail":
         bench.durable = False
-    return verdict
+    return result
 
 
 async def _write_until_killed(bench: Bench) -> list[Written]:
@@ -284,19 +288,19 @@ async def _write_until_killed(bench: Bench) -> list[Written]:
 
 
 @group("DATA-3", needs=("read", "write"))
-async def _repeated(bench: Bench) -> Verdict:
+async def _repeated(bench: Bench) -> CheckResult:
     mark = bench.mark()
     key = {"Idempotency-Key": mark}
     first = await bench.write(mark, headers=key)
     second = await bench.write(mark, headers=key)
     if not first.answer.good:
-        return Verdict.not_run(f"a write with an Idempotency-Key was answered {first.answer}")
+        return CheckResult.not_run(f"a write with an Idempotency-Key was answered {first.answer}")
     if second.answer.status in {409, 422}:
-        return Verdict.passes(f"the repetition was refused with {second.answer.status}")
+        return CheckResult.passes(f"the repetition was refused with {second.answer.status}")
     is_same = first.id == second.id != mark
     if not is_same and "{id}" not in bench.reading.path:
         listed = await bench.read()
         is_same = listed.text.count(mark) == 1
     if is_same and second.answer.good:
-        return Verdict.passes(f"both were answered with the id {first.id}")
-    return Verdict.fails("the same write under one Idempotency-Key had two effects")
+        return CheckResult.passes(f"both were answered with the id {first.id}")
+    return CheckResult.fails("the same write under one Idempotency-Key had two effects")

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
 
-from ...engine.client import Answer, ask, closed_loop, encode
+from ...engine.client import Response, ask, closed_loop, encode
 from ...engine.values import as_dict
 from ..bench import Bench
-from ..model import Verdict, group
+from ..model import CheckResult, group
 
 _JSON = {"Content-Type": "application/json"}
 _ORIGIN = "https://assess.example"
@@ -82,7 +82,7 @@ _INSIDE = re.compile(
 
 
 @group("SECU-1", needs=("read",))
-async def _cors(bench: Bench) -> Verdict:
+async def _cors(bench: Bench) -> CheckResult:
     write = bench.writing("assess")[0] if bench.spec.write else None
     preflight = {
         "Origin": _ORIGIN,
@@ -98,24 +98,24 @@ async def _cors(bench: Bench) -> Verdict:
     for origin, answer in zip(allowed, answers, strict=True):
         credentials = answer.headers.get("access-control-allow-credentials", "").lower()
         if credentials == "true" and origin in {_ORIGIN, "*", "null"}:
-            return Verdict.fails(f"{origin} is allowed with credentials")
+            return CheckResult.fails(f"{origin} is allowed with credentials")
     if not {_ORIGIN, "*"}.isdisjoint(allowed):
-        return Verdict.scored(
+        return CheckResult.scored(
             1.0 if bench.spec.public else 0.5, "any origin is allowed, without credentials"
         )
-    return Verdict.passes("a foreign origin is allowed nothing")
+    return CheckResult.passes("a foreign origin is allowed nothing")
 
 
 @group("SECU-2", needs=("write",))
-async def _anonymous(bench: Bench) -> Verdict:
+async def _anonymous(bench: Bench) -> CheckResult:
     answer = (await bench.write(auth=False)).answer
-    return Verdict.holds(
+    return CheckResult.holds(
         answer.status in {401, 403}, f"the write without credentials was answered {answer}"
     )
 
 
 @group("SECU-3", needs=("auth", "write"))
-async def _forged(bench: Bench) -> Verdict:
+async def _forged(bench: Bench) -> CheckResult:
     """Write with forged credentials: cut, changed, of another algorithm, or none."""
     name, value = bench.spec.auth or ("Authorization", "")
     scheme, _, token = value.rpartition(" ")
@@ -137,7 +137,7 @@ async def _forged(bench: Bench) -> Verdict:
         credentials = {name: f"{scheme} {forgery}".strip()}
         written = await bench.write(headers=credentials, auth=False)
         accepted += written.answer.good
-    return Verdict.holds(
+    return CheckResult.holds(
         not accepted, f"{accepted} of {len(forgeries)} forged credentials were accepted"
     )
 
@@ -147,7 +147,7 @@ def _base64url(content: bytes) -> str:
 
 
 @group("SECU-4", needs=("read",))
-async def _headers(bench: Bench) -> Verdict:
+async def _headers(bench: Bench) -> CheckResult:
     read = await bench.read()
     unknown = await bench.call("/assess-unknown")
     answers = [read.headers, unknown.headers]
@@ -158,11 +158,11 @@ async def _headers(bench: Bench) -> Verdict:
         "x-powered-by" in headers or re.search(r"\d", headers.get("server", ""))
         for headers in answers
     )
-    return Verdict.parts({"`nosniff`": sniff, "hidden versions": not shown})
+    return CheckResult.parts({"`nosniff`": sniff, "hidden versions": not shown})
 
 
 @group("OPER-7", needs=("read",))
-async def _errors(bench: Bench) -> Verdict:
+async def _errors(bench: Bench) -> CheckResult:
     path = bench.read_path().partition("?")[0]  # other paths may belong to another API, or to pages
     answers = [await bench.call(f"{path}/assess-unknown"), await bench.call(path, "DELETE")]
     if bench.spec.write:
@@ -172,7 +172,7 @@ async def _errors(bench: Bench) -> Verdict:
     shared = _COMMON.intersection(*(as_dict(answer.json) for answer in answers))
     shaped = bool(answers and shared) and all(map(_has_id, answers))
     described = [path for path in _DOCUMENTS if (await bench.call(path)).good]
-    return Verdict.parts(
+    return CheckResult.parts(
         {
             "errors in one JSON shape with a request id": shaped,
             "a document of the API": bool(described),
@@ -180,14 +180,14 @@ async def _errors(bench: Bench) -> Verdict:
     )
 
 
-def _has_id(answer: Answer) -> bool:
+def _has_id(answer: Response) -> bool:
     return "x-request-id" in answer.headers or bool(
         _REQUEST_ID.search(json.dumps(answer.json).lower())
     )
 
 
 @group("INPT-1", "INPT-2", "INPT-3", needs=("read",))
-async def _inputs(bench: Bench) -> Mapping[str, Verdict]:
+async def _inputs(bench: Bench) -> Mapping[str, CheckResult]:
     bodies = await _bodies(bench)
     large = {f"X-Assess-{number}": "x" * 4000 for number in range(256)}
     answer = await bench.call(bench.read_path(), headers=large)
@@ -201,14 +201,14 @@ async def _inputs(bench: Bench) -> Mapping[str, Verdict]:
     evidence = f"of {len(requests)} ambiguous requests were served: {', '.join(served) or 'none'}"
     return {
         "INPT-1": bodies,
-        "INPT-2": Verdict.scored(score, f"1 MiB of headers was answered {answer}"),
-        "INPT-3": Verdict.holds(not served, evidence),
+        "INPT-2": CheckResult.scored(score, f"1 MiB of headers was answered {answer}"),
+        "INPT-3": CheckResult.holds(not served, evidence),
     }
 
 
-async def _bodies(bench: Bench) -> Verdict:
+async def _bodies(bench: Bench) -> CheckResult:
     if bench.spec.write is None:
-        return Verdict.not_run("the service file names no write")
+        return CheckResult.not_run("the service file names no write")
     scores: list[float] = []
     evidence: list[str] = []
     for way, headers in (
@@ -220,10 +220,10 @@ async def _bodies(bench: Bench) -> Verdict:
         is_bounded = answer.status == 413 or (not answer.good and grown < 16 * 2**20)
         is_early = sent <= _HALF and not answer.good
         scores.append(1.0 if is_early else 0.5 * is_bounded)
-    return Verdict.scored(min(scores), "; ".join(evidence))
+    return CheckResult.scored(min(scores), "; ".join(evidence))
 
 
-async def _large(bench: Bench, way: Mapping[str, str]) -> tuple[int, int, Answer]:
+async def _large(bench: Bench, way: Mapping[str, str]) -> tuple[int, int, Response]:
     """Return how much it took before its answer or end, its growth of memory, and the answer."""
     write, _ = bench.writing("assess-large")
     connection = await bench.connect()
@@ -277,9 +277,9 @@ def _ambiguous(bench: Bench) -> dict[str, bytes]:
 
 
 @group("CRSH-1", "CRSH-3", needs=("read",))
-async def _malformed(bench: Bench) -> Mapping[str, Verdict]:
+async def _malformed(bench: Bench) -> Mapping[str, CheckResult]:
     """Send requests with one flaw each; a 4xx is right, a 5xx or silence is wrong."""
-    answers: list[Answer] = []
+    answers: list[Response] = []
     for method, path, body in _requests(bench):
         headers = {} if body is None else _JSON
         answers.append(await bench.call(path, method, body=body, headers=headers, patience=8))
@@ -294,11 +294,11 @@ async def _malformed(bench: Bench) -> Mapping[str, Verdict]:
     shown = next((match[0].strip() for match in matches if match), "")
     return {
         "CRSH-1": (
-            Verdict.scored(score, evidence)
+            CheckResult.scored(score, evidence)
             if bench.service.is_running
-            else Verdict.fails("it died")
+            else CheckResult.fails("it died")
         ),
-        "CRSH-3": Verdict.holds(not shown, f"answers show of the inside: {shown or 'nothing'}"),
+        "CRSH-3": CheckResult.holds(not shown, f"answers show of the inside: {shown or 'nothing'}"),
     }
 
 
@@ -329,10 +329,10 @@ def _broken_fields(body: dict[str, Any]) -> Iterator[bytes]:
 
 
 @group("CRSH-2", needs=("read",))
-async def _at_once(bench: Bench) -> Verdict:
+async def _at_once(bench: Bench) -> CheckResult:
     numbers = count(1)
 
-    async def send() -> Answer:
+    async def send() -> Response:
         number = next(numbers)
         if bench.spec.write is not None and number % 2 and number < 8000:
             return (await bench.write(patience=15)).answer
@@ -343,7 +343,7 @@ async def _at_once(bench: Bench) -> Verdict:
     of = f"{len(flood.answers)} requests of 32 callers"
     errors = sum(answer.status >= 500 and answer.status != 503 for _, answer in flood.answers)
     if not bench.service.is_running:
-        return Verdict.fails(f"it died after {of}: code {bench.service.code}")
+        return CheckResult.fails(f"it died after {of}: code {bench.service.code}")
     if gone := before.difference(bench.service.leaves()):
-        return Verdict.fails(f"{len(gone)} of its processes died within {of}")
-    return Verdict.holds(not errors, f"{errors} of {of} were answered 5xx")
+        return CheckResult.fails(f"{len(gone)} of its processes died within {of}")
+    return CheckResult.holds(not errors, f"{errors} of {of} were answered 5xx")

@@ -14,9 +14,9 @@ from operator import itemgetter
 from statistics import median
 from time import monotonic
 
-from ...engine.client import Answer, Flood, Outcome, closed_loop, encode, open_loop, slow_clients
+from ...engine.client import Flood, Outcome, Response, closed_loop, encode, open_loop, slow_clients
 from ..bench import HAS_PROC, Bench, together
-from ..model import Verdict, group
+from ..model import CheckResult, group
 
 # In seconds: how long the database is cut, and silent; from when on an answer to silence must be
 # quick; between two requests meanwhile; how long callers crowd the pool.
@@ -25,7 +25,7 @@ _SILENT = 8.0
 _SETTLED = 6.0
 _EACH = 0.15
 _CROWD = 4.0
-_Timed = tuple[float, Answer]  # when it was due
+_Timed = tuple[float, Response]  # when it was due
 _CLIENTS = 75  # slow ones, of each kind
 _BESIDE = 60  # reads beside them
 _PATIENCE = 35.0  # seconds, of slow clients
@@ -36,7 +36,7 @@ _STRANGER = "127.0.0.2" if HAS_PROC else ""  # other systems than Linux have one
 
 
 @group("DEP-2", "DEP-3", "DEP-4", "TIME-4", needs=("read", "database"), fresh=True, quick=False)
-async def _outages(bench: Bench) -> Mapping[str, Verdict]:
+async def _outages(bench: Bench) -> Mapping[str, CheckResult]:
     link = bench.link
     writes = bench.spec.write is not None
     await link.stop()
@@ -62,7 +62,7 @@ async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list
     number = count()
     writes = bench.spec.write is not None
 
-    async def send() -> Answer:
+    async def send() -> Response:
         if writes and next(number) % 2:
             written = await bench.write(patience=patience)
             return written.answer
@@ -72,7 +72,7 @@ async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list
     return sorted(flood.answers, key=itemgetter(0))
 
 
-def _unavailable(bench: Bench, timed: list[_Timed]) -> Verdict:
+def _unavailable(bench: Bench, timed: list[_Timed]) -> CheckResult:
     """Judge the answers while the database was cut: 503 with Retry-After, or stale, and soon."""
     answers = [answer for _, answer in timed]
     total = len(answers)
@@ -82,9 +82,9 @@ def _unavailable(bench: Bench, timed: list[_Timed]) -> Verdict:
         acknowledged = sum(answer.good for answer in answers[1::2])
     if acknowledged and bench.durable is not False:
         evidence = f"{acknowledged} writes were acknowledged while the database was cut"
-        return Verdict.fails(evidence, cut=facts)
+        return CheckResult.fails(evidence, cut=facts)
     if hung := sum(not answer.status for answer in answers):
-        return Verdict.fails(f"{hung} of {total} were not answered", cut=facts)
+        return CheckResult.fails(f"{hung} of {total} were not answered", cut=facts)
     refused = sum(answer.status == 503 and "retry-after" in answer.headers for answer in answers)
     stale = sum(answer.good for answer in answers) - acknowledged
     right = refused + stale
@@ -99,44 +99,44 @@ def _unavailable(bench: Bench, timed: list[_Timed]) -> Verdict:
         f"{right} of {total} were answered by 503 with Retry-After, or stale, within"
         f" {slowest:.1f} s ({kinds})"
     )
-    return Verdict.scored(score, evidence, sure=is_soon, cut=facts)
+    return CheckResult.scored(score, evidence, sure=is_soon, cut=facts)
 
 
-def _p95(answers: list[Answer]) -> float:
+def _p95(answers: list[Response]) -> float:
     seconds = sorted(answer.seconds for answer in answers)
     place = int(0.95 * (len(answers) - 1))
     return seconds[place]
 
 
-def _recovery(*after: float | None) -> Verdict:
+def _recovery(*after: float | None) -> CheckResult:
     cut, silence = ("never" if at is None else f"after {at:.1f} s" for at in after)
     worst = max(20.0 if at is None else at for at in after)
     evidence = f"good again {cut} of a cut, {silence} of silence"
-    return Verdict.within(worst, evidence, full=5, half=15)
+    return CheckResult.within(worst, evidence, full=5, half=15)
 
 
-def _not_waited(answers: list[Answer]) -> Verdict:
+def _not_waited(answers: list[Response]) -> CheckResult:
     if not answers:
-        return Verdict.not_run("too little was asked")
+        return CheckResult.not_run("too little was asked")
     p95 = _p95(answers)
     evidence = f"after {_SETTLED:g} s of silence, p95 was {p95:.2f} s"
     is_silent = not any(answer.status for answer in answers)
     sure = p95 >= 10 or is_silent
-    return Verdict.within(p95, evidence, full=1, half=3, sure=sure)
+    return CheckResult.within(p95, evidence, full=1, half=3, sure=sure)
 
 
-def _limited(answers: list[Answer]) -> Verdict:
+def _limited(answers: list[Response]) -> CheckResult:
     if unanswered := sum(not answer.status for answer in answers):
         total = len(answers)
         evidence = f"{unanswered} of {total} requests were not answered within 32 s of silence"
-        return Verdict.fails(evidence, sure=True)
+        return CheckResult.fails(evidence, sure=True)
     slowest = max(answer.seconds for answer in answers)
     evidence = f"with a silent database, the slowest answer took {slowest:.1f} s"
-    return Verdict.within(slowest, evidence, full=10, half=40)
+    return CheckResult.within(slowest, evidence, full=10, half=40)
 
 
 @group("DEP-5", needs=("read", "database"), fresh=True, quick=False)
-async def _pool(bench: Bench) -> Verdict:
+async def _pool(bench: Bench) -> CheckResult:
     """Judge how many connections a crowd of callers opens, beside what the pool may have."""
     link = bench.link
     most = bench.spec.database.max_connections if bench.spec.database else 0
@@ -153,16 +153,16 @@ async def _pool(bench: Bench) -> Verdict:
         f" {most} are allowed"
     )
     if at_once > 2 * most:
-        return Verdict.fails(evidence, sure=True)
+        return CheckResult.fails(evidence, sure=True)
     if unexpected:
         kinds = ", ".join(sorted(unexpected))
-        return Verdict.fails(f"{evidence}; answers were also {kinds}")
+        return CheckResult.fails(f"{evidence}; answers were also {kinds}")
     is_pooled = at_once <= most and opened / requests < 0.3
-    return Verdict.scored(1.0 if is_pooled else 0.5, evidence)
+    return CheckResult.scored(1.0 if is_pooled else 0.5, evidence)
 
 
 @group("DEP-1", needs=("read", "database"), quick=False)
-async def _absent(bench: Bench) -> Verdict:
+async def _absent(bench: Bench) -> CheckResult:
     """Start an instance without its database, which comes back after eight seconds."""
     await bench.link.stop()
     await bench.start(wait=False)
@@ -174,7 +174,7 @@ async def _absent(bench: Bench) -> Verdict:
             await bench.link.heal()
             code = bench.service.code
             evidence = f"it ended after {at:.1f} s without its database, with code {code}"
-            return Verdict.fails(evidence, sure=True)
+            return CheckResult.fails(evidence, sure=True)
         if not lived and bench.spec.live:
             alive = await bench.call(bench.spec.live, patience=2)
             lived = alive.good
@@ -183,16 +183,16 @@ async def _absent(bench: Bench) -> Verdict:
     recovery = await bench.recovers(1, within=15, patience=2, pause=0.1)
     if recovery is None:
         score = 0.25 if lived else 0.0
-        return Verdict.scored(score, "it did not serve within 15 s of the database's return")
+        return CheckResult.scored(score, "it did not serve within 15 s of the database's return")
     liveness = "live" if lived else "not live"
     evidence = (
         f"it was {liveness} without its database, and served {recovery:.1f} s after its return"
     )
-    return Verdict.scored(1.0 if lived else 0.5, evidence)
+    return CheckResult.scored(1.0 if lived else 0.5, evidence)
 
 
 @group("TIME-1", "TIME-2", "TIME-3", needs=("read",), fresh=True, quick=False)
-async def _dripping(bench: Bench) -> Mapping[str, Verdict] | Verdict:
+async def _dripping(bench: Bench) -> Mapping[str, CheckResult] | CheckResult:
     long_headers = bench.headers({"X-Assess": "x" * 400})
     read_head = encode("GET", bench.read_path(), long_headers)
     write, body = bench.writing(bench.mark())
@@ -206,7 +206,7 @@ async def _dripping(bench: Bench) -> Mapping[str, Verdict] | Verdict:
         _read_beside(bench),
     )
     if not bench.service.is_running:
-        return Verdict.fails(f"it died: code {bench.service.code}", sure=True)
+        return CheckResult.fails(f"it died: code {bench.service.code}", sure=True)
     return {
         "TIME-1": _ended(headers, "headers"),
         "TIME-2": _ended(bodies, "bodies"),
@@ -214,7 +214,7 @@ async def _dripping(bench: Bench) -> Mapping[str, Verdict] | Verdict:
     }
 
 
-async def _drip(bench: Bench, first: bytes, remainder: bytes, *, clients: int) -> list[Answer]:
+async def _drip(bench: Bench, first: bytes, remainder: bytes, *, clients: int) -> list[Response]:
     return await slow_clients(
         bench.connect,
         first,
@@ -225,32 +225,32 @@ async def _drip(bench: Bench, first: bytes, remainder: bytes, *, clients: int) -
     )
 
 
-async def _read_beside(bench: Bench) -> list[Answer]:
+async def _read_beside(bench: Bench) -> list[Response]:
     await asyncio.sleep(1.0)
-    answers: list[Answer] = []
+    answers: list[Response] = []
     for _ in range(_BESIDE):
         answers.append(await bench.read(patience=5))
         await asyncio.sleep(0.04)
     return answers
 
 
-def _ended(ends: list[Answer], part: str) -> Verdict:
+def _ended(ends: list[Response], part: str) -> CheckResult:
     if not ends:
-        return Verdict.not_run("the service file names no write")
+        return CheckResult.not_run("the service file names no write")
     seconds = [end.seconds for end in ends if end.outcome is not Outcome.TIMEOUT]
     total = len(ends)
     if left := total - len(seconds):
         evidence = (
             f"{left} of {total} clients with slow {part} were not ended within {_PATIENCE:.0f} s"
         )
-        return Verdict.fails(evidence, sure=not seconds)
+        return CheckResult.fails(evidence, sure=not seconds)
     last = max(seconds)
     evidence = f"all {total} clients with slow {part} were ended within {last:.1f} s"
     score = 1.0 if last <= 30 else 0.5
-    return Verdict.scored(score, evidence, last=last)
+    return CheckResult.scored(score, evidence, last=last)
 
 
-def _unharmed(answers: list[Answer], calm: float) -> Verdict:
+def _unharmed(answers: list[Response], calm: float) -> CheckResult:
     failed = sum(not answer.good for answer in answers)
     p95 = _p95(answers)
     milliseconds = p95 * 1000
@@ -259,7 +259,7 @@ def _unharmed(answers: list[Answer], calm: float) -> Verdict:
     score = 0.5 if failed <= 3 else 0.0
     if not failed and is_quick:
         score = 1.0
-    return Verdict.scored(score, evidence, p95=p95)
+    return CheckResult.scored(score, evidence, p95=p95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,11 +276,11 @@ class _Plan:
 
 
 @group("LOAD-1", "LOAD-2", "LOAD-3", "HLTH-3", needs=("read", "proc"), fresh=True, quick=False)
-async def _overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
+async def _overload(bench: Bench) -> Mapping[str, CheckResult] | CheckResult:
     """Offer several times what can be served, and judge answers, refusals and recovery."""
     async with AsyncExitStack() as stack:
         plan = await _make_slow(bench, stack)
-        if isinstance(plan, Verdict):
+        if isinstance(plan, CheckResult):
             return plan
         memory = bench.service.memory()
         async with asyncio.TaskGroup() as tasks:
@@ -298,26 +298,26 @@ async def _overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
     await bench.heal()
     late = flood.lateness
     if late > 0.8 * float(bench.shared["busy"]):
-        return Verdict.not_run(f"the machine is too busy: the generator was {late:.1f} s late")
-    verdicts = {
+        return CheckResult.not_run(f"the machine is too busy: the generator was {late:.1f} s late")
+    results = {
         "LOAD-1": _goodput(flood, plan),
         "LOAD-2": _refusals(flood, plan),
         "LOAD-3": _well(bench, after, grown),
         "HLTH-3": _probed(bench, probes.result()),
     }
-    if verdicts["LOAD-2"].score > 0 or any(answer.refused for _, answer in flood.answers):
-        return verdicts
+    if results["LOAD-2"].score > 0 or any(answer.refused for _, answer in flood.answers):
+        return results
     # That many wait, and no one is refused, does not come of a busy machine.
-    for name, verdict in verdicts.items():
-        facts = {**verdict.facts, "sure": True}
-        verdicts[name] = replace(verdict, facts=facts)
-    return verdicts
+    for name, result in results.items():
+        facts = {**result.facts, "sure": True}
+        results[name] = replace(result, facts=facts)
+    return results
 
 
-async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
+async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | CheckResult:
     """Slow the service down by its database or its processor, until the generator can overload it.
 
-    Return the plan of the overload, or a verdict if there is none.
+    Return the plan of the overload, or a result if there is none.
     """
     if bench.spec.database and bench.durable is not False:
         await bench.link.delay(0.4)
@@ -326,9 +326,11 @@ async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
         alone = median(read.seconds for read in reads)
         capacity = await _capacity(bench)
         if capacity > _MOST_RATE / 2:
-            return Verdict.not_run(f"{capacity:.0f} reads a second do not need the slow database")
+            return CheckResult.not_run(
+                f"{capacity:.0f} reads a second do not need the slow database"
+            )
         if not capacity:
-            return Verdict.not_run("nothing was served while the database was slow")
+            return CheckResult.not_run("nothing was served while the database was slow")
         return _Plan(
             rate=min(5 * capacity, _MOST_RATE),
             possible=capacity,
@@ -353,7 +355,7 @@ async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
                 possible=min(possible, capacity),
                 within=0.5,
             )
-    return Verdict.not_applicable(
+    return CheckResult.not_applicable(
         "a refusal costs as much as an answer, so that shedding would have no point"
     )
 
@@ -365,7 +367,7 @@ async def _capacity(
     *,
     nothing: bool = False,
 ) -> float:
-    async def ask() -> Answer:
+    async def ask() -> Response:
         if nothing:
             return await bench.call("/assess-nothing", patience=8)
         return await bench.read(patience=8)
@@ -386,7 +388,7 @@ async def _probe(bench: Bench) -> list[bool]:
     return answers
 
 
-def _goodput(flood: Flood, plan: _Plan) -> Verdict:
+def _goodput(flood: Flood, plan: _Plan) -> CheckResult:
     possible = plan.possible * _SECONDS
     share = flood.good(plan.within) / possible
     later = flood.good(2 * plan.within) / possible
@@ -399,7 +401,7 @@ def _goodput(flood: Flood, plan: _Plan) -> Verdict:
         f"at {plan.rate:.0f} requests a second, {100 * share:.0f} % of the possible"
         f" {plan.possible:.0f} were served in time"
     )
-    return Verdict.scored(
+    return CheckResult.scored(
         score,
         evidence,
         offered=plan.rate,
@@ -408,7 +410,7 @@ def _goodput(flood: Flood, plan: _Plan) -> Verdict:
     )
 
 
-def _refusals(flood: Flood, plan: _Plan) -> Verdict:
+def _refusals(flood: Flood, plan: _Plan) -> CheckResult:
     """Judge whether what is not served is refused soon, with Retry-After."""
     total = len(flood.answers)
     unserved = [answer for _, answer in flood.answers if not answer.good]
@@ -416,7 +418,7 @@ def _refusals(flood: Flood, plan: _Plan) -> Verdict:
     if count < 0.1 * total:
         slow = sum(answer.seconds > 2 * plan.within for _, answer in flood.answers)
         evidence = f"{count} were refused, {slow} waited"
-        return Verdict.holds(slow <= total / 4, evidence)
+        return CheckResult.holds(slow <= total / 4, evidence)
     polite = sum(
         answer.refused and answer.seconds <= 0.6 and "retry-after" in answer.headers
         for answer in unserved
@@ -428,41 +430,41 @@ def _refusals(flood: Flood, plan: _Plan) -> Verdict:
     score = 0.5 if share >= 0.5 else 0.0
     if share >= 0.95:
         score = 1.0
-    return Verdict.scored(score, evidence)
+    return CheckResult.scored(score, evidence)
 
 
-def _well(bench: Bench, after: float | None, grown: int) -> Verdict:
+def _well(bench: Bench, after: float | None, grown: int) -> CheckResult:
     if not bench.service.is_running:
-        return Verdict.fails("it died")
+        return CheckResult.fails("it died")
     if after is None:
-        return Verdict.fails("it was not well within 12 s of the end of the load")
+        return CheckResult.fails("it was not well within 12 s of the end of the load")
     mebibytes = max(grown, 0) // 2**20
     evidence = (
         f"five good answers in a row {after:.1f} s after the load; memory grew by {mebibytes} MiB"
     )
     is_well = after <= 5 and grown <= 100 * 2**20
     score = 1.0 if is_well else 0.5
-    return Verdict.scored(score, evidence, memory=grown)
+    return CheckResult.scored(score, evidence, memory=grown)
 
 
-def _probed(bench: Bench, answers: list[bool]) -> Verdict:
+def _probed(bench: Bench, answers: list[bool]) -> CheckResult:
     if not answers:
-        return Verdict.fails("no probe was found", sure=True)
+        return CheckResult.fails("no probe was found", sure=True)
     good = sum(answers)
     count = len(answers)
     evidence = (
         f"{good} of {count} probes of {bench.spec.live} were answered within 1 s under overload"
     )
-    return Verdict.share(good, count, evidence)
+    return CheckResult.share(good, count, evidence)
 
 
 @group("RATE-1", needs=("read",), deployed=True)
-async def _rate_limit(bench: Bench) -> Verdict:
+async def _rate_limit(bench: Bench) -> CheckResult:
     """Send from one address until it is refused, then try to evade that by a header."""
     # Servers trust what a proxy on 127.0.0.1 says of its callers; a stranger has another address.
     bench.dirty = True
     bench.source = _STRANGER
-    refused: list[Answer] = []
+    refused: list[Response] = []
     sent = 0
     began = monotonic()
     while not refused and sent < 1500 and monotonic() - began < 40:
@@ -472,8 +474,8 @@ async def _rate_limit(bench: Bench) -> Verdict:
     if not refused:
         evidence = f"{sent} requests of one caller, and none was refused with 429"
         if sent < 1000:
-            return Verdict.not_run(f"{evidence}: too few in 40 s")
-        return Verdict.fails(evidence)
+            return CheckResult.not_run(f"{evidence}: too few in 40 s")
+        return CheckResult.fails(evidence)
     plain = 0
     forwarded = 0
     for number in range(1, 16):  # in turn, since some are let in as time goes by
@@ -487,4 +489,4 @@ async def _rate_limit(bench: Bench) -> Verdict:
         evidence += "; evaded by X-Forwarded-For"
     elif not hinted:
         evidence += "; without Retry-After"
-    return Verdict.scored(1.0 if hinted and not evaded else 0.5, evidence)
+    return CheckResult.scored(1.0 if hinted and not evaded else 0.5, evidence)

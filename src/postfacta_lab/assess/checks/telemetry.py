@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from ...engine.values import Series, growth
 from ..bench import Bench
-from ..model import Verdict, group
+from ..model import CheckResult, group
 
 _ID_HEADERS = ("x-request-id", "request-id", "x-correlation-id", "x-amzn-requestid", "x-trace-id")
 _DURATION = re.compile(
@@ -29,7 +29,7 @@ _Scrape = Mapping[Series, float]
 
 
 @group("LOGS-1", "LOGS-2", "LOGS-3", "LOGS-4", "TRAC-1", "TRAC-2", needs=("read",))
-async def _logs(bench: Bench) -> Mapping[str, Verdict]:
+async def _logs(bench: Bench) -> Mapping[str, CheckResult]:
     """Send marked requests, and search the log and the collector for their marks."""
     request_id = f"assess{secrets.token_hex(8)}"
     trace = secrets.token_hex(16)
@@ -55,34 +55,34 @@ async def _logs(bench: Bench) -> Mapping[str, Verdict]:
         "LOGS-2": _request_ids(ids, log, taken=is_taken),
         "LOGS-3": _access(log, path.partition("?")[0]),
         "LOGS-4": _kept_clean(log, (token, cookie, key), f"assess-forged-{mark}"),
-        "TRAC-1": Verdict.holds(is_traced, f"the trace id {stands} in the log"),
+        "TRAC-1": CheckResult.holds(is_traced, f"the trace id {stands} in the log"),
         "TRAC-2": spans,
     }
 
 
-async def _spans(bench: Bench, trace: str) -> Verdict:
+async def _spans(bench: Bench, trace: str) -> CheckResult:
     looks = 40 if bench.collector.bytes or bench.log() else 10
     for _ in range(looks):
         if bench.collector.has(trace):
-            return Verdict.passes("the collector got spans that name the caller's trace")
+            return CheckResult.passes("the collector got spans that name the caller's trace")
         await asyncio.sleep(0.1)
     if bench.collector.bytes:
         evidence = "the collector got spans, none of which names the caller's trace"
-        return Verdict.scored(0.5, evidence)
-    return Verdict.fails("the collector got no spans")
+        return CheckResult.scored(0.5, evidence)
+    return CheckResult.fails("the collector got no spans")
 
 
-def _parsed(log: str) -> Verdict:
+def _parsed(log: str) -> CheckResult:
     lines = [line for line in log.splitlines() if line.strip()]
     if not lines:
-        return Verdict.fails("it logged nothing")
+        return CheckResult.fails("it logged nothing")
     pairs = sum(len(_PAIR.findall(line)) >= 3 for line in lines)
     objects = sum(map(_is_object, lines))
     form = "JSON" if objects >= pairs else "key=value"
     total = len(lines)
     evidence = f"{max(objects, pairs)} of {total} lines are {form}"
     score = max(objects, 0.75 * pairs) / total
-    return Verdict.scored(score, evidence)
+    return CheckResult.scored(score, evidence)
 
 
 def _is_object(line: str) -> bool:
@@ -97,7 +97,7 @@ def _id_of(headers: Mapping[str, str]) -> str:
     return ids[0] if ids else ""
 
 
-def _request_ids(ids: list[str], log: str, *, taken: bool) -> Verdict:
+def _request_ids(ids: list[str], log: str, *, taken: bool) -> CheckResult:
     has_own = all(ids) and len(set(ids)) == len(ids)
     are_logged = all(identity in log for identity in ids)
     parts = {
@@ -105,10 +105,10 @@ def _request_ids(ids: list[str], log: str, *, taken: bool) -> Verdict:
         "it in the log": has_own and are_logged,
         "a given X-Request-ID taken over": has_own and taken,
     }
-    return Verdict.parts(parts)
+    return CheckResult.parts(parts)
 
 
-def _access(log: str, path: str) -> Verdict:
+def _access(log: str, path: str) -> CheckResult:
     names = {path, path.rpartition("/")[0]} - {""}
     lines = [
         line
@@ -116,22 +116,22 @@ def _access(log: str, path: str) -> Verdict:
         if "GET" in line and "200" in line and any(name in line for name in names)
     ]
     if not lines:
-        return Verdict.fails("no line with method, path and status")
+        return CheckResult.fails("no line with method, path and status")
     if any(_DURATION.search(line) or _BARE_DURATION.search(line) for line in lines):
-        return Verdict.passes("a line with method, path, status and duration")
-    return Verdict.scored(0.5, "a line with method, path, status, no duration")
+        return CheckResult.passes("a line with method, path, status and duration")
+    return CheckResult.scored(0.5, "a line with method, path, status, no duration")
 
 
-def _kept_clean(log: str, credentials: tuple[str, ...], forged: str) -> Verdict:
+def _kept_clean(log: str, credentials: tuple[str, ...], forged: str) -> CheckResult:
     if shown := sum(secret in log for secret in credentials):
-        return Verdict.fails(f"{shown} of {len(credentials)} secrets stand in the log")
+        return CheckResult.fails(f"{shown} of {len(credentials)} secrets stand in the log")
     if any(line.lstrip().startswith(forged) for line in log.splitlines()):
-        return Verdict.fails("a caller could forge a line")
-    return Verdict.passes("no secret, no forged line")
+        return CheckResult.fails("a caller could forge a line")
+    return CheckResult.passes("no secret, no forged line")
 
 
 @group("METR-1", "METR-2", "METR-3", "METR-4", "METR-5", needs=("read", "metrics"))
-async def _metrics(bench: Bench) -> Mapping[str, Verdict]:
+async def _metrics(bench: Bench) -> Mapping[str, CheckResult]:
     """Count requests, and search for the series that went up by as many."""
     await bench.read()
     before = await bench.scrape()
@@ -160,15 +160,15 @@ async def _metrics(bench: Bench) -> Mapping[str, Verdict]:
     }
 
 
-def _any_series(counted: list[Series], fits: Callable[[Series], bool], quality: str) -> Verdict:
+def _any_series(counted: list[Series], fits: Callable[[Series], bool], quality: str) -> CheckResult:
     names = [series.name for series in counted if fits(series)]
     name = names[0] if names else "no series"
-    return Verdict.holds(bool(names), f"{name} {quality} went up by the number of requests")
+    return CheckResult.holds(bool(names), f"{name} {quality} went up by the number of requests")
 
 
-def _counted(bench: Bench, counted: list[Series]) -> Verdict:
+def _counted(bench: Bench, counted: list[Series]) -> CheckResult:
     if not counted:
-        return Verdict.fails(f"no series went up by {_SENT} with {_SENT} requests")
+        return CheckResult.fails(f"no series went up by {_SENT} with {_SENT} requests")
     template, _, _ = bench.reading.path.partition("?")
     path = template.partition("{")[0].rstrip("/")
     unsaid = [(series.name, _unsaid(series, path)) for series in counted]
@@ -178,7 +178,7 @@ def _counted(bench: Bench, counted: list[Series]) -> Verdict:
         labels = " and ".join(missing)
         evidence += f", without {labels}"
     scores = (1.0, 0.75, 0.5, 0.0)
-    return Verdict.scored(scores[len(missing)], evidence)
+    return CheckResult.scored(scores[len(missing)], evidence)
 
 
 def _unsaid(series: Series, path: str) -> list[str]:
@@ -193,7 +193,7 @@ def _unsaid(series: Series, path: str) -> list[str]:
     return [name for name, is_there in labelled.items() if not is_there]
 
 
-async def _cardinality(bench: Bench, before: _Scrape) -> Verdict:
+async def _cardinality(bench: Bench, before: _Scrape) -> CheckResult:
     for number in range(120):
         await bench.call(f"/assess-{number:x}-{number * 7919:x}")
     for number in range(20):
@@ -201,10 +201,10 @@ async def _cardinality(bench: Bench, before: _Scrape) -> Verdict:
     after = await bench.scrape()
     new = len(after.keys() - before.keys())
     evidence = f"120 unknown paths and 20 unknown methods made {new} new series"
-    return Verdict.within(new, evidence, full=20, half=60)
+    return CheckResult.within(new, evidence, full=20, half=60)
 
 
-async def _saturation(bench: Bench) -> Verdict:
+async def _saturation(bench: Bench) -> CheckResult:
     """Hold requests, and search for a gauge that shows how many."""
     idle = await bench.scrape()
     requests = [await bench.hold() for _ in range(3)] if bench.spec.write else []
@@ -226,4 +226,4 @@ async def _saturation(bench: Bench) -> Verdict:
     }
     if bench.durable is False and bench.spec.database is None:
         del parts["the pool"]
-    return Verdict.parts(parts)
+    return CheckResult.parts(parts)
