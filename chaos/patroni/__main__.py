@@ -18,9 +18,12 @@ Exit codes: 0 all held, 1 something did not, 3 not run, with the reason.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import os
 import random
 import secrets
+import signal
 import sys
 import time
 from collections import Counter
@@ -30,6 +33,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import asyncpg
 
 from chaos.durability import longest_silence
 from chaos.history import judge
@@ -51,6 +56,11 @@ _ENOUGH = 200
 _AHEAD = 1.0  # seconds
 _LEASE = 20.0  # seconds: `ttl`
 _WITHOUT_ETCD = 25.0
+_BEHIND = 2.0  # seconds
+# More than there are clients, each of which waits for its answer: at least one was acknowledged.
+_UNSENT = 5
+_WRITTEN = "select count(*) from audit_log"
+_SENDERS = "select pid from pg_stat_replication"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,31 @@ def _kill_postgres(cluster: Cluster, leader: Node) -> None:
     _wait_for_another(cluster, leader)
 
 
+def _kill_behind(cluster: Cluster, leader: Node) -> None:
+    dsn = cluster.dsn(leader.port)
+    for sender in asyncio.run(_column(dsn, _SENDERS)):
+        os.kill(sender, signal.SIGSTOP)
+    if cluster.synchronous:
+        time.sleep(_BEHIND)  # noqa: TID251 - each write waits for a standby
+    else:
+        (before,) = asyncio.run(_column(dsn, _WRITTEN))
+        wait_until(
+            lambda: asyncio.run(_column(dsn, _WRITTEN))[0] >= before + _UNSENT,
+            "the leader alone has writes",
+            within=_PATIENCE,
+            every=0.1,
+        )
+    _kill_postgres(cluster, leader)
+
+
+async def _column(dsn: str, statement: str) -> list[int]:
+    connection = await asyncpg.connect(dsn, timeout=_PATIENCE)
+    try:
+        return [row[0] for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
+
+
 def _kill_node(cluster: Cluster, leader: Node) -> None:
     leader.kill()
     _wait_for_another(cluster, leader)
@@ -172,6 +207,11 @@ KINDS: Mapping[str, Kind] = {
     "postmaster": Kind("the leader's PostgreSQL is killed", 10.0, _kill_postgres),
     "all": Kind(
         "each PostgreSQL is killed, the leader's last", 30.0, _kill_all_postgres, moves=None
+    ),
+    "behind": Kind(
+        f"the leader's PostgreSQL is killed after it sent its standbys nothing for {_BEHIND:.0f} s",
+        10.0 + _BEHIND,
+        _kill_behind,
     ),
     "node": Kind("the leader's node is killed: Patroni and PostgreSQL", 30.0, _kill_node),
     "return": Kind("switchover just after etcd's return", 30.0, _switch_over_late),

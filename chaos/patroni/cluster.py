@@ -162,6 +162,7 @@ class Cluster(Together):
 
     def __init__(self, folder: Path, *, synchronous: bool = True) -> None:
         self._folder = folder
+        self.synchronous = synchronous
         super().__init__()
         self._password = secrets.token_hex(16)
         self.writes = free_port()

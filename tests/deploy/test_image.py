@@ -14,6 +14,7 @@ import pytest
 
 from deploy.image.check import config_faults, content_faults
 from tests.kit.every import every
+from tests.ops.prometheus import needs
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
@@ -131,6 +132,8 @@ def test_hadolint_finds_each_break(programs: None, tmp_path: Path) -> None:
                 assert code in done.stdout
 
 
+@needs("buildah", "buildah netavark")
+@needs("mmdebstrap", "mmdebstrap")
 @pytest.mark.long
 def test_the_image_is_built_started_and_used(programs: None) -> None:
     if os.geteuid():
