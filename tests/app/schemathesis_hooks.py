@@ -39,7 +39,8 @@ REFUSALS = {
     "Invalid request body: a text contains U+0000",
     # Where any JSON may stand, a schema has no place to say it.
     "a text contains U+0000",
-    # JSON Schema has no words for scripts and invisible characters.
+    # JSON Schema has no words for scripts, invisible characters and normal forms.
+    "email must be an address in its normal form (NFKC), too",
     "email must have no invisible characters",
     "email must not mix the letters of two scripts in one word",
 }

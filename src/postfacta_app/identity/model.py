@@ -63,13 +63,31 @@ def _is_no_look_alike(email: str) -> str:
 
 
 # Only a message can verify an address; this rejects what cannot be one.
+_ADDRESS = r"^[^\s@\x00-\x1f\x7f-\x9f]+@[^\s@\x00-\x1f\x7f-\x9f]+$"
+_LONGEST = 320
+
+
+def _is_address(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST and bool(re.match(_ADDRESS, value))
+
+
+def _normal_address(value: object) -> object:
+    """Refuse what is an address as it was sent, and none in its normal form.
+
+    A diaeresis of its own becomes a space and a mark, and a full-width at sign a second `@`: the
+    pattern, which the OpenAPI document has, would refuse what it seems to allow.
+    """
+    normal = _normal(value)
+    if _is_address(value) and not _is_address(normal):
+        raise ValueError("must be an address in its normal form (NFKC), too")
+    return normal
+
+
 Email = Annotated[
     str,
-    StringConstraints(
-        max_length=320, pattern=r"^[^\s@\x00-\x1f\x7f-\x9f]+@[^\s@\x00-\x1f\x7f-\x9f]+$"
-    ),
+    StringConstraints(max_length=_LONGEST, pattern=_ADDRESS),
     AfterValidator(_is_no_look_alike),
-    BeforeValidator(_normal),  # last but run first, else the OpenAPI document has no pattern
+    BeforeValidator(_normal_address),  # last but run first, else the document has no pattern
 ]
 # Length alone makes a password strong (NIST SP 800-63B): no rules about characters.
 Password = Annotated[str, StringConstraints(min_length=12, max_length=128)]
@@ -87,7 +105,7 @@ class Credentials(BaseModel, extra="forbid"):
     """Credentials of a sign-in. A password that is too short is simply wrong."""
 
     email: Annotated[
-        str, BeforeValidator(_normal), StringConstraints(max_length=320, pattern=r"^[^\x00]*$")
+        str, BeforeValidator(_normal), StringConstraints(max_length=_LONGEST, pattern=r"^[^\x00]*$")
     ]
     password: Annotated[str, StringConstraints(max_length=128)]
 

@@ -105,6 +105,22 @@ def test_an_address_has_no_control_character_as_its_pattern_says_to_clients() ->
         parse(Registration, {"email": "a\x85b@example.org", "password": "correct horse battery"})
 
 
+# As sent each matches the pattern: its normal form has white space, two `@`, or 18 times the letters.
+NOT_NORMAL = ["a\xa8b@example.org", "a\uff20b@example.org", "\ufdfa" * 20 + "@example.org"]
+
+
+def test_an_address_whose_normal_form_is_none_is_refused_with_the_reason() -> None:
+    with every() as case:
+        for email in NOT_NORMAL:
+            with case(email), pytest.raises(InvalidFieldsError) as refused:
+                parse(Registration, {"email": email, "password": "x" * 12})
+            (error,) = refused.value.errors
+            assert (error.code, error.message) == (
+                "value_error",
+                "must be an address in its normal form (NFKC), too",
+            )
+
+
 def test_a_password_needs_length_and_no_other_rule() -> None:
     assert parse(Registration, {"email": "a@b", "password": "            "}).password == " " * 12
     assert parse(Registration, {"email": "a@b", "password": "é" * 128}).password == "é" * 128
