@@ -17,7 +17,13 @@ Document = Mapping[str, Any]  # a document, or a check of it
 _SCHEMA = 1
 _SIGNS = {"pass": "+", "partial": "~", "fail": "-", "error": "!"}
 _COLOURS = {"A": "#2e7d32", "B": "#558b2f", "C": "#b26a00", "D": "#c62828", "F": "#8e0000"}
-_GREY = "#616161"
+_GREY = "#616161"  # of a badge whose letter is a range
+_STEPS_OF_TEXT = 8  # on a terminal, the whole way up is too long to read
+_STEPS_OF_PAGE = 10
+# Pixels of a badge: its left half, the margins of its text, a letter of 11 pixels in Verdana.
+_BADGE_LEFT = 72
+_BADGE_MARGINS = 14
+_BADGE_LETTER = 7
 # Facts that make a plot.
 _PLOTS = {
     "around_sigterm": "answers to new connections after SIGTERM",
@@ -61,15 +67,15 @@ def _check(run: Run, entry: Entry) -> dict[str, Any]:
 def grade_text(document: Document) -> str:
     """Return the letter or the range, and what was declared away, as every format shows it."""
     declared = document["grade"]["declared"]
-    return str(document["grade"]["text"]) + (f" (declared: {declared})" if declared else "")
+    text = str(document["grade"]["text"])
+    return f"{text} (declared: {declared})" if declared else text
 
 
 def _figures(document: Document) -> str:
     grade = document["grade"]
-    return (
-        f"{grade['points']:.0f} points, {100 * grade['measured']:.0f} % measured,"
-        f" {document['seconds']:.0f} s"
-    )
+    points = f"{grade['points']:.0f} points"
+    measured = f"{100 * grade['measured']:.0f} % measured"
+    return f"{points}, {measured}, {document['seconds']:.0f} s"
 
 
 def _all_checks(document: Document) -> list[Document]:
@@ -78,11 +84,16 @@ def _all_checks(document: Document) -> list[Document]:
 
 def _categories(document: Document) -> Iterator[tuple[str, str, float, list[Document]]]:
     """Yield each heading with its mean score, in words and as a share, and its checks."""
-    for name in dict.fromkeys(check["category"] for check in document["checks"]):
-        checks = [check for check in document["checks"] if check["category"] == name]
+    categories: dict[str, list[Document]] = {}
+    for check in document["checks"]:
+        categories.setdefault(check["category"], []).append(check)
+    for name, checks in categories.items():
         scores = [check["score"] for check in checks if check["outcome"] == Outcome.MEASURED]
-        mean = sum(scores) / len(scores) if scores else 0.0
-        text = f"{100 * mean:.0f} %" if scores else "not measured"
+        mean = 0.0
+        text = "not measured"
+        if scores:
+            mean = sum(scores) / len(scores)
+            text = f"{100 * mean:.0f} %"
         yield name, text, mean, checks
 
 
@@ -97,18 +108,20 @@ def changes(old: Document, new: Document) -> Iterator[tuple[str, Document, Docum
 
 def worse(old: Document, new: Document) -> list[str]:
     """Return the checks that were measured both times and got worse."""
-    return [
-        name
-        for name, was, now in changes(old, new)
-        if was["outcome"] == now["outcome"] == Outcome.MEASURED and now["score"] < was["score"]
-    ]
+    names: list[str] = []
+    for name, was, now in changes(old, new):
+        both_measured = was["outcome"] == now["outcome"] == Outcome.MEASURED
+        if both_measured and now["score"] < was["score"]:
+            names.append(name)
+    return names
 
 
 # For a terminal
 
 
 def line(name: str, result: CheckResult) -> str:
-    return f"{_SIGNS.get(result.word, ' ')} {name:<8}{result.word:<16}{result.evidence}"
+    sign = _SIGNS.get(result.word, " ")
+    return f"{sign} {name:<8}{result.word:<16}{result.evidence}"
 
 
 def summary(document: Document) -> Iterator[str]:
@@ -116,32 +129,49 @@ def summary(document: Document) -> Iterator[str]:
     yield ""
     for name, mean, share, checks in _categories(document):
         measured = sum(check["outcome"] == Outcome.MEASURED for check in checks)
-        yield (
-            f"  {name:<17}{'#' * round(10 * share):<12}{mean:<14}{measured} of {len(checks)} checks"
-        )
+        bar = "#" * round(10 * share)
+        yield f"  {name:<17}{bar:<12}{mean:<14}{measured} of {len(checks)} checks"
     yield f"\n{document['service']}: {grade_text(document)}   {_figures(document)}"
-    if declared := [check for check in document["checks"] if check["outcome"] == Outcome.DECLARED]:
-        yield "declared as not applicable:"
-        yield from (f"  {check['id']}  {check['evidence']}" for check in declared)
-    if document["steps"]:
-        yield "\nThe way up:"
-    for step, check in _steps(document, 8):
-        holds = f", holds the grade at {step['cap']}" if step["cap"] else ""
-        yield f"  {check['id']}  {check['title']} (+{step['gain']:.1f}{holds})"
-        yield f"      {check['word']}: {check['evidence']}"
-        yield f"      with harden: {check['harden']}"
-        if check["without"] != check["harden"]:
-            yield f"      without: {check['without']}"
-    if document["grade"]["lowest"] != document["grade"]["highest"]:
+    yield from _declared(document)
+    yield from _way_up(document)
+    if _is_range(document):
         yield (
             "\nA range: some checks did not run. Name what they need in assess.toml (`postfacta"
             " assess init`)."
         )
 
 
+def _declared(document: Document) -> Iterator[str]:
+    declared = [check for check in document["checks"] if check["outcome"] == Outcome.DECLARED]
+    if declared:
+        yield "declared as not applicable:"
+    for check in declared:
+        yield f"  {check['id']}  {check['evidence']}"
+
+
+def _way_up(document: Document) -> Iterator[str]:
+    """Yield the steps that raise the grade most, the best first, and how each is taken."""
+    if document["steps"]:
+        yield "\nThe way up:"
+    for step, check in _steps(document, _STEPS_OF_TEXT):
+        holds = f", holds the grade at {step['cap']}" if step["cap"] else ""
+        yield f"  {check['id']}  {check['title']} (+{step['gain']:.1f}{holds})"
+        yield f"      {check['word']}: {check['evidence']}"
+        yield f"      with harden: {check['harden']}"
+        if check["without"] != check["harden"]:
+            yield f"      without: {check['without']}"
+
+
+def _is_range(document: Document) -> bool:
+    """Return whether what did not run leaves more than one letter possible."""
+    grade = document["grade"]
+    return bool(grade["lowest"] != grade["highest"])
+
+
 def _steps(document: Document, most: int) -> Iterator[tuple[Document, Document]]:
     checks = {check["id"]: check for check in document["checks"]}
-    yield from ((step, checks[step["check"]]) for step in document["steps"][:most])
+    for step in document["steps"][:most]:
+        yield step, checks[step["check"]]
 
 
 # For other programs
@@ -170,45 +200,50 @@ def sarif(document: Document) -> str:
 
     Gates are errors.
     """
-    place = {"artifactLocation": {"uri": "assess.toml"}, "region": {"startLine": 1}}
-    rules = [
-        {
-            "id": check["id"],
-            "shortDescription": {"text": check["title"]},
-            "help": {"text": f"With harden: {check['harden']}. Without: {check['without']}."},
-            "properties": {"category": check["category"], "item": check["item"]},
-        }
-        for check in document["checks"]
-    ]
-    results = [
-        {
-            "ruleId": check["id"],
-            "level": (
-                "error" if check["word"] == "fail" and check["gate"] is not None else "warning"
-            ),
-            "message": {"text": f"{check['title']}: {check['evidence']}"},
-            "locations": [{"physicalLocation": place}],
-        }
-        for check in document["checks"]
-        if check["word"] in {"fail", "partial"}
-    ]
+    rules = [_rule(check) for check in document["checks"]]
+    flawed = [check for check in document["checks"] if check["word"] in {"fail", "partial"}]
     driver = {"name": "postfacta assess", "version": str(document["rubric"]), "rules": rules}
     run = {
         "tool": {"driver": driver},
-        "results": results,
+        "results": [_alert(check) for check in flawed],
         "properties": {"grade": grade_text(document)},
     }
     schema = "https://json.schemastore.org/sarif-2.1.0.json"
     return json.dumps({"$schema": schema, "version": "2.1.0", "runs": [run]}, indent=1)
 
 
+def _rule(check: Document) -> Document:
+    """Return a check as a rule of SARIF, with both ways to pass it as its help."""
+    ways = f"With harden: {check['harden']}. Without: {check['without']}."
+    return {
+        "id": check["id"],
+        "shortDescription": {"text": check["title"]},
+        "help": {"text": ways},
+        "properties": {"category": check["category"], "item": check["item"]},
+    }
+
+
+def _alert(check: Document) -> Document:
+    """Return a check that did not pass as a result of SARIF."""
+    failed_gate = check["word"] == "fail" and check["gate"] is not None
+    location = {"artifactLocation": {"uri": "assess.toml"}, "region": {"startLine": 1}}
+    return {
+        "ruleId": check["id"],
+        "level": "error" if failed_gate else "warning",
+        "message": {"text": f"{check['title']}: {check['evidence']}"},
+        "locations": [{"physicalLocation": location}],
+    }
+
+
 def badge(document: Document) -> str:
     """Return an SVG; grey if the letter is a range."""
-    is_range = document["grade"]["lowest"] != document["grade"]["highest"]
-    text = f"range {grade_text(document)}" if is_range else grade_text(document)
-    colour = _GREY if is_range else _COLOURS[document["grade"]["lowest"][0]]
-    left = 72
-    right = 14 + 7 * len(text)
+    text = grade_text(document)
+    colour = _COLOURS[document["grade"]["lowest"][0]]
+    if _is_range(document):
+        text = f"range {text}"
+        colour = _GREY
+    left = _BADGE_LEFT
+    right = _BADGE_MARGINS + _BADGE_LETTER * len(text)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img"'
         f' aria-label="reliability: {text}"><title>reliability: {text}</title><rect width="{left}"'
@@ -242,18 +277,33 @@ def markdown(document: Document) -> str:
 
 def html(document: Document) -> str:
     """Return one page, as all reports of the lab, with plots in SVG and no script."""
-    gates = [
-        (
-            f"P{level}, at most {cap}",
-            " ".join(
-                word(check["word"], check["id"])
-                for check in document["checks"]
-                if check["gate"] == level
-            ),
-        )
-        for level, cap in enumerate(CAPS)
+    gates = section("Gates", _table_of_gates(document))
+    categories = [
+        section(f"{name}: {mean}", *map(_details, checks))
+        for name, mean, _, checks in _categories(document)
     ]
-    way_up = [
+    own = section("Your own checks", *map(_details, document["own"])) if document["own"] else ""
+    return page(
+        document["service"],
+        grade_text(document),
+        [gates, _section_of_steps(document), *categories, own],
+        lead=f"{_figures(document)}, rubric {document['rubric']}",
+        state=document["machine"],
+    )
+
+
+def _table_of_gates(document: Document) -> str:
+    rows: list[tuple[str, str]] = []
+    for level, cap in enumerate(CAPS):
+        gates = [check for check in document["checks"] if check["gate"] == level]
+        words = [word(check["word"], check["id"]) for check in gates]
+        rows.append((f"P{level}, at most {cap}", " ".join(words)))
+    return table(("if one fails", "they are"), rows)
+
+
+def _section_of_steps(document: Document) -> str:
+    """Return a section with the way up, or nothing if there is no step to take."""
+    rows = [
         (
             f"{check['id']} {check['title']}",
             f"+{step['gain']}",
@@ -262,22 +312,10 @@ def html(document: Document) -> str:
             check["harden"],
             check["without"],
         )
-        for step, check in _steps(document, 10)
+        for step, check in _steps(document, _STEPS_OF_PAGE)
     ]
     heads = ("check", "points", "lifts the cap", "evidence", "with harden", "without")
-    sections = [
-        section("Gates", table(("if one fails", "they are"), gates)),
-        section("The way up", table(heads, way_up)) if way_up else "",
-        *(
-            section(f"{name}: {mean}", *map(_details, checks))
-            for name, mean, _, checks in _categories(document)
-        ),
-        section("Your own checks", *map(_details, document["own"])) if document["own"] else "",
-    ]
-    lead = f"{_figures(document)}, rubric {document['rubric']}"
-    return page(
-        document["service"], grade_text(document), sections, lead=lead, state=document["machine"]
-    )
+    return section("The way up", table(heads, rows)) if rows else ""
 
 
 def _details(check: Document) -> str:
