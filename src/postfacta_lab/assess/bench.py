@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import signal
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,8 @@ from urllib.parse import quote
 from ..engine.client import HOST, Connection, PartialRequest, Response, ask, encode
 from ..engine.http import Collector
 from ..engine.processes import Child, fields_of, free_port
-from ..engine.values import Series, at_pointer, parse
+from ..engine.values import Headers, Series, at_pointer, parse
+from ..engine.variables import Environment
 from ..proxy.proxies import Proxy
 from ..proxy.toxics import STREAMS, Toxic
 from .spec import Ask, Spec
@@ -86,7 +87,7 @@ class Service(Child):
         self,
         argv: Sequence[str],
         *,
-        env: Mapping[str, str],
+        env: Environment,
         cwd: Path,
         log: Path,
     ) -> None:
@@ -174,7 +175,7 @@ class Link(Proxy):
 class Bench:
     """One instance at a time; `link` is the way to the database, if the file names one."""
 
-    def __init__(self, spec: Spec, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, spec: Spec, folder: Path, environment: Environment) -> None:
         self.spec = spec
         self.folder = folder
         self.durable: bool | None = None
@@ -297,7 +298,7 @@ class Bench:
 
     def headers(
         self,
-        more: Mapping[str, str] | None = None,
+        more: Headers | None = None,
         *,
         auth: bool = True,
     ) -> dict[str, str]:
@@ -315,7 +316,7 @@ class Bench:
         method: str = "GET",
         *,
         body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         auth: bool = True,
         patience: float = 10.0,
     ) -> Response:
@@ -347,7 +348,7 @@ class Bench:
         self,
         identity: str = "",
         *,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         patience: float = 10.0,
     ) -> Response:
         read = self.reading
@@ -376,7 +377,7 @@ class Bench:
         self,
         mark: str = "",
         *,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         auth: bool = True,
         patience: float = 10.0,
     ) -> Written:

@@ -21,7 +21,7 @@ from .runner import Options, Run, run
 from .spec import LOOPBACK, Spec, SpecError
 from .starter import guess, toml_of
 
-_FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+_FORMATS: Mapping[str, Callable[[report.Document], str]] = {
     "json": lambda document: json.dumps(document, indent=1) + "\n",
     "html": report.html,
     "junit": report.junit,
@@ -196,7 +196,7 @@ def _read(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
-def _show(arguments: argparse.Namespace, document: Mapping[str, Any]) -> int:
+def _show(arguments: argparse.Namespace, document: report.Document) -> int:
     """Print the summary, and write the other formats that were asked for."""
     _say("\n".join(report.summary(document)))
     for name, form in _FORMATS.items():
@@ -206,7 +206,7 @@ def _show(arguments: argparse.Namespace, document: Mapping[str, Any]) -> int:
     return DONE
 
 
-def _code(arguments: argparse.Namespace, document: Mapping[str, Any]) -> int:
+def _code(arguments: argparse.Namespace, document: report.Document) -> int:
     checks = [*document["checks"], *document["own"]]
     if any(check["outcome"] == Outcome.ERROR for check in checks):
         return UNDETERMINED
@@ -224,7 +224,7 @@ def _code(arguments: argparse.Namespace, document: Mapping[str, Any]) -> int:
     return DONE
 
 
-def _diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
+def _diff(old: report.Document, new: report.Document) -> int:
     _say(f"{report.grade_text(old)} -> {report.grade_text(new)}")
     for name, was, now in report.changes(old, new):
         _say(f"  {name:<8}{was['word']} -> {now['word']}: {now['evidence']}")

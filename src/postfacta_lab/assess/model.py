@@ -11,6 +11,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..engine.values import Fields
+
 if TYPE_CHECKING:
     from .bench import Bench
 
@@ -40,7 +42,7 @@ class CheckResult:
     outcome: Outcome
     score: float = 0.0
     evidence: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    facts: Fields = field(default_factory=dict[str, Any])
     seconds: float = 0.0
     repeats: int = 0
 
@@ -145,7 +147,7 @@ class Rubric:
     entries: Mapping[str, Entry]
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Rubric:
+    def of(cls, data: Fields) -> Rubric:
         """Share the weight of each item among its checks; a gate counts twice."""
         parts: dict[str, int] = {}
         total_parts = Counter[str]()

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from ..engine.client import Response
 from ..engine.processes import Waited
+from ..engine.variables import Environment
 from .bench import HAS_PROC, Bench, NotServingError
 from .checks import GROUPS
 from .model import CheckResult, Entry, Group, Outcome, rubric
@@ -42,7 +43,7 @@ class Run:
 
 async def run(
     spec: Spec,
-    environment: Mapping[str, str],
+    environment: Environment,
     options: Options,
     *,
     on_result: Callable[[str, CheckResult], object] = lambda _name, _result: None,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from ..engine.values import as_dict, as_list
+from ..engine.values import Fields, Headers, as_dict, as_list
+from ..engine.variables import Environment
 
 _PORTS = {
     "postgresql": 5432,
@@ -39,7 +40,7 @@ class Ask:
     path: str
     method: str = "GET"
     json: Any = None
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Headers = field(default_factory=dict[str, str])
     id: str = ""
 
 
@@ -73,7 +74,7 @@ class Spec:
 
     start: tuple[str, ...] = ()
     name: str = "service"
-    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    env: Environment = field(default_factory=dict[str, str])
     grace: float = 30.0
     prestop: float = 0.0
     live: str = ""
@@ -103,7 +104,7 @@ class Spec:
         return tuple(sorted(secrets, key=len, reverse=True))
 
     @classmethod
-    def of(cls, data: Mapping[str, Any], environment: Mapping[str, str], folder: Path) -> Spec:
+    def of(cls, data: Fields, environment: Environment, folder: Path) -> Spec:
         """Read the content of a file, or raise `SpecError`.
 
         `${NAME}` is taken from the environment.
@@ -131,7 +132,7 @@ class Spec:
         )
 
 
-def _filled(data: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
+def _filled(data: Fields, environment: Environment) -> Any:
     """Put values of the environment in place of their names, in all texts."""
 
     def value(match: re.Match[str]) -> str:

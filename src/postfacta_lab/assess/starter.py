@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..engine.values import as_dict, as_list, at_pointer
+from ..engine.values import Fields, as_dict, as_list, at_pointer
+from ..engine.variables import Environment
 from .bench import Bench
 from .spec import Ask, Spec
 
@@ -39,7 +40,7 @@ _REST = """
 """
 
 
-async def guess(spec: Spec, environment: Mapping[str, str]) -> Spec:
+async def guess(spec: Spec, environment: Environment) -> Spec:
     """Start the service once, and fill in the read, the write, the probes."""
     with tempfile.TemporaryDirectory(prefix="assess-") as folder:
         bench = Bench(spec, Path(folder), environment)
@@ -155,7 +156,7 @@ def toml_of(spec: Spec) -> str:
     return text + _REST
 
 
-def _table(name: str, values: Mapping[str, Any]) -> str:
+def _table(name: str, values: Fields) -> str:
     text = f"[{name}]\n"
     for key, value in values.items():
         if value is not None:

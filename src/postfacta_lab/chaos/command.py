@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from itertools import takewhile
@@ -22,8 +22,8 @@ import click
 
 from ..drain.stop import command_line
 from ..engine.page import badge, chart, machine, page, section, table
-from ..engine.values import as_dict
-from ..engine.variables import for_an_experiment
+from ..engine.values import Fields, as_dict
+from ..engine.variables import Environment, for_an_experiment
 from ..load.mix import read_mix
 from ..verdict import Verdict, overall
 from .judging import judge
@@ -128,7 +128,7 @@ class Experiment:
     reasons: Sequence[str]  # what was not met
     # Each claim, its value at the end, and whether that is tolerated.
     probes: Sequence[tuple[str, str, str]]
-    users: Mapping[str, Any]  # what the lab stored: users' requests, marks, history
+    users: Fields  # what the lab stored: users' requests, marks, history
     seconds: float
 
     def as_json(self) -> dict[str, object]:
@@ -147,7 +147,7 @@ class Experiment:
         return "\n  ".join([head, *self.reasons])
 
 
-def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) -> Experiment:
+def run(path: Path, folder: Path, *, settings: Environment | None = None) -> Experiment:
     """Run one to its end, with environment variables that its configuration reads.
 
     Its journal and log go to the folder.
@@ -198,7 +198,7 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
     )
 
 
-def _execute(command: Sequence[str], environment: Mapping[str, str]) -> str:
+def _execute(command: Sequence[str], environment: Environment) -> str:
     """Return how it failed; empty if it did not."""
     with subprocess.Popen(  # noqa: S603 - an argument list, no shell
         command,
@@ -225,7 +225,7 @@ def _execute(command: Sequence[str], environment: Mapping[str, str]) -> str:
     return f"exit code {process.returncode}: {text}"
 
 
-def _probe(probe: Mapping[str, Any]) -> tuple[str, str, str]:
+def _probe(probe: Fields) -> tuple[str, str, str]:
     output = probe.get("output")
     text = f"{output:.3f}" if isinstance(output, float) else str(output)
     tolerance = "met" if probe.get("tolerance_met") else "not met"
@@ -249,7 +249,7 @@ def overview(experiments: Sequence[Experiment]) -> str:
 def section_of(experiment: Experiment) -> str:
     """Return the part of a page that shows an experiment: reasons, plots, claims."""
     seconds: Sequence[Sequence[float]] = experiment.users.get("by_second", ())
-    marks: Sequence[Mapping[str, Any]] = experiment.users.get("marks", ())
+    marks: Sequence[Fields] = experiment.users.get("marks", ())
     parts = [f"<p>{badge(experiment.verdict)}</p>"]
     if experiment.reasons:
         reasons = "".join(f"<li>{escape(reason)}</li>" for reason in experiment.reasons)

@@ -25,6 +25,7 @@ from typing import Any, Protocol, Self
 import click
 
 from ..drain.stop import Service, Subject
+from ..engine.values import Fields
 from ..engine.variables import of_an_experiment
 from ..load.gate import percentile
 from ..load.generator import Generator, Meter, Target, moments
@@ -246,15 +247,11 @@ def current() -> Lab:
     return _LABS[-1][0]
 
 
-def configure_control(
-    configuration: Mapping[str, Any], experiment: Mapping[str, Any], **_: object
-) -> None:
+def configure_control(configuration: Fields, experiment: Fields, **_: object) -> None:
     configure(configuration, _build)
 
 
-def configure(
-    configuration: Mapping[str, Any], make: Callable[[Mapping[str, Any], ExitStack], Lab]
-) -> None:
+def configure(configuration: Fields, make: Callable[[Fields, ExitStack], Lab]) -> None:
     """Build a lab, and let its load run for one window, which the first probe judges."""
     stack = ExitStack()
     try:
@@ -278,7 +275,7 @@ def configure(
     _LABS.append((lab, stack))
 
 
-def _build(configuration: Mapping[str, Any], stack: ExitStack) -> Lab:
+def _build(configuration: Fields, stack: ExitStack) -> Lab:
     """Put users before a service that runs, or that is started here."""
     settings = of_an_experiment()
     reads = settings.get("READS", "").split()
@@ -304,11 +301,11 @@ def _build(configuration: Mapping[str, Any], stack: ExitStack) -> Lab:
     return Lab(users, window, parts)
 
 
-def before_activity_control(context: Mapping[str, Any], **_: object) -> None:
+def before_activity_control(context: Fields, **_: object) -> None:
     """Mark what an experiment does by itself; our own actions mark their moments themselves."""
     if not _LABS or context.get("type") != "action":
         return
-    provider: Mapping[str, Any] = context.get("provider", {})
+    provider: Fields = context.get("provider", {})
     module = str(provider.get("module", ""))
     if not is_ours(module):
         name = str(context.get("name", "an action"))

@@ -9,11 +9,11 @@ does not mind one that broke while the fault lasted. Here, each is a claim that 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import Any, cast
 
-from ..engine.values import as_dict
+from ..engine.values import Fields, as_dict
 from ..verdict import FEWEST, Verdict, nothing_measured
 
 _MOST_LATE = 1.0  # seconds; what a generator adds to each wait beyond it is no fault of the service
@@ -27,8 +27,8 @@ _Finding = tuple[int, str]
 
 
 def judge(
-    journal: Mapping[str, Any],
-    users: Mapping[str, Any],
+    journal: Fields,
+    users: Fields,
     *,
     watched: bool,
     failure: str = "",
@@ -59,7 +59,7 @@ def is_ours(module: str) -> bool:
     return module.startswith(("postfacta_lab.", "chaos."))
 
 
-def _of_users(users: Mapping[str, Any]) -> Iterator[_Finding]:
+def _of_users(users: Fields) -> Iterator[_Finding]:
     count = int(users.get("ended", 0))
     if not users:
         yield _NOTHING, "no user was watched: name postfacta_lab.chaos.control under `controls`"
@@ -78,7 +78,7 @@ def _of_users(users: Mapping[str, Any]) -> Iterator[_Finding]:
         yield _BROKEN, f"history: {history}"
 
 
-def _of_claims(journal: Mapping[str, Any]) -> Iterator[_Finding]:
+def _of_claims(journal: Fields) -> Iterator[_Finding]:
     states = as_dict(journal.get("steady_states"))
     if not states.get("before"):
         yield _FLAW, "no steady state was looked at before the fault: nothing was claimed"
@@ -90,17 +90,17 @@ def _of_claims(journal: Mapping[str, Any]) -> Iterator[_Finding]:
         yield from _unmet("during", states.get("during") or [])
     if journal.get("status") in {"interrupted", "aborted"}:
         yield _FLAW, f"the experiment was {journal['status']}"
-    rollbacks: Sequence[Mapping[str, Any]] = journal.get("rollbacks", ())
+    rollbacks: Sequence[Fields] = journal.get("rollbacks", ())
     for rollback in rollbacks:
         if rollback["status"] != "succeeded" or rollback["output"] is False:
             name = rollback["activity"]["name"]
             yield _BROKEN, f"rollback, {name}: {_why(rollback)}"
 
 
-def _unmet(when: str, states: Sequence[Mapping[str, Any] | None]) -> Iterator[_Finding]:
+def _unmet(when: str, states: Sequence[Fields | None]) -> Iterator[_Finding]:
     looks = [state for state in states if state]
     times: Counter[str] = Counter()
-    last: dict[str, Mapping[str, Any]] = {}
+    last: dict[str, Fields] = {}
     for state in looks:
         for probe in state.get("probes", []):
             if not probe.get("tolerance_met"):
@@ -114,11 +114,11 @@ def _unmet(when: str, states: Sequence[Mapping[str, Any] | None]) -> Iterator[_F
         yield _BROKEN, f"{when}, not so{often}: {name}: {_why(probe)}"
 
 
-def _of_activities(journal: Mapping[str, Any]) -> Iterator[_Finding]:
+def _of_activities(journal: Fields) -> Iterator[_Finding]:
     is_done = False
-    entries: Sequence[Mapping[str, Any]] = journal.get("run") or []
+    entries: Sequence[Fields] = journal.get("run") or []
     for entry in entries:
-        activity: Mapping[str, Any] = entry["activity"]
+        activity: Fields = entry["activity"]
         provider = as_dict(activity.get("provider"))
         is_action = activity.get("type") == "action"
         is_done |= is_action and provider.get("func") not in _WAITING
@@ -150,7 +150,7 @@ def _refusal(output: object) -> str:
     return f"was answered {status}: {text}" if is_refused else ""
 
 
-def _why(entry: Mapping[str, Any]) -> str:
+def _why(entry: Fields) -> str:
     if not entry.get("exception"):
         return f"found {entry.get('output')}"
     last_line = str(entry["exception"][-1])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from time import monotonic
 
 from ..engine.client import Connection, Outcome, PartialRequest, ask, encode
+from ..engine.values import Headers
 from ..load.mix import Ask
 
 _KEEP_ALIVE = 10  # connections
@@ -27,7 +28,7 @@ class Attempt:
     at: float
 
 
-async def probe(port: int, path: str, *, headers: Mapping[str, str] | None = None) -> int:
+async def probe(port: int, path: str, *, headers: Headers | None = None) -> int:
     """Probe on a connection of its own; return the status, or 0 if no answer came in time."""
     request = encode("GET", path, headers)
     answer = await ask(port, request, patience=_PROBE_TIMEOUT)
@@ -55,7 +56,7 @@ class Clients:
         port: int,
         *,
         notice: float = 0.0,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
     ) -> None:
         self._port = port
         self._notice = notice

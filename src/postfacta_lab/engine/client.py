@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from time import monotonic
 from typing import Any, Self
+
+from .values import Headers
 
 HOST = "127.0.0.1"
 _MOST_BODY = 2**26
@@ -45,7 +47,7 @@ class Response:
     """What came back; status 0 if nothing came whole, and then `broken` says why."""
 
     status: int = 0
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Headers = field(default_factory=dict[str, str])
     body: bytes = b""
     seconds: float = 0.0
     broken: Outcome = Outcome.TIMEOUT
@@ -82,7 +84,7 @@ class Response:
 def encode(
     method: str,
     path: str,
-    headers: Mapping[str, str] | None = None,
+    headers: Headers | None = None,
     *,
     body: bytes | None = None,
 ) -> bytes:
@@ -152,7 +154,7 @@ class Connection:
     async def get(
         self,
         path: str,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         *,
         patience: float,
     ) -> Response:
@@ -225,7 +227,7 @@ class Connection:
                 )
                 return int(status), headers
 
-    async def _body(self, method: str, status: int, headers: Mapping[str, str]) -> bytes:
+    async def _body(self, method: str, status: int, headers: Headers) -> bytes:
         if method == "HEAD" or status in {204, 304}:
             return b""
         if "chunked" in headers.get("transfer-encoding", "").lower():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import h11
+
+from .values import Headers
 
 _MOST = 16_777_216  # bytes of a request's body, and of the traces that are kept
 
@@ -20,7 +22,7 @@ class Request:
 
     method: str
     target: str
-    headers: Mapping[str, str]
+    headers: Headers
     body: bytes
 
 

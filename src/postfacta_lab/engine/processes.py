@@ -16,10 +16,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from pathlib import Path
+
+from .variables import Environment
 
 _PORTS = range(12_000, 20_000)  # below those that clients and the embedded PostgreSQL are given
 _MOST_ROUNDS = 50  # of killing what forks while it is killed
@@ -148,7 +150,7 @@ class Child:
     command: Sequence[str]
     _: KW_ONLY
     log: Path
-    environment: Mapping[str, str]
+    environment: Environment
     folder: Path | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 

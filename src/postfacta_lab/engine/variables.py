@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+Environment = Mapping[str, str]
 _LOCAL = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -34,7 +35,7 @@ def for_a_service(port: int) -> dict[str, str]:
     return {**ours, "PATH": programs, "PORT": str(port)}
 
 
-def for_an_experiment(settings: Mapping[str, str]) -> dict[str, str]:
+def for_an_experiment(settings: Environment) -> dict[str, str]:
     """Return the environment of Chaos Toolkit: ours, and settings of the experiment."""
     # What measures coverage handles SIGTERM too; the service's own handling is what is tried.
     ours = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}

@@ -20,7 +20,7 @@ from postfacta_core.installation import install_command
 
 from ..drain.stop import Service, StartError, Subject, command_line
 from ..engine.client import Response, ask, encode
-from ..engine.values import as_dict, as_dicts
+from ..engine.values import Fields, as_dict, as_dicts
 from ..engine.variables import credentials
 from ..load.mix import read_mix
 from ..verdict import Verdict
@@ -167,7 +167,7 @@ class Suite:
     left_out: Mapping[str, str]  # what the document names and was not taken, each with the reason
 
 
-def candidates(document: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+def candidates(document: Fields) -> tuple[list[str], dict[str, str]]:
     """Return the paths that can be read, and for each other operation why it is left out."""
     paths: list[str] = []
     left_out: dict[str, str] = {}

@@ -14,7 +14,7 @@ import random
 import ssl
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate, repeat, takewhile
 from secrets import randbelow, token_hex
@@ -22,6 +22,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from ..engine.client import Connection, Outcome, Response, encode
+from ..engine.values import Headers
 from .gate import Sample
 from .mix import Ask
 
@@ -86,7 +87,7 @@ class Target:
     """Where requests go, and what each of them brings."""
 
     url: str  # with a path before those of the requests, if any
-    headers: Mapping[str, str]
+    headers: Headers
     alternating: bool = False  # every other request is the last one on its connection
 
     def bytes_of(self, ask: Ask) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine.values import as_dict, as_list, read_yaml
+from ..engine.values import Fields, as_dict, as_list, read_yaml
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
@@ -70,7 +70,7 @@ def read_mix(paths: Sequence[str], file: Path | None) -> tuple[Ask, ...]:
     )
 
 
-def _ask(place: str, entry: Mapping[str, Any]) -> Ask:
+def _ask(place: str, entry: Fields) -> Ask:
     for name, value in {**entry, "path": entry.get("path")}.items():
         if name not in _FIELDS:
             raise ValueError(f"{place}: {name!r} is no field; there are {', '.join(_FIELDS)}")

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import click
 
 from ..engine.http import Reply, Request, serving
+from ..engine.values import Fields
 from ..verdict import Verdict
 from .proxies import Proxy, split
 from .toxics import STREAMS, TYPES, Toxic, attributes_of
@@ -186,7 +187,7 @@ class Api:
             self.proxies[proxy.name] = proxy
         return [self.proxies[proxy.name].as_json() for proxy, _ in new]
 
-    def _new(self, fields: Mapping[str, Any], place: str) -> tuple[Proxy, bool]:
+    def _new(self, fields: Fields, place: str) -> tuple[Proxy, bool]:
         """Make a proxy that is not among them yet; return it, and whether it shall listen."""
         for name in ("name", "upstream"):
             if not fields.get(name):
@@ -197,7 +198,7 @@ class Api:
         proxy = Proxy(fields["name"], listen, fields["upstream"])
         return proxy, fields.get("enabled", True)
 
-    async def _update(self, proxy: Proxy, fields: Mapping[str, Any]) -> object:
+    async def _update(self, proxy: Proxy, fields: Fields) -> object:
         """Change a proxy; new addresses drop its connections."""
         listen = self._allowed(fields.get("listen", proxy.listen))
         upstream = fields.get("upstream", proxy.upstream)
@@ -255,7 +256,7 @@ def _put(proxy: Proxy, toxic: Toxic) -> object:
     return asdict(toxic)
 
 
-def _new_toxic(fields: Mapping[str, Any]) -> Toxic:
+def _new_toxic(fields: Fields) -> Toxic:
     kind = fields.get("type", "")
     stream = fields.get("stream", "downstream").lower()
     if stream not in STREAMS:
@@ -272,7 +273,7 @@ def _new_toxic(fields: Mapping[str, Any]) -> Toxic:
     return _changed(toxic, fields)
 
 
-def _changed(toxic: Toxic, fields: Mapping[str, Any]) -> Toxic:
+def _changed(toxic: Toxic, fields: Fields) -> Toxic:
     """Change toxicity and attributes.
 
     The rest of a toxic stays as it is, whatever the request says.

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+# Of a toxic, all whole numbers; their units are those of the original.
+Attributes = Mapping[str, int]
 STREAMS = ("upstream", "downstream")
 BURST = 0.1  # seconds' worth of bytes that a bandwidth lets through at once, as in the original
 
@@ -37,7 +39,7 @@ class Toxic:
     type: str
     stream: str
     toxicity: float
-    attributes: Mapping[str, int]
+    attributes: Attributes
 
 
 @dataclass(slots=True)
@@ -107,14 +109,14 @@ def next_step(
 
 
 # Lengths of time are in milliseconds, those of the slicer in microseconds.
-def _latency(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
+def _latency(attributes: Attributes, stage: Stage, step: Step) -> None:
     if step.fate == "pass":
         jitter = step.luck * attributes["jitter"]
         milliseconds = attributes["latency"] + jitter
         step.due += max(0.0, milliseconds) / 1000
 
 
-def _bandwidth(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
+def _bandwidth(attributes: Attributes, stage: Stage, step: Step) -> None:
     """Let a piece go when its time on the wire is over, which begins after the one before."""
     rate = attributes["rate"] * 1000  # bytes a second
     largest = int(rate * BURST)
@@ -124,12 +126,12 @@ def _bandwidth(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
     stage.free = step.due
 
 
-def _slow_close(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
+def _slow_close(attributes: Attributes, stage: Stage, step: Step) -> None:
     if step.fate == "end":
         step.due += attributes["delay"] / 1000
 
 
-def _timeout(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
+def _timeout(attributes: Attributes, stage: Stage, step: Step) -> None:
     deadline = math.inf
     if attributes["timeout"]:
         deadline = stage.free + attributes["timeout"] / 1000
@@ -140,14 +142,14 @@ def _timeout(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
         step.due = min(step.due, deadline)
 
 
-def _reset_peer(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
+def _reset_peer(attributes: Attributes, stage: Stage, step: Step) -> None:
     if step.fate != "wait":
         step.fate = "reset"
         step.due = max(step.due, stage.free)
         step.due += attributes["timeout"] / 1000
 
 
-def _slicer(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
+def _slicer(attributes: Attributes, stage: Stage, step: Step) -> None:
     variation = round(step.luck * attributes["size_variation"])
     size = attributes["average_size"] + variation
     step.size = min(step.size, size)
@@ -155,7 +157,7 @@ def _slicer(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
     stage.free = step.due + attributes["delay"] / 1_000_000
 
 
-def _limit_data(attributes: Mapping[str, int], stage: Stage, step: Step) -> None:
+def _limit_data(attributes: Attributes, stage: Stage, step: Step) -> None:
     remaining = attributes["bytes"] - stage.sent
     if remaining <= 0 and (stage.sent or step.fate == "pass"):
         step.fate = "end"
@@ -166,7 +168,7 @@ def _limit_data(attributes: Mapping[str, int], stage: Stage, step: Step) -> None
         stage.free = step.due
 
 
-_Effect = Callable[[Mapping[str, int], Stage, Step], None]  # changes the step and its own stage
+_Effect = Callable[[Attributes, Stage, Step], None]  # changes the step and its own stage
 
 # What each type does, and its attributes.
 TYPES: Mapping[str, tuple[_Effect, tuple[str, ...]]] = {

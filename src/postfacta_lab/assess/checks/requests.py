@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 
 from ...engine.client import Response, ask, closed_loop, encode
-from ...engine.values import as_dict
+from ...engine.values import Headers, as_dict
 from ..bench import Bench
 from ..model import CheckResult, group
 
@@ -223,7 +223,7 @@ async def _bodies(bench: Bench) -> CheckResult:
     return CheckResult.scored(min(scores), "; ".join(evidence))
 
 
-async def _large(bench: Bench, way: Mapping[str, str]) -> tuple[int, int, Response]:
+async def _large(bench: Bench, way: Headers) -> tuple[int, int, Response]:
     """Return how much it took before its answer or end, its growth of memory, and the answer."""
     write, _ = bench.writing("assess-large")
     connection = await bench.connect()

@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 
-from ...engine.values import Series, growth
+from ...engine.values import Headers, Series, growth
 from ..bench import Bench
 from ..model import CheckResult, group
 
@@ -92,7 +92,7 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _id_of(headers: Mapping[str, str]) -> str:
+def _id_of(headers: Headers) -> str:
     ids = [headers[name] for name in _ID_HEADERS if name in headers]
     return ids[0] if ids else ""
 
