@@ -113,19 +113,22 @@ class Spec:
         names = [name for name in _KEYS if name not in {"", "declare"}]
         tables = {name: _table(name, file.get(name, {})) for name in names}
         declares = [_table("declare", entry) for entry in file.get("declare", [])]
-        if tables["write"]:
-            tables["write"].setdefault("method", "POST")
+        read = tables["read"]
+        write = tables["write"]
+        if write:
+            write.setdefault("method", "POST")
         service: dict[str, Any] = dict(tables["service"])
         service["start"] = tuple(service["start"])
         if project := service.pop("project", ""):
             service["project"] = folder / project
         header, _, value = tables["auth"].get("header", "").partition(":")
+        database = tables["database"]
         return cls(
             **service,
-            read=Ask(**tables["read"]) if tables["read"] else None,
-            write=Ask(**tables["write"]) if tables["write"] else None,
+            read=Ask(**read) if read else None,
+            write=Ask(**write) if write else None,
             auth=(header, value.strip()) if header else None,
-            database=Database(**tables["database"]) if tables["database"] else None,
+            database=Database(**database) if database else None,
             off=tables["limits"].get("off", {}),
             declared={entry["check"]: entry["why"] for entry in declares},
             checks=tuple(file.get("checks", [])),
@@ -149,22 +152,25 @@ _Kind = tuple[str, Callable[[Any], object]]  # what a value must be, in words an
 
 
 def _like(pattern: str, description: str) -> _Kind:
-    return (
-        description,
-        lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL),
-    )
+    compiled = re.compile(pattern, re.DOTALL)
+    return description, lambda value: isinstance(value, str) and compiled.fullmatch(value)
 
 
 def _are_texts(value: Any, kind: type) -> bool:
+    if not isinstance(value, kind):
+        return False
     values = as_list(value) or as_dict(value).values()
-    return isinstance(value, kind) and all(isinstance(entry, str) for entry in values)
+    return all(isinstance(entry, str) for entry in values)
 
 
 def _is_address(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
     try:
-        return isinstance(value, str) and all(Database(env="", url=value).address)
+        host, port = Database(env="", url=value).address
     except ValueError:
         return False
+    return bool(host and port)
 
 
 _ANY: _Kind = ("anything", lambda _: True)
@@ -188,7 +194,12 @@ _ASK = {
 # By table, "" for the file itself.
 _KEYS: Mapping[str, Mapping[str, _Kind]] = {
     "": {
-        **dict.fromkeys(("service", "read", "write", "auth", "database", "limits"), _ANY),
+        "service": _ANY,
+        "read": _ANY,
+        "write": _ANY,
+        "auth": _ANY,
+        "database": _ANY,
+        "limits": _ANY,
         "checks": _LIST,
         "declare": _TABLES,
     },

@@ -26,6 +26,8 @@ _OVERLOAD = 3.0  # of the rate, in `ab`
 _SPIKE = 10.0  # of the peak
 _LEAST_GOODPUT = 0.9  # of the capacity
 _ROUNDS = 3  # of `ab`
+_LOOKS = 200  # at the resources of a service, in a soak
+_LEAST_PAUSE = 0.2  # seconds from one look to the next
 _FEWEST_LOOKS = 10  # that a trend of resources can rest on
 _MOST_PER_HOUR = 0.01  # growth of a resource, as a share of its mean
 _HOUR = 3600.0
@@ -75,18 +77,23 @@ class Bench:
 
     async def play(self, *stages: Stage) -> list[Run]:
         """Send all of them without a pause between them, and wait until each request has an end."""
-        sent = [(stage, *await self._send(stage)) for stage in stages]
+        sent: list[tuple[Stage, float, int]] = []
+        for stage in stages:
+            start, planned = await self._send(stage)
+            sent.append((stage, start, planned))
         await self._generator.settle()
         return [self._run_of(stage, start, planned=planned) for stage, start, planned in sent]
 
     def _run_of(self, stage: Stage, start: float, *, planned: int) -> Run:
+        """Gather what belongs to a stage: what was meant to begin in it, whenever it ended."""
         end = start + stage.seconds
         samples = [sample for sample in self._meter.samples if start <= sample.intended < end]
+        dropped = [moment for moment in self._meter.dropped if start <= moment < end]
         return Run(
             name=stage.name,
             samples=samples,
             planned=planned,
-            dropped=[at for at in self._meter.dropped if start <= at < end],
+            dropped=dropped,
             start=start,
             seconds=stage.seconds,
             warm_up=max(self.plan.warm_up - start, 0.0),
@@ -102,7 +109,8 @@ class Bench:
         chosen = self._asks.choices(plan.asks, weights=shares, k=len(offsets))
         due = [start + offset for offset in offsets]
         await self._generator.send(due, chosen)
-        remaining = start + stage.seconds - self._generator.now()
+        end = start + stage.seconds
+        remaining = end - self._generator.now()
         await asyncio.sleep(max(0.0, remaining))
         return start, len(offsets)
 
@@ -118,10 +126,12 @@ async def run_profile(profile: Profile, plan: Plan) -> list[Run]:
 async def _steady(bench: Bench) -> list[Run]:
     """One rate. Where the capacity is known, and lower, what is judged is how overload is met."""
     plan = bench.plan
-    if 0 < plan.capacity < plan.rate:
-        (run,) = await bench.play(Stage("overload", plan.seconds, plan.rate))
-        return [judge_overload(run, plan.limits, least=_LEAST_GOODPUT * plan.capacity)]
-    (run,) = await bench.play(Stage("steady", plan.seconds, plan.rate))
+    is_overload = 0 < plan.capacity < plan.rate
+    name = "overload" if is_overload else "steady"
+    (run,) = await bench.play(Stage(name, plan.seconds, plan.rate))
+    if is_overload:
+        least = _LEAST_GOODPUT * plan.capacity
+        return [judge_overload(run, plan.limits, least=least)]
     return [judge(run, plan.limits)]
 
 
@@ -134,10 +144,14 @@ async def _breakpoint(bench: Bench) -> list[Run]:
     length = bench.plan.seconds
     rate = 0.0
     steps: list[Run] = []
-    while len(steps) < _MOST_STEPS and all(step.verdict is Verdict.PASS for step in steps):
-        rate = bench.plan.rate * _STEP ** len(steps)
-        (run,) = await bench.play(Stage(f"step {len(steps) + 1}", length, rate))
-        steps.append(judge(run, limits))
+    for number in range(_MOST_STEPS):
+        rate = bench.plan.rate * _STEP**number
+        stage = Stage(f"step {number + 1}", length, rate)
+        (run,) = await bench.play(stage)
+        step = judge(run, limits)
+        steps.append(step)
+        if step.verdict is not Verdict.PASS:
+            break
     *passed, broken = steps
     best = max((step.goodput for step in passed), default=0.0)
     if not best:
@@ -146,12 +160,14 @@ async def _breakpoint(bench: Bench) -> list[Run]:
         Stage("above", length, rate * _ABOVE),
         Stage("after", length, best / 2),
     )
+    least = _LEAST_GOODPUT * best
+    recovered = replace(after, warm_up=length / 2)
     return [
         *passed,
         # It ended the search: no failure, unless the generator lagged.
         judge_overload(broken, limits),
-        judge_overload(above, limits, least=_LEAST_GOODPUT * best),
-        judge(replace(after, warm_up=length / 2), limits),
+        judge_overload(above, limits, least=least),
+        judge(recovered, limits),
     ]
 
 
@@ -174,7 +190,11 @@ async def _spike(bench: Bench) -> list[Run]:
         Stage("after", length * 2, peak),
     )
     recovered = replace(after, warm_up=length)
-    return [judge(before, limits), judge_overload(spike, limits), judge(recovered, limits)]
+    return [
+        judge(before, limits),
+        judge_overload(spike, limits),
+        judge(recovered, limits),
+    ]
 
 
 async def _soak(bench: Bench) -> list[Run]:
@@ -182,21 +202,27 @@ async def _soak(bench: Bench) -> list[Run]:
     plan = bench.plan
     looks = list[Look]()
 
+    pause = max(plan.seconds / _LOOKS, _LEAST_PAUSE)
+
     async def watch() -> None:
         while plan.pid:
-            looks.append((time.monotonic(), *look(plan.pid)))
-            await asyncio.sleep(max(plan.seconds / 200, 0.2))
+            memory, files, threads = look(plan.pid)
+            looks.append((time.monotonic(), memory, files, threads))
+            await asyncio.sleep(pause)
 
     watching = asyncio.get_running_loop().create_task(watch())
+    stage = Stage("soak", plan.seconds, plan.rate)
     try:
-        (run,) = await bench.play(Stage("soak", plan.seconds, plan.rate))
+        (run,) = await bench.play(stage)
     finally:
         watching.cancel()
-    return [judge(run, plan.limits, faults=drift(looks))]
+    growths = drift(looks)
+    return [judge(run, plan.limits, faults=growths)]
 
 
 def look(pid: int) -> tuple[int, int, int]:
     """Return what a process and all below it hold: bytes of resident memory, files, threads."""
+    page = os.sysconf("SC_PAGE_SIZE")
     memory = 0
     files = 0
     threads = 0
@@ -204,7 +230,7 @@ def look(pid: int) -> tuple[int, int, int]:
         process = Path(f"/proc/{member}")
         with suppress(OSError):
             _, pages, *_ = (process / "statm").read_text().split()
-            memory += int(pages) * os.sysconf("SC_PAGE_SIZE")
+            memory += int(pages) * page
             files += len(list((process / "fd").iterdir()))
             threads += len(list((process / "task").iterdir()))
     return memory, files, threads
@@ -216,12 +242,17 @@ def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     Return its slope, and half the width of the slope's 95 % interval.
     """
     steepness, start = linear_regression(x, y)
-    residuals = [at_y - start - steepness * at_x for at_x, at_y in zip(x, y, strict=True)]
-    remainder = sum(residual**2 for residual in residuals)
+    remainder = 0.0
+    for at_x, at_y in zip(x, y, strict=True):
+        fitted = start + steepness * at_x
+        remainder += (at_y - fitted) ** 2
     mean = fmean(x)
     spread = sum((at_x - mean) ** 2 for at_x in x)
-    variance = remainder / max(len(x) - 2, 1)
-    return steepness, _Z * math.sqrt(variance / spread)
+    # Two degrees of freedom went into the slope and the start.
+    freedom = max(len(x) - 2, 1)
+    variance = remainder / freedom
+    standard_error = math.sqrt(variance / spread)
+    return steepness, _Z * standard_error
 
 
 def drift(looks: Sequence[Look]) -> list[str]:
@@ -234,8 +265,12 @@ def drift(looks: Sequence[Look]) -> list[str]:
     for name, values in zip(("memory", "files", "threads"), series, strict=True):
         rise, doubt = slope(times, values)
         mean = fmean(values)
-        if mean and (rise - doubt) * _HOUR / mean > _MOST_PER_HOUR:
-            growths.append(f"{name} grows by {rise * _HOUR / mean:.1%} an hour")
+        if not mean:
+            continue
+        growth = rise * _HOUR / mean
+        least = (rise - doubt) * _HOUR / mean
+        if least > _MOST_PER_HOUR:
+            growths.append(f"{name} grows by {growth:.1%} an hour")
     return growths
 
 
@@ -245,12 +280,13 @@ async def _ab(bench: Bench) -> list[Run]:
     Rounds differ by chance: the one in the middle decides.
     """
     plan = bench.plan
-    rate = bench.plan.rate * _OVERLOAD
+    rate = plan.rate * _OVERLOAD
     if plan.against is None:
         raise ValueError("ab compares two services: name the other one by --against URL")
     ours = list[Run]()
     theirs = list[Run]()
-    async with aclosing(Bench(replace(plan, target=plan.against))) as rival:
+    plan_of_rival = replace(plan, target=plan.against)
+    async with aclosing(Bench(plan_of_rival)) as rival:
         for number in range(1, _ROUNDS + 1):
             ours += await bench.play(Stage(f"this, round {number}", plan.seconds, rate))
             theirs += await rival.play(Stage(f"the other, round {number}", plan.seconds, rate))

@@ -24,7 +24,9 @@ _REQUEST_ID = re.compile(r"request_?id|correlation")
 _DOCUMENTS = ("/openapi.json", "/swagger.json", "/openapi.yaml", "/v3/api-docs")
 _LARGE = 32 * 2**20  # bytes of a body that is too large for any API
 _HALF = 16 * 2**20  # an answer before this many of them came in time
+_MOST_GROWTH = 16 * 2**20  # bytes of memory: half of the body, so it was not kept whole
 _PIECE = 2**16  # bytes that are sent at once
+_LOOK_AFTER = 4 * 2**20  # bytes, from one look at the memory of the service to the next
 _BODIES = (
     b"",
     b"{",
@@ -73,6 +75,12 @@ _PATHS = (
 )
 _QUERIES = ("?", "?a", "?limit=-1", "?limit=99999999999999999999", "?limit=%00", "?a=%ff")
 _METHODS = ("PUT", "PATCH", "DELETE", "TRACE", "OPTIONS")
+# Points, and the share of malformed requests that may be answered wrongly for them.
+_MALFORMED_SCORES = (
+    (0.5, 1 / 8),
+    (0.75, 1 / 32),
+    (1.0, 0.0),
+)
 _INSIDE = re.compile(
     r"Traceback \(most recent|^\s+at .+:\d+|goroutine \d+|\.(py|go|js|rb|java|php)[:\"' ]+(line"
     r" )?\d+|SQLSTATE|psycopg|asyncpg\."
@@ -94,15 +102,16 @@ async def _cors(bench: Bench) -> CheckResult:
         await bench.call(path, "OPTIONS", headers=preflight, auth=False),
         await bench.read(headers={"Origin": _ORIGIN}),
     ]
-    allowed = [answer.headers.get("access-control-allow-origin", "") for answer in answers]
-    for origin, answer in zip(allowed, answers, strict=True):
+    allowed: list[str] = []
+    for answer in answers:
+        origin = answer.headers.get("access-control-allow-origin", "")
         credentials = answer.headers.get("access-control-allow-credentials", "").lower()
         if credentials == "true" and origin in {_ORIGIN, "*", "null"}:
             return CheckResult.fails(f"{origin} is allowed with credentials")
+        allowed.append(origin)
     if not {_ORIGIN, "*"}.isdisjoint(allowed):
-        return CheckResult.scored(
-            1.0 if bench.spec.public else 0.5, "any origin is allowed, without credentials"
-        )
+        score = 1.0 if bench.spec.public else 0.5
+        return CheckResult.scored(score, "any origin is allowed, without credentials")
     return CheckResult.passes("a foreign origin is allowed nothing")
 
 
@@ -164,13 +173,16 @@ async def _headers(bench: Bench) -> CheckResult:
 @group("OPER-7", needs=("read",))
 async def _errors(bench: Bench) -> CheckResult:
     path = bench.read_path().partition("?")[0]  # other paths may belong to another API, or to pages
-    answers = [await bench.call(f"{path}/assess-unknown"), await bench.call(path, "DELETE")]
+    answers = [await bench.call(f"{path}/assess-unknown")]
+    answers.append(await bench.call(path, "DELETE"))
     if bench.spec.write:
         write, _ = bench.writing("assess")
-        answers.append(await bench.call(write.path, write.method, body=b"{", headers=_JSON))
-    answers = [answer for answer in answers if answer.status >= 400]
-    shared = _COMMON.intersection(*(as_dict(answer.json) for answer in answers))
-    shaped = bool(answers and shared) and all(map(_has_id, answers))
+        broken = await bench.call(write.path, write.method, body=b"{", headers=_JSON)
+        answers.append(broken)
+    errors = [answer for answer in answers if answer.status >= 400]
+    documents = [as_dict(answer.json) for answer in errors]
+    shared = _COMMON.intersection(*documents)
+    shaped = bool(errors and shared) and all(map(_has_id, errors))
     described = [path for path in _DOCUMENTS if (await bench.call(path)).good]
     return CheckResult.parts(
         {
@@ -181,45 +193,63 @@ async def _errors(bench: Bench) -> CheckResult:
 
 
 def _has_id(answer: Response) -> bool:
-    return "x-request-id" in answer.headers or bool(
-        _REQUEST_ID.search(json.dumps(answer.json).lower())
-    )
+    if "x-request-id" in answer.headers:
+        return True
+    text = json.dumps(answer.json).lower()
+    return bool(_REQUEST_ID.search(text))
 
 
 @group("INPT-1", "INPT-2", "INPT-3", needs=("read",))
 async def _inputs(bench: Bench) -> Mapping[str, CheckResult]:
-    bodies = await _bodies(bench)
+    return {
+        "INPT-1": await _bodies(bench),
+        "INPT-2": await _large_headers(bench),
+        "INPT-3": await _smuggled(bench),
+    }
+
+
+async def _large_headers(bench: Bench) -> CheckResult:
     large = {f"X-Assess-{number}": "x" * 4000 for number in range(256)}
     answer = await bench.call(bench.read_path(), headers=large)
     # 494 is what nginx answers; a connection that is closed unanswered is half of it.
     score = 0.0 if answer.status else 0.5
     if answer.status in {400, 413, 431, 494}:
         score = 1.0
-    port = bench.service.port
-    requests = _ambiguous(bench).items()
-    served = [name for name, data in requests if (await ask(port, data, patience=4)).good]
-    evidence = f"of {len(requests)} ambiguous requests were served: {', '.join(served) or 'none'}"
-    return {
-        "INPT-1": bodies,
-        "INPT-2": CheckResult.scored(score, f"1 MiB of headers was answered {answer}"),
-        "INPT-3": CheckResult.holds(not served, evidence),
-    }
+    return CheckResult.scored(score, f"1 MiB of headers was answered {answer}")
+
+
+async def _smuggled(bench: Bench) -> CheckResult:
+    """Send requests in which another could be hidden from a proxy; none may be served."""
+    requests = _ambiguous(bench)
+    served: list[str] = []
+    for flaw, data in requests.items():
+        answer = await ask(bench.service.port, data, patience=4)
+        if answer.good:
+            served.append(flaw)
+    names = ", ".join(served) or "none"
+    evidence = f"of {len(requests)} ambiguous requests were served: {names}"
+    return CheckResult.holds(not served, evidence)
 
 
 async def _bodies(bench: Bench) -> CheckResult:
     if bench.spec.write is None:
         return CheckResult.not_run("the service file names no write")
+    ways = {
+        "by length": {"Content-Length": str(_LARGE)},
+        "in chunks": {"Transfer-Encoding": "chunked"},
+    }
     scores: list[float] = []
     evidence: list[str] = []
-    for way, headers in (
-        ("by length", {"Content-Length": str(_LARGE)}),
-        ("in chunks", {"Transfer-Encoding": "chunked"}),
-    ):
+    for way, headers in ways.items():
         sent, grown, answer = await _large(bench, headers)
         evidence.append(f"{way}: {answer} after {sent // 2**20} MiB")
-        is_bounded = answer.status == 413 or (not answer.good and grown < 16 * 2**20)
-        is_early = sent <= _HALF and not answer.good
-        scores.append(1.0 if is_early else 0.5 * is_bounded)
+        is_refused = not answer.good
+        if is_refused and sent <= _HALF:
+            scores.append(1.0)
+        elif answer.status == 413 or (is_refused and grown < _MOST_GROWTH):
+            scores.append(0.5)
+        else:
+            scores.append(0.0)
     return CheckResult.scored(min(scores), "; ".join(evidence))
 
 
@@ -241,7 +271,7 @@ async def _large(bench: Bench, way: Headers) -> tuple[int, int, Response]:
         while sent < _LARGE:
             yield frame
             sent += _PIECE
-            if sent % (4 * 2**20) == 0:
+            if sent % _LOOK_AFTER == 0:
                 most = max(most, bench.service.memory())
         if chunked:
             yield b"0\r\n\r\n"
@@ -282,24 +312,31 @@ async def _malformed(bench: Bench) -> Mapping[str, CheckResult]:
     answers: list[Response] = []
     for method, path, body in _requests(bench):
         headers = {} if body is None else _JSON
-        answers.append(await bench.call(path, method, body=body, headers=headers, patience=8))
+        answer = await bench.call(path, method, body=body, headers=headers, patience=8)
+        answers.append(answer)
     wrong = sum(answer.status >= 500 or not answer.status for answer in answers)
     share = wrong / len(answers)
     score = 0.0
-    for points, most_wrong in ((0.5, 1 / 8), (0.75, 1 / 32), (1.0, 0.0)):
+    for points, most_wrong in _MALFORMED_SCORES:
         if share <= most_wrong:
             score = points
     evidence = f"{wrong} of {len(answers)} malformed requests were answered 5xx or not at all"
-    matches = (_INSIDE.search(answer.text) for answer in answers)
-    shown = next((match[0].strip() for match in matches if match), "")
+    survived = CheckResult.fails("it died")
+    if bench.service.is_running:
+        survived = CheckResult.scored(score, evidence)
+    shown = _of_the_inside(answers)
     return {
-        "CRSH-1": (
-            CheckResult.scored(score, evidence)
-            if bench.service.is_running
-            else CheckResult.fails("it died")
-        ),
+        "CRSH-1": survived,
         "CRSH-3": CheckResult.holds(not shown, f"answers show of the inside: {shown or 'nothing'}"),
     }
+
+
+def _of_the_inside(answers: list[Response]) -> str:
+    """Return the first text of a stack trace or a driver in the answers; empty if none has one."""
+    for answer in answers:
+        if match := _INSIDE.search(answer.text):
+            return match[0].strip()
+    return ""
 
 
 def _requests(bench: Bench) -> Iterator[tuple[str, str, bytes | None]]:
@@ -321,7 +358,8 @@ def _requests(bench: Bench) -> Iterator[tuple[str, str, bytes | None]]:
 def _broken_fields(body: dict[str, Any]) -> Iterator[bytes]:
     """Yield the body without each of its first fields, and with a wrong value in it."""
     for number, key in enumerate(list(body)[:4]):
-        without = {name: value for name, value in body.items() if name != key}
+        without = dict(body)
+        del without[key]
         yield json.dumps(without).encode()
         values = _VALUES if number < 2 else _VALUES[:6]
         for value in values:

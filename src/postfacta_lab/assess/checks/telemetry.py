@@ -25,6 +25,7 @@ _PAIR = re.compile(r'\b[\w.]+=("[^"]*"|\S+)')
 _SENT = 23
 _MISSED = 11
 _NO_GAUGES = ("_total", "_count", "_sum", "_bucket", "_created")
+_POOL_WORDS = ("pool", "connection", "sql", "checkedout")
 _Scrape = Mapping[Series, float]
 
 
@@ -37,27 +38,35 @@ async def _logs(bench: Bench) -> Mapping[str, CheckResult]:
     before = len(bench.log())
     answers = [await bench.read() for _ in range(2)]
     taken = await bench.read(headers={"X-Request-ID": request_id})
-    await bench.read(headers={"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"})
-    token, cookie, key = (f"assess{secrets.token_hex(8)}" for _ in range(3))
-    path = bench.read_path()
-    joint = "&" if "?" in path else "?"
-    target = f"{path}{joint}access_token={token}"
-    await bench.call(target, headers={"Cookie": f"session={cookie}", "X-Api-Key": key})
+    span = secrets.token_hex(8)
+    await bench.read(headers={"traceparent": f"00-{trace}-{span}-01"})
+    credentials = await _send_credentials(bench)
     await bench.call(f"/assess{mark}%0d%0aassess-forged-{mark}%20level=error")
     spans = await _spans(bench, trace)
     log = bench.log()[before:]
     ids = [_id_of(answer.headers) for answer in answers]
+    path, _, _ = bench.read_path().partition("?")
     is_taken = _id_of(taken.headers) == request_id and request_id in log
     is_traced = trace in log.lower()
     stands = "stands" if is_traced else "is not"
     return {
         "LOGS-1": _parsed(log),
         "LOGS-2": _request_ids(ids, log, taken=is_taken),
-        "LOGS-3": _access(log, path.partition("?")[0]),
-        "LOGS-4": _kept_clean(log, (token, cookie, key), f"assess-forged-{mark}"),
+        "LOGS-3": _access(log, path),
+        "LOGS-4": _kept_clean(log, credentials, f"assess-forged-{mark}"),
         "TRAC-1": CheckResult.holds(is_traced, f"the trace id {stands} in the log"),
         "TRAC-2": spans,
     }
+
+
+async def _send_credentials(bench: Bench) -> list[str]:
+    """Read with secrets in the query, in a cookie and in a header; return them."""
+    token, cookie, key = (f"assess{secrets.token_hex(8)}" for _ in range(3))
+    path = bench.read_path()
+    joint = "&" if "?" in path else "?"
+    headers = {"Cookie": f"session={cookie}", "X-Api-Key": key}
+    await bench.call(f"{path}{joint}access_token={token}", headers=headers)
+    return [token, cookie, key]
 
 
 async def _spans(bench: Bench, trace: str) -> CheckResult:
@@ -93,8 +102,10 @@ def _is_object(line: str) -> bool:
 
 
 def _id_of(headers: Headers) -> str:
-    ids = [headers[name] for name in _ID_HEADERS if name in headers]
-    return ids[0] if ids else ""
+    for name in _ID_HEADERS:
+        if name in headers:
+            return headers[name]
+    return ""
 
 
 def _request_ids(ids: list[str], log: str, *, taken: bool) -> CheckResult:
@@ -110,23 +121,26 @@ def _request_ids(ids: list[str], log: str, *, taken: bool) -> CheckResult:
 
 def _access(log: str, path: str) -> CheckResult:
     names = {path, path.rpartition("/")[0]} - {""}
-    lines = [
-        line
-        for line in log.splitlines()
-        if "GET" in line and "200" in line and any(name in line for name in names)
-    ]
-    if not lines:
-        return CheckResult.fails("no line with method, path and status")
-    if any(_DURATION.search(line) or _BARE_DURATION.search(line) for line in lines):
-        return CheckResult.passes("a line with method, path, status and duration")
-    return CheckResult.scored(0.5, "a line with method, path, status, no duration")
+    has_line = False
+    for line in log.splitlines():
+        names_path = any(name in line for name in names)
+        if "GET" not in line or "200" not in line or not names_path:
+            continue
+        has_line = True
+        if _DURATION.search(line) or _BARE_DURATION.search(line):
+            return CheckResult.passes("a line with method, path, status and duration")
+    if has_line:
+        return CheckResult.scored(0.5, "a line with method, path, status, no duration")
+    return CheckResult.fails("no line with method, path and status")
 
 
-def _kept_clean(log: str, credentials: tuple[str, ...], forged: str) -> CheckResult:
-    if shown := sum(secret in log for secret in credentials):
+def _kept_clean(log: str, credentials: list[str], forged: str) -> CheckResult:
+    shown = sum(secret in log for secret in credentials)
+    if shown:
         return CheckResult.fails(f"{shown} of {len(credentials)} secrets stand in the log")
-    if any(line.lstrip().startswith(forged) for line in log.splitlines()):
-        return CheckResult.fails("a caller could forge a line")
+    for line in log.splitlines():
+        if line.lstrip().startswith(forged):
+            return CheckResult.fails("a caller could forge a line")
     return CheckResult.passes("no secret, no forged line")
 
 
@@ -171,9 +185,9 @@ def _counted(bench: Bench, counted: list[Series]) -> CheckResult:
         return CheckResult.fails(f"no series went up by {_SENT} with {_SENT} requests")
     template, _, _ = bench.reading.path.partition("?")
     path = template.partition("{")[0].rstrip("/")
-    unsaid = [(series.name, _unsaid(series, path)) for series in counted]
-    name, missing = min(unsaid, key=lambda pair: len(pair[1]))
-    evidence = f"{name} went up by exactly {_SENT}"
+    best = min(counted, key=lambda series: len(_unsaid(series, path)))
+    missing = _unsaid(best, path)
+    evidence = f"{best.name} went up by exactly {_SENT}"
     if missing:
         labels = " and ".join(missing)
         evidence += f", without {labels}"
@@ -183,8 +197,11 @@ def _counted(bench: Bench, counted: list[Series]) -> CheckResult:
 
 def _unsaid(series: Series, path: str) -> list[str]:
     """Name what no label says; a route is the template of the read, not its raw path with an id."""
-    values = [value for _, value in series.labels if "/" in value and "assess-" not in value]
-    routes = [re.split("[{:<]", value)[0].rstrip("/") for value in values]
+    routes: list[str] = []
+    for _, value in series.labels:
+        if "/" in value and "assess-" not in value:
+            fixed, *_ = re.split("[{:<]", value)
+            routes.append(fixed.rstrip("/"))
     labelled = {
         "method": series.says("GET"),
         "status": series.says("200") or series.says("2xx"),
@@ -204,25 +221,26 @@ async def _cardinality(bench: Bench, before: _Scrape) -> CheckResult:
     return CheckResult.within(new, evidence, full=20, half=60)
 
 
-async def _saturation(bench: Bench) -> CheckResult:
+async def _counts_held(bench: Bench, idle: _Scrape) -> bool:
     """Hold requests, and search for a gauge that shows how many."""
-    idle = await bench.scrape()
-    requests = [await bench.hold() for _ in range(3)] if bench.spec.write else []
-    gauge = False
-    if requests:
-        await asyncio.sleep(0.4)
-        held = await bench.scrape()
-        grown = [series.name for series, by in growth(idle, held) if by == len(requests)]
-        gauge = not all(name.endswith(_NO_GAUGES) for name in grown)
+    requests = [await bench.hold() for _ in range(3)]
+    await asyncio.sleep(0.4)
+    held = await bench.scrape()
+    grown = [series.name for series, by in growth(idle, held) if by == len(requests)]
     for request in requests:
         await request.finish(5)
+    return not all(name.endswith(_NO_GAUGES) for name in grown)
+
+
+async def _saturation(bench: Bench) -> CheckResult:
+    idle = await bench.scrape()
+    gauge = await _counts_held(bench, idle) if bench.spec.write else False
     names = " ".join(series.name.lower() for series in idle)
     shows_memory = "memory" in names or "resident" in names
-    pool_words = ("pool", "connection", "sql", "checkedout")
     parts = {
         "requests in flight": gauge,
         "memory and processor": shows_memory and "cpu" in names,
-        "the pool": any(word in names for word in pool_words),
+        "the pool": any(word in names for word in _POOL_WORDS),
     }
     if bench.durable is False and bench.spec.database is None:
         del parts["the pool"]
