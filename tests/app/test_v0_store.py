@@ -227,7 +227,8 @@ async def test_private_archived_and_exercise_incidents_are_not_in_v0(
         for assignment in ("visibility = 'private'", "archived_at = now()", "kind = 'exercise'"):
             hidden = await started(client, title=assignment)
             await change(app_database, hidden, assignment)
-            assert (await client.get(f"{LIST}/{hidden}")).status_code == 404
+            missing = await client.get(f"{LIST}/{hidden}")
+            assert (missing.status_code, missing.json()["message"]) == (404, "Incident not found")
         assert [UUID(incident["id"]) for incident in await listed(client)] == [shown, near_miss]
 
 

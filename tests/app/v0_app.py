@@ -1,4 +1,4 @@
-"""The application as v0 sees it, over stores in memory that write down who called them."""
+"""The application as v0 sees it, over stores in memory."""
 
 from __future__ import annotations
 
@@ -26,25 +26,21 @@ class MemoryStore(PostgresV0):
     """Keeps incidents in a list."""
 
     incidents: list[ShownIncident] = field(default_factory=list[ShownIncident])
-    calls: list[str] = field(default_factory=list[str])
 
     async def list(
         self, before: tuple[datetime, uuid.UUID] | None
     ) -> tuple[Sequence[ShownIncident], bool]:
         """Give them in their order."""
-        self.calls.append("list")
         return self.incidents, False
 
     async def get(self, incident_id: uuid.UUID) -> ShownIncident | None:
         """Find one."""
-        self.calls.append("get")
         return next((incident for incident in self.incidents if incident.id == incident_id), None)
 
     async def start(
         self, call: Call, new: ShownIncident, *, answer: Response, key: str | None
     ) -> Response:
         """Keep it."""
-        self.calls.append("start")
         self.incidents.append(new)
         return answer
 
@@ -56,14 +52,12 @@ class FailingStore(MemoryStore):
         self, before: tuple[datetime, uuid.UUID] | None
     ) -> tuple[Sequence[ShownIncident], bool]:
         """Fail."""
-        self.calls.append("list")
         raise OSError("db unavailable")
 
     async def start(
         self, call: Call, new: ShownIncident, *, answer: Response, key: str | None
     ) -> Response:
         """Fail."""
-        self.calls.append("start")
         raise OSError("write failed")
 
 
@@ -77,7 +71,6 @@ class FixedStore(MemoryStore):
         self, call: Call, new: ShownIncident, *, answer: Response, key: str | None
     ) -> Response:
         """Refuse."""
-        self.calls.append("start")
         raise ConflictError("Incident with the same ID already exists: incident conflict")
 
 

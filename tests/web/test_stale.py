@@ -23,6 +23,7 @@ from postfacta_core.asgi import Telemetry, harden, problem_handler
 from postfacta_core.errors import (
     DatabaseUnavailableError,
     OutcomeUnknownError,
+    PoolTimeoutError,
     ReadOnlyDatabaseError,
 )
 from postfacta_core.telemetry.metrics import Metrics
@@ -88,6 +89,10 @@ class Shop:
 
 async def test_the_last_answer_is_given_again_and_marked() -> None:
     shop = Shop(cache="shop", detail="no-database")
+    shop.answer = lambda: JSONResponse("first")
+    await shop.get()
+    shop.clock.advance(10.0)
+    shop.answer = lambda: JSONResponse("new")
     fresh = await shop.get()
     shop.error = AWAY
     shop.clock.advance(61.9)
@@ -109,6 +114,7 @@ async def test_the_last_answer_is_given_again_and_marked() -> None:
 def test_only_a_dependency_that_could_not_be_asked_is_away() -> None:
     away: list[ResilienceError] = [
         AWAY,
+        PoolTimeoutError("postgres"),
         DeadlineExceededError("postgres"),
         CircuitOpenError("postgres"),
     ]
@@ -118,7 +124,7 @@ def test_only_a_dependency_that_could_not_be_asked_is_away() -> None:
         ReadOnlyDatabaseError("postgres"),
         OutcomeUnknownError("postgres"),
     ]
-    assert [is_away(error, "postgres") for error in [*away, *others]] == [True] * 3 + [False] * 4
+    assert [is_away(error, "postgres") for error in [*away, *others]] == [True] * 4 + [False] * 4
 
 
 async def test_other_errors_are_raised_and_leave_what_is_kept() -> None:
@@ -204,6 +210,14 @@ async def test_what_cannot_be_kept_drops_what_was_kept_before() -> None:
             shop = Shop()
             await shop.get()
             shop.is_allowed = False
+            await shop.get()
+            assert not await shop.has_kept()
+        with case("the same version, not declared"):
+            shop = Shop()
+            shop.answer = lambda: Response("new", headers={"etag": '"1"'})
+            await shop.get()
+            shop.is_allowed = False
+            shop.answer = lambda: Response(status_code=304, headers={"etag": '"1"'})
             await shop.get()
             assert not await shop.has_kept()
         with case("raised"):
