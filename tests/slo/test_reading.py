@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from postfacta_slo.promise.reading import Entry, Faults, Registry, StrictMapping, read_entry
+from postfacta_slo.promise.reading import Entry, Faults, ObjectTable, StrictMapping, read_entry
 from tests.kit.every import every
 
 HEAD: dict[str, Any] = {
@@ -104,14 +104,14 @@ def test_a_count_is_a_whole_number(value: str) -> None:
     assert why.startswith("must be a whole number")
 
 
-def shelf(*names: str, faults: Faults | None = None) -> Registry[str]:
+def shelf(*names: str, faults: Faults | None = None) -> ObjectTable[str]:
     entries = [read(changed(metadata={"name": name}), f"document {name}")[0] for name in names]
-    return Registry(entries, "Service", name_of, faults={} if faults is None else faults)
+    return ObjectTable(entries, "Service", name_of, faults={} if faults is None else faults)
 
 
 def test_what_is_wrong_is_reported_once_and_not_by_those_who_refer_to_it() -> None:
     faults: Faults = {}
-    found = Registry([read(changed(spec={"more": 1}))[0]], "Service", name_of, faults=faults)
+    found = ObjectTable([read(changed(spec={"more": 1}))[0]], "Service", name_of, faults=faults)
     before = list(faults)
     own: Faults = {}
     node = StrictMapping({"ref": "shop"}, "here", own)

@@ -41,7 +41,7 @@ from .promql import (
     query,
     selector,
 )
-from .reading import Entry, Faults, Registry, StrictMapping, read_entry, refuse, seconds
+from .reading import Entry, Faults, ObjectTable, StrictMapping, read_entry, refuse, seconds
 
 _BUCKET: Final = "_bucket"
 # Of a file without a DataSource: Prometheus's own defaults are a minute, but charts of Kubernetes
@@ -129,7 +129,7 @@ class _File:
     def __init__(self, entries: Sequence[Entry], faults: Faults) -> None:
         self._faults = faults
         self.notes: list[str] = []
-        self._sources = Registry(entries, "DataSource", _source, faults=faults)
+        self._sources = ObjectTable(entries, "DataSource", _source, faults=faults)
         if len(self._sources) > 1:
             faults["the file"] = (
                 "needs one DataSource, the Prometheus that measures, and has several"
@@ -138,14 +138,14 @@ class _File:
         self._source: DataSource | None = _USUAL
         if len(self._sources):
             self._source = next(iter(self._sources.records()), None)
-        self._targets = Registry(entries, "AlertNotificationTarget", _target, faults=faults)
-        self._services = Registry(entries, "Service", self._service, faults=faults)
-        self._indicators: Registry[Indicator] = Registry(
+        self._targets = ObjectTable(entries, "AlertNotificationTarget", _target, faults=faults)
+        self._services = ObjectTable(entries, "Service", self._service, faults=faults)
+        self._indicators: ObjectTable[Indicator] = ObjectTable(
             entries, "SLI", self._indicator, faults=faults
         )
-        self._conditions = Registry(entries, "AlertCondition", _condition, faults=faults)
-        self._policies = Registry(entries, "AlertPolicy", self._policy, faults=faults)
-        self._objectives = Registry(entries, "SLO", self._objectives_of, faults=faults)
+        self._conditions = ObjectTable(entries, "AlertCondition", _condition, faults=faults)
+        self._policies = ObjectTable(entries, "AlertPolicy", self._policy, faults=faults)
+        self._objectives = ObjectTable(entries, "SLO", self._objectives_of, faults=faults)
 
     def model(self) -> Model:
         # What is wrong may refer to the rest.

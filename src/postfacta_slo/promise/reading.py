@@ -318,7 +318,7 @@ def _on_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-class Registry(Generic[_Made]):
+class ObjectTable(Generic[_Made]):
     """The objects of one kind, and which of them are referenced."""
 
     def __init__(
