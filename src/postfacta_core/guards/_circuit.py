@@ -43,7 +43,7 @@ REFUSED: Final = 0  # The permit of a call that is not admitted.
 _SOON: Final = 1.0  # While a trial is out, it is unknown when the next may be made.
 
 
-Verdict = Literal["success", "failure", "ignored"]
+Classification = Literal["success", "failure", "ignored"]
 
 
 class CircuitState(StrEnum):
@@ -244,7 +244,7 @@ class Circuit:
     def leave(
         self,
         permit: int,
-        outcome: Verdict,
+        outcome: Classification,
         *,
         started: float,
         now: float,

@@ -23,7 +23,7 @@ from ._circuit import (
     CircuitConfig as CircuitConfig,
     CircuitState as CircuitState,
     CircuitStatistics as CircuitStatistics,
-    Verdict,
+    Classification,
 )
 from ._guard import RAISE, BlockGuard, On, Outcome, asked_by
 
@@ -171,7 +171,7 @@ class CircuitBreaker(BlockGuard):
             self._end(ticket, "ignored", None)
 
     def _end(
-        self, ticket: tuple[int, float], verdict: Verdict, outcome: Outcome[Any] | None
+        self, ticket: tuple[int, float], verdict: Classification, outcome: Outcome[Any] | None
     ) -> None:
         permit, started = ticket
         retry_after = 0.0
@@ -194,7 +194,7 @@ class CircuitBreaker(BlockGuard):
         if self._news:
             self._tell()
 
-    def _judge(self, outcome: Outcome[Any]) -> Verdict:
+    def _judge(self, outcome: Outcome[Any]) -> Classification:
         error = outcome.error
         is_local = isinstance(error, _LOCAL)
         if not (is_local and self._types == _ALL) and self._acts_on(outcome, otherwise=True):
