@@ -22,7 +22,7 @@ from postfacta_core.errors import (
     ResilienceError,
 )
 from postfacta_core.events import CircuitChanged, Mode, PolicyCreated
-from postfacta_core.guards._circuit import Circuit, CircuitState, Verdict
+from postfacta_core.guards._circuit import Circuit, CircuitState, Classification
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Connection, Database, database_circuit
@@ -61,7 +61,7 @@ def test_a_blow_that_breaks_all_lent_connections_at_once_opens_no_circuit(
     circuit = Circuit("db", database_circuit(max_size), 0.0, moved=moves.append)
     broken = min(max_size, 2400)  # a window has an end
     for number in range(broken * 10):
-        outcome: Verdict = "failure" if number < broken else "success"
+        outcome: Classification = "failure" if number < broken else "success"
         circuit.leave(circuit.enter(0.0), outcome, started=0.0, now=0.0, luck=0.0)
     assert moves == []
     for _ in range(broken * 4 + 20):  # but all that follow are more than a blow

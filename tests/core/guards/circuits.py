@@ -8,7 +8,13 @@ from __future__ import annotations
 from typing import Final
 
 from postfacta_core.events import CircuitChanged
-from postfacta_core.guards._circuit import REFUSED, Circuit, CircuitConfig, CircuitState, Verdict
+from postfacta_core.guards._circuit import (
+    REFUSED,
+    Circuit,
+    CircuitConfig,
+    CircuitState,
+    Classification,
+)
 
 __all__ = [
     "CLOSED",
@@ -24,7 +30,7 @@ __all__ = [
 ]
 
 CLOSED, OPEN, HALF_OPEN, FORCED_OPEN = CircuitState
-VERDICTS: Final[tuple[Verdict, ...]] = ("success", "failure", "ignored")
+VERDICTS: Final[tuple[Classification, ...]] = ("success", "failure", "ignored")
 SUCCESS, FAILURE, IGNORED = VERDICTS
 # Every number of the tests is a sum of few powers of two, so that the oracle may add them in
 # another order.
@@ -56,7 +62,7 @@ class Played:
     def leave(
         self,
         permit: int,
-        outcome: Verdict,
+        outcome: Classification,
         *,
         seconds: float = 0.0,
         luck: float = 0.0,

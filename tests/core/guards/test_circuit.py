@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState, Verdict
+from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState, Classification
 from tests.core.guards.circuits import (
     CLOSED,
     CONFIG,
@@ -98,7 +98,7 @@ def test_slow_calls_open_it_for_a_reason_of_their_own() -> None:
 
 def test_a_call_counts_as_what_it_was() -> None:
     played = Played()
-    calls: list[tuple[Verdict, float]] = [
+    calls: list[tuple[Classification, float]] = [
         (SUCCESS, 1.75),
         (SUCCESS, 2.0),
         (FAILURE, 0.0),

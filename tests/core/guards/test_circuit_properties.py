@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState, Verdict
+from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState, Classification
 from tests.core.guards.circuits import (
     CLOSED,
     FAILURE,
@@ -84,7 +84,7 @@ class Oracle:
         oldest = self.now - self.config.sliding_window_max_age
         return [call for call in self.ended[-self.config.sliding_window_size :] if call[0] > oldest]
 
-    def leave(self, ticket: Ticket, outcome: Verdict, luck: float) -> None:
+    def leave(self, ticket: Ticket, outcome: Classification, luck: float) -> None:
         self.tick()
         if ticket.stay is not self.stay:
             return
@@ -100,7 +100,7 @@ class Oracle:
             self.ended.append((self.now, failed, slow))
             self.judge(luck)
 
-    def end_trial(self, outcome: Verdict, marks: tuple[bool, bool], luck: float) -> None:
+    def end_trial(self, outcome: Classification, marks: tuple[bool, bool], luck: float) -> None:
         if outcome is IGNORED:
             return
         self.tried.append(marks)
@@ -182,7 +182,7 @@ class CircuitMachine(RuleBasedStateMachine):
         outcome=st.sampled_from([SUCCESS, SUCCESS, FAILURE, FAILURE, IGNORED]),
         luck=LUCK,
     )
-    def a_call_ends(self, data: st.DataObject, outcome: Verdict, luck: float) -> None:
+    def a_call_ends(self, data: st.DataObject, outcome: Classification, luck: float) -> None:
         ticket = self.pending.pop(data.draw(st.integers(0, len(self.pending) - 1)))
         self.over.append(ticket)
         self.end(ticket, outcome, luck)
@@ -202,7 +202,9 @@ class CircuitMachine(RuleBasedStateMachine):
         seconds=st.sampled_from([0.0, 0.25, 2.0]),
         luck=LUCK,
     )
-    def calls_come_and_go(self, outcomes: list[Verdict], seconds: float, luck: float) -> None:
+    def calls_come_and_go(
+        self, outcomes: list[Classification], seconds: float, luck: float
+    ) -> None:
         for outcome in outcomes:
             before = len(self.pending)
             self.begin_call()
@@ -213,11 +215,15 @@ class CircuitMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(ticket.trial for ticket in self.over))
     @rule(data=st.data(), outcome=st.sampled_from(VERDICTS), luck=LUCK)
-    def a_trial_comes_back_again(self, data: st.DataObject, outcome: Verdict, luck: float) -> None:
+    def a_trial_comes_back_again(
+        self, data: st.DataObject, outcome: Classification, luck: float
+    ) -> None:
         trials = [ticket for ticket in self.over if ticket.trial]
         self.end(trials[data.draw(st.integers(0, len(trials) - 1))], outcome, luck)
 
-    def end(self, ticket: Ticket, outcome: Verdict, luck: float, *, asked: float = 0.0) -> None:
+    def end(
+        self, ticket: Ticket, outcome: Classification, luck: float, *, asked: float = 0.0
+    ) -> None:
         seconds = self.played.now - ticket.started
         self.played.leave(ticket.permit, outcome, seconds=seconds, luck=luck, asked=asked)
         self.oracle.leave(ticket, outcome, luck)

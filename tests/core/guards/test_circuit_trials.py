@@ -9,7 +9,13 @@ from random import Random
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_core.guards._circuit import REFUSED, Circuit, CircuitConfig, CircuitState, Verdict
+from postfacta_core.guards._circuit import (
+    REFUSED,
+    Circuit,
+    CircuitConfig,
+    CircuitState,
+    Classification,
+)
 from tests.core.guards.circuits import (
     CLOSED,
     CONFIG,
@@ -87,7 +93,7 @@ def test_a_dependency_below_the_threshold_is_mostly_called() -> None:
 
 
 @pytest.mark.parametrize("outcome", VERDICTS)
-def test_a_late_trial_is_late_even_without_other_calls(outcome: Verdict) -> None:
+def test_a_late_trial_is_late_even_without_other_calls(outcome: Classification) -> None:
     played = Played().play("FFFF").wait(8.0)
     trial = played.enter()
     played.wait(16.0)
@@ -115,7 +121,9 @@ def test_trials_that_were_all_cancelled_open_it_again() -> None:
 
 
 @pytest.mark.parametrize("outcome", VERDICTS)
-def test_a_call_from_before_the_trip_moves_nothing_in_any_later_state(outcome: Verdict) -> None:
+def test_a_call_from_before_the_trip_moves_nothing_in_any_later_state(
+    outcome: Classification,
+) -> None:
     played = Played()
     old = [played.enter() for _ in range(40)]
     played.play("FFFF")
