@@ -78,6 +78,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Borrowed",
             "BucketSet",
             "Buckets",
+            "HistogramSeries",
             "Circuit",
             "Connection",
             "ConnectionMonitor",

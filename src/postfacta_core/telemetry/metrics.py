@@ -99,7 +99,7 @@ class Exposition(NamedTuple):
     content_type: str
 
 
-class Buckets:
+class HistogramSeries:
     """One series of a histogram; that of a counter has one bucket, and its total is what it counts.
 
     Attributes:
@@ -122,7 +122,7 @@ class Buckets:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def add(self, series: Buckets) -> None:
+    def add(self, series: HistogramSeries) -> None:
         """Add what another series of the same bounds has counted.
 
         Of two exemplars the newer stays.
@@ -133,7 +133,7 @@ class Buckets:
         self.exemplars = [max(pair, key=_moment) for pair in pairs]
 
 
-class Family(dict[tuple[str, ...], Buckets]):
+class Family(dict[tuple[str, ...], HistogramSeries]):
     """The series of one counter or histogram.
 
     Above `cap`, new values become `_OTHER`, except of `CLOSED` labels.
@@ -145,12 +145,12 @@ class Family(dict[tuple[str, ...], Buckets]):
         self.cap: int = cap
         self.overflows: int = 0  # How often that was.
 
-    def __missing__(self, key: tuple[str, ...]) -> Buckets:
+    def __missing__(self, key: tuple[str, ...]) -> HistogramSeries:
         if self.is_full:
             self.overflows += 1
             pairs = zip(self.about.labels, key, strict=True)
             key = tuple(value if label in CLOSED else OTHER for label, value in pairs)
-        return self.setdefault(key, Buckets(self.about.buckets))
+        return self.setdefault(key, HistogramSeries(self.about.buckets))
 
     @property
     def is_full(self) -> bool:
@@ -209,7 +209,7 @@ class Metrics(Collector):
         self._policies: dict[tuple[int, int], tuple[str, Callable[[], Tally | None]]] = {}
         self._left_out = 0
         self._broken: set[tuple[str, str]] = set()
-        self._series: dict[_Key, Buckets] = {}
+        self._series: dict[_Key, HistogramSeries] = {}
         # Active requests are counted at the scrape, so that each costs no more than a place in a
         # set; a background task after the response is not a request.
         self._under_way: set[Exchange] = set()
@@ -259,7 +259,7 @@ class Metrics(Collector):
         if exchange.error is not None:
             self._count("postfacta_unhandled_exceptions_total", exchange.error_type)
 
-    def _find(self, key: _Key) -> Buckets:
+    def _find(self, key: _Key) -> HistogramSeries:
         raw_method, raw_route, status, error_type, traffic, scheme, is_stream = key
         shown = _SCHEMES.get(scheme, OTHER)
         # What no handler took stands under one method, since a client may send it with any; so does
