@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from .db import VISIBLE, Query, Reader, Unit, insert, row, rows, update
 from .errors import ConflictError, NotFoundError, invalid
-from .incidents.access import Ref, lock_active, ref_text, seen
+from .incidents.access import Ref, lock_active, read_incident, ref_text
 from .incidents.api import list_page
 from .incidents.model import Owner, Reason, Slug, Title
 from .principal import Access
@@ -201,7 +201,7 @@ async def of(q: Query, incident_id: UUID) -> list[Action]:
     "GET /api/v1/incidents/{ref}/action-items", READ, "List the action items of an incident"
 )
 async def list_of(q: Reader, ref: Ref) -> ActionList:
-    return ActionList(items=await of(q, (await seen(q, ref)).id))
+    return ActionList(items=await of(q, (await read_incident(q, ref)).id))
 
 
 @routes.api("POST /api/v1/incidents/{ref}/action-items", WRITE, "Create an action item", once=True)
@@ -270,7 +270,7 @@ async def listed(q: Reader, *, request: Request, now: Now) -> Page:
 
 @routes.page("/incidents/{ref}/actions", READ)
 async def board(q: Reader, ref: Ref, *, now: Now, typed: Typed) -> Page:
-    incident = None if typed.is_away else await seen(q, ref)
+    incident = None if typed.is_away else await read_incident(q, ref)
     actions = await of(q, incident.id) if incident else []
     context = {
         "item": incident,

@@ -21,7 +21,7 @@ from .db import Unit
 from .durations import durations, marks, turns
 from .errors import ConflictError, InvalidFieldsError, NotFoundError, invalid
 from .incidents import api as incidents
-from .incidents.access import Ref, Share, lock_active, missing, read_ref, seen
+from .incidents.access import Ref, Share, lock_active, missing, read_incident, read_ref
 from .incidents.model import MOVES, Incident, Move, Outcome
 from .principal import Access
 from .signals import api as signals
@@ -408,7 +408,7 @@ select at, kind, id, actor, source, external_id, why, count,
 
 @routes.page("/incidents/{ref}/history", Access.READ)
 async def history(q: Snapshot, ref: Ref, place: Paged, *, request: Request) -> Page:
-    incident = await seen(q, ref)
+    incident = await read_incident(q, ref)
     caller = q.principal
     place = place.model_copy(update={"limit": _MOST_EVENTS})
     order = str(incident.id)

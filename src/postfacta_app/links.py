@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from .db import VISIBLE, Query, Reader, Unit, sees
 from .errors import ConflictError, NotFoundError, invalid
-from .incidents.access import Ref, lock_active, missing, read_ref, seen
+from .incidents.access import Ref, lock_active, missing, read_incident, read_ref
 from .incidents.model import Incident, Severity, Status, Visibility
 from .principal import Access
 from .web.body import Time
@@ -114,7 +114,7 @@ async def of(q: Query, incident_id: UUID) -> list[IncidentLink]:
 
 @routes.api("GET /api/v1/incidents/{ref}/links", Access.READ, "List the links of an incident")
 async def list_of(q: Reader, ref: Ref) -> LinkList:
-    return LinkList(items=await of(q, (await seen(q, ref)).id))
+    return LinkList(items=await of(q, (await read_incident(q, ref)).id))
 
 
 @routes.api(
@@ -148,15 +148,15 @@ async def link(unit: Unit, ref: Ref, new: NewLink) -> Reply[IncidentLink]:
     return Reply(stored, 201 if is_new else 200)
 
 
-@routes.api("DELETE /api/v1/incidents/{ref}/links/{other}/{type}", Access.WRITE, "Remove a link")
-async def unlink(unit: Unit, ref: Ref, other: Ref, *, type: LinkType) -> None:
-    source, target = await _ends(unit, ref, other)
-    if source is None or target is None:
+@routes.api("DELETE /api/v1/incidents/{ref}/links/{target}/{type}", Access.WRITE, "Remove a link")
+async def unlink(unit: Unit, ref: Ref, target: Ref, *, type: LinkType) -> None:
+    this_end, other_end = await _ends(unit, ref, target)
+    if this_end is None or other_end is None:
         raise missing()
-    row = (*_ordered(source.id, target.id, type), type)
+    row = (*_ordered(this_end.id, other_end.id, type), type)
     if not await unit.fetch(_DELETE, *row, operation="link_delete"):
         raise NotFoundError("No such link")
-    await _record(unit, "link.delete", (source, target), of=type)
+    await _record(unit, "link.delete", (this_end, other_end), of=type)
 
 
 async def _ends(unit: Unit, *refs: UUID | int | None) -> Sequence[Incident | None]:

@@ -33,7 +33,7 @@ _REF: Final = _pattern(
 )
 _PATTERNS: Final[dict[str, JSON]] = {
     "ref": _REF,
-    "other": _REF,
+    "target": _REF,
     **{name: {"type": "string", "format": "uuid"} for name in ("id", "root", "session")},
     "rev": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
     "type": {"enum": ["related", "duplicate_of", "follows"]},

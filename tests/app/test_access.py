@@ -104,7 +104,7 @@ EXPECTED: dict[str, set[str]] = {
     "PATCH /api/v1/action-items/{id}": RESPONDERS,
     "GET /api/v1/incidents/{ref}/links": READ,
     "POST /api/v1/incidents/{ref}/links": RESPONDERS,
-    "DELETE /api/v1/incidents/{ref}/links/{other}/{type}": RESPONDERS,
+    "DELETE /api/v1/incidents/{ref}/links/{target}/{type}": RESPONDERS,
     "GET /api/v1/incidents/{ref}/labels": READ,
     "PUT /api/v1/incidents/{ref}/labels": RESPONDERS,
     "GET /api/v1/incidents/{ref}/export": READ,

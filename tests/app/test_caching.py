@@ -30,7 +30,7 @@ async def test_each_answer_of_the_api_is_private(service: Service, sender: str) 
                 path = rule.path.replace("{ref}", incident["id"]).replace(
                     "{id:uuid}", incident["id"]
                 )
-                for name in ("id", "root", "other", "type", "rev"):
+                for name in ("id", "root", "target", "type", "rev"):
                     path = path.replace(f"{{{name}}}", str(uuid4()))
                 headers = await service.as_role("admin") if sender == "admin" else {}
                 answer = await service.client.request(rule.method, path, headers=headers)

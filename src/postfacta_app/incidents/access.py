@@ -91,7 +91,7 @@ Share = Annotated[Callable[..., None], Fill(_share)]
 """Lets the response be repeated while the database is away, unless a visibility is private."""
 
 
-async def seen(q: Query, ref: UUID | int, *, is_locked: bool = False) -> Incident:
+async def read_incident(q: Query, ref: UUID | int, *, is_locked: bool = False) -> Incident:
     """Read an incident; raise `NotFoundError` if there is none that the caller may see."""
     lock, operation = (" for update", "incident_lock") if is_locked else ("", "incident_get")
     incident = await row(q, Incident, _FIND + lock, *ref_of(ref), operation=operation)
@@ -102,7 +102,7 @@ async def seen(q: Query, ref: UUID | int, *, is_locked: bool = False) -> Inciden
 
 async def lock(unit: Unit, ref: UUID | int) -> Incident:
     """Read an incident; it and everything below it stay locked until the unit ends."""
-    incident = await seen(unit, ref, is_locked=True)
+    incident = await read_incident(unit, ref, is_locked=True)
     unit.about.add(incident.id)
     return incident
 

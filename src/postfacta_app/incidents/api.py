@@ -28,7 +28,7 @@ from ..web.forms import Typed, fields_of, formed, read_typed_time
 from ..web.routes import Call, RouteClass
 from ..web.slices import Fields, Fill, Matches, Now, Page, Reply, Routes
 from . import access, model
-from .access import COLUMNS, Ref, Share, check_active, lock, seen
+from .access import COLUMNS, Ref, Share, check_active, lock, read_incident
 from .model import Change, Incident, Kind, NewIncident, Visibility
 
 M = TypeVar("M", bound=BaseModel)
@@ -107,7 +107,7 @@ async def declare(unit: Unit, **values: object) -> Incident:
 
 @routes.api("GET /api/v1/incidents/{ref}", READ, "Read an incident", conditional=True, stale=True)
 async def read(q: Reader, ref: Ref, *, share: Share) -> Incident:
-    incident = await seen(q, ref)
+    incident = await read_incident(q, ref)
     share(incident.visibility)
     return incident
 
@@ -286,7 +286,9 @@ async def record(unit: Unit, new: NewIncident, *, now: Now) -> str:
 
 @routes.page("/incidents/{ref}/edit", WRITE)
 async def editing(q: Reader, ref: Ref) -> Page:
-    return Page("edit_incident.html", {"item": await seen(q, ref), "changed": fields_of(Change)})
+    return Page(
+        "edit_incident.html", {"item": await read_incident(q, ref), "changed": fields_of(Change)}
+    )
 
 
 @routes.form("/incidents/{ref}/edit", WRITE, again=editing)

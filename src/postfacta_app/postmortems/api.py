@@ -22,7 +22,7 @@ from .. import actions, errors
 from ..aside import LARGE, aside
 from ..db import VISIBLE, Query, Reader, Unit, row, rows
 from ..errors import NotFoundError, PreconditionFailedError, invalid
-from ..incidents.access import Ref, Share, lock_active, seen, where_of
+from ..incidents.access import Ref, Share, lock_active, read_incident, where_of
 from ..incidents.model import Incident, IncidentFilters
 from ..principal import Access
 from ..signals.model import PRECISIONS
@@ -216,7 +216,7 @@ select json_build_object({_LISTS})::text as changes,
 async def read(
     q: Snapshot, ref: Ref, *, request: Request, share: Share
 ) -> Annotated[Response, PostMortem]:
-    incident = await seen(q, ref)
+    incident = await read_incident(q, ref)
     revision = await find(q, incident.id)
     if revision is None:
         raise NotFoundError("No post-mortem, or none that you may read")
@@ -231,7 +231,7 @@ async def read(
 
 @routes.api(f"GET {_ONE}/revisions", READ, "List the revisions", kind=RouteClass.READ)
 async def revisions(q: Query, ref: Ref, query: Paged) -> RevisionPage:
-    incident_id = (await seen(q, ref)).id
+    incident_id = (await read_incident(q, ref)).id
     (before,) = query.after(str(incident_id), int) or (None,)
     args = (q.principal.may(WRITE), incident_id, before, query.limit + 1)
     summaries = await rows(q, RevisionSummary, _PAGE, *args, operation="postmortem_revisions")
@@ -240,7 +240,7 @@ async def revisions(q: Query, ref: Ref, query: Paged) -> RevisionPage:
 
 @routes.api(f"GET {_ONE}/revisions/{{rev}}", READ, "Read a revision")
 async def revision(q: Reader, ref: Ref, *, rev: Rev) -> Revision:
-    return await read_revision(q, (await seen(q, ref)).id, rev)
+    return await read_revision(q, (await read_incident(q, ref)).id, rev)
 
 
 @routes.api(

@@ -23,7 +23,7 @@ from .. import actions
 from ..aside import LARGE
 from ..db import Query, Reader, Unit
 from ..errors import FieldError, InvalidFieldsError, NotFoundError, PreconditionFailedError
-from ..incidents.access import Ref, Share, lock_active, ref_text, seen
+from ..incidents.access import Ref, Share, lock_active, read_incident, ref_text
 from ..incidents.model import Incident
 from ..principal import Access
 from ..timeline.api import Kept, names as names_of
@@ -102,7 +102,7 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, timelines: 
 
 @routes.page(f"{_ONE}/revisions", Access.READ)
 async def listed(q: Reader, ref: Ref, query: Paged, *, request: Request) -> Page:
-    incident = await seen(q, ref)
+    incident = await read_incident(q, ref)
     page = await api.revisions(q, incident.id, query)
     names = await names_of(q, {revision.author for revision in page.items})
     next_url = next_page(request, page.next_cursor) if page.next_cursor else None
@@ -119,7 +119,7 @@ class RevisionQuery(BaseModel, extra="forbid", frozen=True):
 async def revision(
     q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, timelines: Kept
 ) -> Page:
-    incident = await seen(q, ref)
+    incident = await read_incident(q, ref)
     revision = await read_revision(q, incident.id, rev)
     base = query.against and await read_revision(q, incident.id, query.against)
     context = {

@@ -15,7 +15,7 @@ from postfacta_web.conditional import is_not_modified
 from ..aside import aside
 from ..db import VISIBLE, Query, Reader, Unit, insert, sees
 from ..errors import ForbiddenError, NotFoundError, invalid
-from ..incidents.access import Ref, Share, lock_active, seen
+from ..incidents.access import Ref, Share, lock_active, read_incident
 from ..incidents.model import Incident, check_time
 from ..principal import Access, Principal
 from ..web.body import Paged, next_link, parse, read_body, read_json
@@ -115,7 +115,7 @@ SentEdit = Annotated[model.NewEdit, Fill(_sent_edit)]
 
 @routes.api(f"GET {_OF_INCIDENT}/edits", READ, "List the edits of a timeline", kind=RouteClass.READ)
 async def edit_page(q: Reader, ref: Ref, query: Paged) -> model.EditPage:
-    incident_id = (await seen(q, ref)).id
+    incident_id = (await read_incident(q, ref)).id
     args = (*(query.after(str(incident_id)) or (None, None)), query.limit + 1)
     rows = await q.fetch(_EDITS, incident_id, *args, operation="edit_list")
     edits = [ShownEdit.model_validate_json(row[0]) for row in rows]
@@ -233,7 +233,7 @@ select $1, a.root, a.id, a.incident_id, a.kind, a.entry_source, a.entry_id, a.oc
     kind=RouteClass.READ,
 )
 async def annotation_page(q: Reader, ref: Ref, query: Paged) -> model.AnnotationPage:
-    incident_id = (await seen(q, ref)).id
+    incident_id = (await read_incident(q, ref)).id
     rows = await remarks(q, incident_id, query)
     return query.page(model.AnnotationPage, rows, str(incident_id), key=_place)
 

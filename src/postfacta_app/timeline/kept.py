@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
 
 from ..aside import aside
 from ..db import VISIBLE, Query, Unit, Where, sees
-from ..incidents.access import COLUMNS, incident_of, not_kept, ref_of, ref_text, seen
+from ..incidents.access import COLUMNS, incident_of, not_kept, read_incident, ref_of, ref_text
 from ..incidents.model import Incident, Many, Word
 from ..signals.model import micros
 from ..web.body import Time, decode_cursor, encode_cursor, filters_hash
@@ -161,7 +161,7 @@ async def _read(q: Query, ref: UUID | int, sql: str, *args: object, operation: s
     """
     for row in await q.fetch(sql, *args, operation=operation):
         return row
-    await seen(q, ref)
+    await read_incident(q, ref)
     raise not_kept()
 
 

@@ -5,10 +5,10 @@ Name, mode, observer, the list of them all, and how a function is called under o
 A subclass adds its own verdict at four points, which the base calls once for async functions and
 once for plain ones:
 
-    ticket = _enter(function, args, kwargs)    admit; raise to refuse; or return a `partial`, which
-    is a wait _passed(ticket, result) -> result          the call returned _failed(ticket, error) ->
-    RAISE            the call raised; or a result in the error's place _dropped(ticket)
-    cancelled or killed: no outcome, only give back what is held
+    ticket = _enter(function, args, kwargs)  admit; raise to refuse; or return a wait, a `partial`
+    _passed(ticket, result) -> result        the call returned
+    _failed(ticket, error) -> RAISE          the call raised; or a result in the error's place
+    _dropped(ticket)                         cancelled or killed: only give back what is held
 
 The lock is never held while the function, a wait or foreign code runs. It is reentrant: a coroutine
 that the collector closes may give back what it holds at any allocation.
@@ -373,13 +373,12 @@ class Registry:
     def find(self, kind: str, name: str) -> Guard:
         """Return a guard, such as `find("breaker", "billing")`.
 
-        Raise `KeyError` with those there are if it is none.
+        Raise `KeyError`, which lists the existing ones, if there is none of this name.
         """
         guard = self._guards.get((kind, name))
         if guard is None:
-            raise KeyError(
-                f"no {kind} {name!r}; there are {[f'{each.kind} {each.name}' for each in self]}"
-            )
+            existing = [f"{guard.kind} {guard.name}" for guard in self]
+            raise KeyError(f"no {kind} {name!r}; there are {existing}")
         return guard
 
     def clear(self) -> None:
@@ -425,8 +424,8 @@ class BlockGuard(Guard):
 
     def collect(self) -> Iterable[Sample]:
         for mode, counts in tuple(self._by_mode.items()):
-            for what, count in counts.items():
-                yield Sample(self.metric, (self.name, what, mode), count)
+            for outcome, count in counts.items():
+                yield Sample(self.metric, (self.name, outcome, mode), count)
 
     def _mode_was_set(self) -> None:
         # At hand: the path of every call looks nothing up.
