@@ -6,7 +6,6 @@ Nothing ends by itself, a second signal, a signal during startup, a blocked even
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import AsyncGenerator
@@ -65,8 +64,8 @@ async def second_signal(kind: ServerKind, plan: Plan) -> Result:
             server, times, within=times.drain_timeout + times.close_timeout
         ) as ending:
             await _until_unready(server)
-            if server.process.poll() is None:
-                os.kill(server.process.pid, signal.SIGTERM)
+            if server.is_running:
+                server.deliver(signal.SIGTERM)
         closing = Closing.of(server.journal())
     misses = [*closing.misses(), *ending.misses(2.0 + plan.times.slack)]
     cells = {"lifespan": str(closing), "exit": str(ending)}
@@ -134,13 +133,13 @@ async def signalled(
 ) -> AsyncGenerator[_Ending]:
     """Send SIGTERM, do what is in the block, then see the server off."""
     ending = _Ending()
-    at = server.send(signal.SIGTERM)
+    at = server.deliver(signal.SIGTERM)
     yield ending
     patience = (times.budget + 1 if within is None else within) - (time.monotonic() - at)
     exited = await server.exited(within=max(patience, 0.1))
     if exited is not None:
         ending.seconds = exited - at
-        ending.code = server.process.returncode
+        ending.code = server.code
     server.kill()
 
 

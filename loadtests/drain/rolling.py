@@ -97,7 +97,7 @@ async def _start(
 async def _roll(
     server: Server, kind: ServerKind, plan: Plan, stack: AsyncExitStack, fronts: Sequence[HAProxy]
 ) -> Server:
-    server.send(signal.SIGTERM)
+    server.deliver(signal.SIGTERM)
     await server.exited(within=plan.times.budget + 5)
     server.kill()
     await until(lambda: not any(all(front.up()) for front in fronts), 5)
@@ -113,7 +113,7 @@ async def reload_workers(kind: ServerKind, plan: Plan, *, reloads: int = 5) -> R
         await server.ready()
         async with _load([server.port], KEEP_ALIVE) as (clients,):
             for done in range(1, reloads + 1):
-                server.send(signal.SIGHUP)
+                server.deliver(signal.SIGHUP)
                 await until(partial(_replaced, server, done), 60)
         replaced = server.count("shutdown-end") // kind.workers
     return _result("reload", kind, clients.attempts, replaced, wanted=0)

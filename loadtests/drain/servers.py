@@ -7,25 +7,22 @@ import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from postfacta_lab.drain.clients import probe
-from postfacta_lab.engine.processes import free_port, session, until
+from postfacta_lab.engine.processes import Child, free_port, until
+from postfacta_lab.engine.variables import for_a_service
 
 __all__ = ["MATRIX", "Event", "Server", "ServerKind"]
 
 # Above all that our own limits allow: the servers' deadlines must not decide.
 _GRACE = 60
 _KEEP = 30
-_BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +133,7 @@ class Event:
     mechanism: str = ""
 
 
-class Server:
+class Server(Child):
     """One instance, in a session of its own so that nothing of it survives the block.
 
     Args:
@@ -159,12 +156,16 @@ class Server:
         folder.mkdir(parents=True, exist_ok=True)
         self.kind = kind
         self.port = port or free_port()
-        self._app = app
         self._journal = folder / "journal.jsonl"
         self._journal.unlink(missing_ok=True)
-        self._log = folder / "log"
-        self._environment = dict(environment)
-        self._process: subprocess.Popen[bytes] | None = None
+        log = folder / "log"
+        log.unlink(missing_ok=True)
+        delay = environment.get("DRAIN_DELAY", 0)
+        words = shlex.split(kind.command.format(port=self.port, app=app, delay=delay))
+        inherited = for_a_service(self.port)
+        modules = os.pathsep.join([str(Path.cwd()), inherited.get("PYTHONPATH", "")])
+        own = {"PYTHONPATH": modules, "DRAIN_JOURNAL": str(self._journal.absolute())}
+        super().__init__(kind.name, words, log=log, environment={**inherited, **own, **environment})
 
     async def __aenter__(self) -> Self:
         """Start it, without waiting for more."""
@@ -172,33 +173,7 @@ class Server:
             # A shell's background job ignores SIGINT, and the server would inherit that: trio needs
             # it.
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        # What measures coverage handles SIGTERM too; a server's own handlers are what is tried
-        # here.
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")
-        }
-        words = shlex.split(
-            self.kind.command.format(
-                port=self.port, app=self._app, delay=self._environment.get("DRAIN_DELAY", 0)
-            )
-        )
-        with self._log.open("wb") as output:
-            self._process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own command line, and it starts at once
-                words,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                env={
-                    **inherited,
-                    # Where the command is looked for, and what it starts.
-                    "PATH": f"{_BIN}{os.pathsep}{os.environ.get('PATH', '')}",
-                    "PYTHONPATH": os.pathsep.join(
-                        [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
-                    ),
-                    "DRAIN_JOURNAL": str(self._journal.absolute()),
-                    **self._environment,
-                },
-            )
+        self.start()
         return self
 
     async def __aexit__(
@@ -209,17 +184,6 @@ class Server:
     ) -> None:
         """Kill what is left."""
         self.kill()
-
-    @property
-    def process(self) -> subprocess.Popen[bytes]:
-        """The process that we started: the parent, if there are several."""
-        assert self._process is not None
-        return self._process
-
-    @property
-    def log(self) -> str:
-        """What it printed."""
-        return self._log.read_text(errors="replace")
 
     def journal(self) -> list[Event]:
         """What the application wrote down so far."""
@@ -247,9 +211,11 @@ class Server:
         Raises:
             RuntimeError: It did not; with what it printed.
         """
-        await until(lambda: self._gone or self.count("startup") >= self.kind.workers, within)
+        await until(
+            lambda: not self.is_running or self.count("startup") >= self.kind.workers, within
+        )
         deadline = time.monotonic() + within
-        while not self._gone and time.monotonic() < deadline:
+        while self.is_running and time.monotonic() < deadline:
             # Two hundreds in a row from each of several workers are likely only if all of them
             # serve.
             if all(
@@ -260,34 +226,15 @@ class Server:
             ):
                 return
             await asyncio.sleep(0.02)
-        raise RuntimeError(f"{self.kind.name} did not start:\n{self.log}")
-
-    def send(self, number: signal.Signals) -> float:
-        """Send a signal to the process that we started, and return the moment."""
-        at = time.monotonic()
-        self.process.send_signal(number)
-        return at
+        raise RuntimeError(f"{self.kind.name} did not start:\n{self.words}")
 
     async def exited(self, *, within: float) -> float | None:
         """Wait for the exit of that process; return the moment, or None if it stays."""
-        gone = await until(lambda: self._gone, within)
+        gone = await until(lambda: not self.is_running, within)
         return time.monotonic() if gone else None
-
-    @property
-    def _gone(self) -> bool:
-        return self.process.poll() is not None
 
     async def leaves_nothing(self) -> bool:
         """Whether all of its session ends with the process that we started, or a moment later."""
         # Python's tracker of shared resources is a process too, and ends when it sees that its
         # parent did.
-        return await until(lambda: not session(self.process.pid), 1)
-
-    def kill(self) -> None:
-        """End all of it at once."""
-        self.process.kill()
-        # Before the wait: until then no other session can have this number.
-        for pid in session(self.process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
+        return await until(lambda: not self.leaves(), 1)

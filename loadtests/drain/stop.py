@@ -55,7 +55,7 @@ class _Load:
             self._keep_busy(tasks)
             await asyncio.sleep(self.times.warm)
             await self._put_in_flight(tasks)
-            self.signalled = self.server.send(signal.SIGTERM)
+            self.signalled = self.server.deliver(signal.SIGTERM)
             self.clients.ends = self.signalled + self.times.budget
             fire.set()
             await self._see_it_off()
@@ -116,7 +116,7 @@ def _result(load: _Load, closing: Closing) -> Result:
     in_flight = _good(load, "slow", "stream")
     idle = _good(load, "idle")
     seconds = None if load.exited is None else load.exited - load.signalled
-    code = load.server.process.returncode
+    code = load.server.code
     cells = {
         "mechanism": (
             ", ".join(sorted({event.mechanism for event in load.server.journal()} - {""})) or "-"
@@ -192,8 +192,8 @@ def _missed_by_server(load: _Load, closing: Closing, seconds: float | None) -> l
         misses.append("liveness failed")
     if seconds is None or seconds > load.times.budget:
         misses.append(f"no exit within {load.times.budget:.1f} s")
-    elif load.server.process.returncode != 0:
-        misses.append(f"exit code {load.server.process.returncode}")
+    elif load.server.code != 0:
+        misses.append(f"exit code {load.server.code}")
     if load.leftover:
         misses.append("a process outlived its parent")
     return misses

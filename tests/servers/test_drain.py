@@ -75,13 +75,13 @@ async def test_sigint_after_sigterm_ends_the_lame_duck_only_when_it_comes_twice(
     async with quick.server(kind, quick.limits(20.0, 5.0, 2.0), label="sigint") as server:
         await server.ready()
         for signum in (signal.SIGTERM, signal.SIGINT):
-            server.process.send_signal(signum)
+            server.deliver(signum)
             await anyio.sleep(1.0)
-            assert server.process.poll() is None
+            assert server.is_running
             assert server.count("shutdown-begin") == 0
-        server.process.send_signal(signal.SIGINT)
+        server.deliver(signal.SIGINT)
         assert await server.exited(within=10) is not None
-        assert server.process.poll() == 0
+        assert server.code == 0
         assert Closing.of(server.journal()).misses() == []
 
 

@@ -154,7 +154,7 @@ async def test_what_is_cut_over_http2_is_not_ended(
         async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
             tasks.create_task(client.run(requests, begun.set))
             await begun.wait()
-            running.send(signal.SIGTERM)
+            running.deliver(signal.SIGTERM)
             assert await running.exited(within=QUICK.budget) is not None
     with every() as case:
         with case("EventSource"):
@@ -175,7 +175,7 @@ async def test_a_farewell_waits_for_the_end_of_an_event(tmp_path: Path) -> None:
         async with asyncio.timeout(15), asyncio.TaskGroup() as tasks:
             listener = tasks.create_task(streams.read(running.port, "GET", "/halves", EVENT_SOURCE))
             await until(lambda: running.count("handler-begin") > 0, 10)
-            running.send(signal.SIGTERM)
+            running.deliver(signal.SIGTERM)
     got = listener.result()
     assert got.is_complete
     *events, farewell, end = got.body.split(b"\n\n")
@@ -200,7 +200,7 @@ async def test_a_route_is_drained_as_its_options_say(tmp_path: Path) -> None:
             for path, method in requests.items():
                 tasks.create_task(follow(path, method))
             await until(lambda: running.count("handler-begin") == len(requests), 10)
-            running.send(signal.SIGTERM)
+            running.deliver(signal.SIGTERM)
     assert got == {
         "/resumed": "farewell, ended",
         "/cut": "unfinished",
