@@ -171,7 +171,7 @@ class Attack:
             "{root}": str(self.world.remark),
             "{rev}": "2",
             "{section}": "went_well",
-            "{other}": "INC-2",
+            "{target}": "INC-2",
             "{type}": "related",
             "{slug}": "validation",
         }
