@@ -27,7 +27,7 @@ from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.pipeline import Pipeline
 from postfacta_core.guards.retry import Retry
 from postfacta_core.guards.timeout import Timeout
-from postfacta_core.limits.rate import RateLimiter
+from postfacta_core.limits.rate import RateCounter
 
 __all__ = ["KEYS", "OURS", "TURN", "rows"]
 
@@ -223,7 +223,7 @@ def _pipelines() -> Mapping[str, _Call]:
 
 def _limiters(keys: int) -> dict[str, Work]:
     names = [f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(keys)]
-    ours = RateLimiter("bench", f"{_PLENTY}/hour", max_keys=max(keys, 1000))
+    ours = RateCounter("bench", f"{_PLENTY}/hour", max_keys=max(keys, 1000))
     for name in names:
         ours.hit_now(name)
     buckets = {name: AsyncLimiter(_PLENTY, 3600) for name in names}

@@ -603,8 +603,8 @@ _SITUATIONS: Final = {
     "pipeline of timeout, retry, breaker, bulkhead": "these four in one `Pipeline`",
     "fallback, not needed": "a `Fallback` that is not needed",
     "hedge, not needed": "a `Hedge` that is not needed",
-    "rate limit, 1 key": "a `RateLimiter`, one caller",
-    "rate limit, 100,000 keys": "a `RateLimiter`, 100,000 callers",
+    "rate limit, 1 key": "a `RateCounter`, one caller",
+    "rate limit, 100,000 keys": "a `RateCounter`, 100,000 callers",
 }
 """What is measured, and how a page calls it."""
 

@@ -98,7 +98,7 @@ class SharedStore:
         for rate in rates:
             if rate.period != int(rate.period):
                 rule = "of whole seconds, where a store is shared"
-                validation.refuse("RateLimiter.rates", rate, rule, example="'100/minute'")
+                validation.refuse("RateCounter.rates", rate, rule, example="'100/minute'")
         self._tell.append(tell)
 
     async def decide(self, charges: Sequence[Charge], *, spend: bool) -> list[Decision] | None:

@@ -14,7 +14,7 @@ from postfacta_core.clock import LUCK, Luck
 from postfacta_core.context import current_request
 from postfacta_core.errors import LoadShedError
 from postfacta_core.events import Observer
-from postfacta_core.limits.rate import Rate, RateLimiter, parse_rates
+from postfacta_core.limits.rate import Rate, RateCounter, parse_rates
 
 from .errors import RateLimitedError
 from .principal import ANONYMOUS, Principal
@@ -82,7 +82,7 @@ def limited(
     names: dict[str, RateOf] = {"read": "read", "write": "write", "ingest": "ingest"}
     names["address_retrying"] = "address"
     limiters = {
-        name: RateLimiter(name, rate, store=store, observer=observer)
+        name: RateCounter(name, rate, store=store, observer=observer)
         for name, setting in names.items()
         if (rate := settings.rate(setting))
     }

@@ -84,7 +84,7 @@ else:
             "Mode": "postfacta_core.events",
             "Outgoing": "postfacta_adapters.httpx",
             "OverloadConfig": "postfacta_core.limits",
-            "RateLimiter": "postfacta_core.limits.rate",
+            "RateCounter": "postfacta_core.limits.rate",
             "time_limit": "postfacta_core.deadlines",
         },
     )

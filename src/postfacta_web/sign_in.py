@@ -32,7 +32,7 @@ from postfacta_core.events import Observer, PolicyCreated, Sample, observing, pr
 from postfacta_core.limits.address import client_address, site_of
 from postfacta_core.limits.rate import (
     Charge,
-    RateLimiter,
+    RateCounter,
     Rates,
     Store,
     check_store,
@@ -113,10 +113,10 @@ class SignInThrottle:
         busy = validation.error_types("SignInThrottle.uncounted", uncounted, example=example)
         self._uncounted: tuple[type[Exception], ...] = (ResilienceError, *busy)
 
-        def limiter(field: str, rates: Rates) -> RateLimiter:
+        def limiter(field: str, rates: Rates) -> RateCounter:
             parsed = parse_rates(rates, field=f"SignInThrottle.{field}")
             # What counts for metrics is an attempt, and not each of its budgets.
-            return RateLimiter(
+            return RateCounter(
                 f"{name}-{field}",
                 parsed,
                 store=store,
@@ -168,7 +168,7 @@ class SignInThrottle:
         charges = [
             limiter.charge(key, self._pending[limiter.name, key]) for limiter, key in keys.items()
         ]
-        counts: Mapping[RateLimiter, str] = {}
+        counts: Mapping[RateCounter, str] = {}
         accepted = anyio.Event()
         try:
             waits = await _waits(charges)
@@ -203,7 +203,7 @@ class SignInThrottle:
                 "postfacta_ratelimit_decisions_total", (self.name, decision, "enforce"), count
             )
 
-    def _keys(self, address: str, account: str, device: str) -> dict[RateLimiter, str]:
+    def _keys(self, address: str, account: str, device: str) -> dict[RateCounter, str]:
         """Return the limiters of a wrong attempt, and their keys; `account_beyond` counts, too."""
         if device:
             return {self._device: _hashed(account, device)}
@@ -224,7 +224,7 @@ class SignInThrottle:
             raise RateLimitExceededError(self.name, wait)
 
 
-async def _waits(charges: Sequence[Charge]) -> dict[RateLimiter, float]:
+async def _waits(charges: Sequence[Charge]) -> dict[RateCounter, float]:
     """Return the seconds until each limiter would allow its charge: no more than a period."""
     decisions = await hit_all(charges, spend=False)
     return {

@@ -19,7 +19,7 @@ from chaos.sentinel import Shared
 from postfacta_adapters.limits import SharedStore
 from postfacta_core.backoff import Backoff
 from postfacta_core.events import StoreChanged
-from postfacta_core.limits.rate import RateLimiter, hit_all
+from postfacta_core.limits.rate import RateCounter, hit_all
 from postfacta_core.testing import RecordingObserver
 from tests.kit.ports import free_port
 from tests.kit.waiting import until
@@ -75,8 +75,8 @@ def observer() -> RecordingObserver:
 
 
 @pytest.fixture
-def limiter(store: SharedStore, observer: RecordingObserver) -> RateLimiter:
-    return RateLimiter(NAME, "100000/minute", store=store, observer=observer)
+def limiter(store: SharedStore, observer: RecordingObserver) -> RateCounter:
+    return RateCounter(NAME, "100000/minute", store=store, observer=observer)
 
 
 class Load:
@@ -87,7 +87,7 @@ class Load:
         self.done = 0
         self.refused = 0
 
-    async def run(self, limiter: RateLimiter) -> None:
+    async def run(self, limiter: RateCounter) -> None:
         while True:
             began = time.monotonic()
             decision = await limiter.hit("a")
@@ -98,7 +98,7 @@ class Load:
 
 
 @asynccontextmanager
-async def under_load(limiter: RateLimiter) -> AsyncGenerator[Load]:
+async def under_load(limiter: RateCounter) -> AsyncGenerator[Load]:
     load = Load()
     async with anyio.create_task_group() as tasks:
         for _ in range(CLIENTS):
@@ -145,7 +145,7 @@ async def test_no_request_fails_or_waits_longer_than_the_timeout_and_the_store_c
     fault: Callable[[Server, Callable[[], Awaitable[None]]], Awaitable[None]],
     server: Server,
     store: SharedStore,
-    limiter: RateLimiter,
+    limiter: RateCounter,
     observer: RecordingObserver,
 ) -> None:
     async with under_load(limiter) as load:
@@ -178,7 +178,7 @@ async def test_a_store_with_a_new_password_takes_the_place_of_the_former(
     with client(server) as asked:
         asked.config_set("requirepass", "former")
     async with SharedStore(address("former"), timeout=5.0) as store:
-        limiter = RateLimiter(NAME, "3/minute", store=store, observer=observer)
+        limiter = RateCounter(NAME, "3/minute", store=store, observer=observer)
         assert (await limiter.hit("a")).remaining == 2
         with client(server, "former") as asked:
             asked.config_set("requirepass", "next")
@@ -192,7 +192,7 @@ async def test_a_store_with_a_new_password_takes_the_place_of_the_former(
 
 
 async def test_no_answer_goes_to_the_next_request_after_calls_that_were_cut_off(
-    server: Server, limiter: RateLimiter, store: SharedStore
+    server: Server, limiter: RateCounter, store: SharedStore
 ) -> None:
     async def hold() -> None:
         for _ in range(3):
@@ -222,7 +222,7 @@ async def test_no_answer_goes_to_the_next_request_after_calls_that_were_cut_off(
 
 async def test_two_processes_share_one_budget(server: Server) -> None:
     async with shared(server) as mine, shared(server) as others:
-        ones = [RateLimiter(NAME, "10/minute;1000/hour", store=store) for store in (mine, others)]
+        ones = [RateCounter(NAME, "10/minute;1000/hour", store=store) for store in (mine, others)]
         allowed = [(await ones[number % 2].hit("a")).allowed for number in range(14)]
         assert allowed == [True] * 10 + [False] * 4
         refused = await ones[0].hit("a")
@@ -232,8 +232,8 @@ async def test_two_processes_share_one_budget(server: Server) -> None:
 
 async def test_what_is_refused_is_spent_from_nothing_in_the_store(server: Server) -> None:
     async with shared(server) as store:
-        mine = RateLimiter("a", "1/minute", store=store)
-        all_ = RateLimiter("b", "9/minute", store=store)
+        mine = RateCounter("a", "1/minute", store=store)
+        all_ = RateCounter("b", "9/minute", store=store)
         for _ in range(10):
             await hit_all([mine.charge("x"), all_.charge("")])
         assert (await all_.hit("")).remaining == 7
@@ -241,7 +241,7 @@ async def test_what_is_refused_is_spent_from_nothing_in_the_store(server: Server
 
 async def test_a_burst_opens_few_connections(server: Server) -> None:
     async with shared(server) as store:
-        limiter = RateLimiter(NAME, "1000/minute", store=store)
+        limiter = RateCounter(NAME, "1000/minute", store=store)
         async with anyio.create_task_group() as tasks:
             for _ in range(100):
                 tasks.start_soon(limiter.hit, "a")
@@ -252,7 +252,7 @@ async def test_a_burst_opens_few_connections(server: Server) -> None:
 
 async def test_its_connections_are_closed_with_the_store(server: Server) -> None:
     async with shared(server) as store:
-        await RateLimiter(NAME, "9/minute", store=store).hit("a")
+        await RateCounter(NAME, "9/minute", store=store).hit("a")
         with client(server) as asked:
             assert len(asked.client_list()) == 2
     with client(server) as asked:
@@ -261,7 +261,7 @@ async def test_its_connections_are_closed_with_the_store(server: Server) -> None
 
 async def test_a_store_that_is_away_at_the_start_is_not_needed(observer: RecordingObserver) -> None:
     # Nobody listens there: the port is reserved for nothing.
-    limiter = RateLimiter(
+    limiter = RateCounter(
         NAME, "2/minute", store=SharedStore("async+valkey://127.0.0.1:1"), observer=observer
     )
     assert [(await limiter.hit("a")).allowed for _ in range(3)] == [True, True, False]
@@ -273,7 +273,7 @@ async def test_its_end_closes_the_connections_to_sentinels_too(
 ) -> None:
     with Shared(tmp_path) as behind:
         async with SharedStore(behind.address, timeout=5.0) as store:
-            assert (await RateLimiter(NAME, "10/hour", store=store).hit("a")).allowed
+            assert (await RateCounter(NAME, "10/hour", store=store).hit("a")).allowed
             sentinels: Any = store._limits.storage.bridge.sentinel.sentinels  # type: ignore[attr-defined] # noqa: SLF001
             assert _connected(sentinels)
         assert not _connected(sentinels)

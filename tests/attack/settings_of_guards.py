@@ -24,7 +24,7 @@ from postfacta_core import (
 from postfacta_core.guards import AdaptiveLimiter, RetryBudget
 from postfacta_core.guards.throttle import Throttle
 from postfacta_core.limits._rates import Rate
-from postfacta_core.limits.rate import RateLimiter
+from postfacta_core.limits.rate import RateCounter
 from tests.attack.wrong import (
     CLOCK,
     COUNT,
@@ -181,7 +181,7 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             **OBSERVED,
         },
     ),
-    RateLimiter: Setting(
+    RateCounter: Setting(
         right={"name": "billing", "rates": "10/second"},
         wrong={
             "name": NAME,

@@ -18,7 +18,7 @@ from postfacta_app import app
 from postfacta_app.errors import UnauthenticatedError
 from postfacta_app.identity import accounts
 from postfacta_core.errors import RateLimitExceededError
-from postfacta_core.limits.rate import RateLimiter
+from postfacta_core.limits.rate import RateCounter
 from postfacta_core.testing import ManualClock
 from postfacta_web.sign_in import SignInThrottle
 from tests.app.live import Service, in_process
@@ -148,7 +148,7 @@ async def test_the_throttle_keeps_a_bounded_number_of_keys() -> None:
                 f"10.0.{number // 250}.{number % 250}", f"{number}@tests.example"
             ):
                 raise UnauthenticatedError("wrong")
-    limiters = [it for it in vars(tries).values() if isinstance(it, RateLimiter)]
+    limiters = [it for it in vars(tries).values() if isinstance(it, RateCounter)]
     kept = {
         it.name: sample.value
         for it in limiters

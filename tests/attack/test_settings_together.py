@@ -32,7 +32,7 @@ from postfacta_core.asgi import (
 from postfacta_core.events import Mode, process_observer
 from postfacta_core.guards import RetryBudget
 from postfacta_core.health import HealthRegistry
-from postfacta_core.limits.rate import RateLimiter
+from postfacta_core.limits.rate import RateCounter
 from tests.attack.wrong import (
     SECRET_TEXT,
     app,
@@ -89,7 +89,7 @@ MODES: Final[dict[str, Callable[[str], Any]]] = {
     "Bulkhead": lambda mode: Bulkhead("a", 1, mode=mode),
     "Hedge": lambda mode: Hedge("a", delay=1, mode=mode),
     "Fallback": lambda mode: Fallback("a", otherwise=None, mode=mode),
-    "RateLimiter": lambda mode: RateLimiter("a", "1/second", mode=mode),
+    "RateCounter": lambda mode: RateCounter("a", "1/second", mode=mode),
     "LoadSheddingMiddleware": lambda mode: LoadSheddingMiddleware(
         app, options=HardenOptions(shedding=mode)
     ),

@@ -32,7 +32,7 @@ from postfacta_core.events import (
     weakly,
 )
 from postfacta_core.health import HealthRegistry
-from postfacta_core.limits.rate import RateLimiter
+from postfacta_core.limits.rate import RateCounter
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Database
 from tests.kit.every import every
@@ -43,7 +43,7 @@ POLICIES: Final[dict[str, Callable[..., Any]]] = {
     "postfacta_bulkhead_slots": partial(Bulkhead, "billing", 4),
     "postfacta_hedge_attempts_total": partial(Hedge, "billing", delay=1.0),
     "postfacta_fallback_answers_total": partial(Fallback, "billing", otherwise=None),
-    "postfacta_ratelimit_keys": partial(RateLimiter, "billing", "10/second"),
+    "postfacta_ratelimit_keys": partial(RateCounter, "billing", "10/second"),
     "postfacta_retry_budget_tokens": partial(Retry, "billing"),
 }
 

@@ -23,7 +23,7 @@ from postfacta_core.health import HealthRegistry
 from postfacta_core.limits._overload import OverloadConfig, OverloadLimiter
 from postfacta_core.limits._rates import Rate
 from postfacta_core.limits.address import TrustedProxies
-from postfacta_core.limits.rate import RateLimiter
+from postfacta_core.limits.rate import RateCounter
 from postfacta_postgres.connecting import PoolOptions, check_address
 from tests.kit.every import every
 
@@ -38,7 +38,7 @@ def add_check(**options: Any) -> None:
 
 KINDS = (
     Backoff, Bulkhead, CircuitConfig, DrainLimits, Fallback, OverloadConfig,
-    OverloadLimiter, PoolOptions, Rate, RateLimiter, Retry, RetryBudget,
+    OverloadLimiter, PoolOptions, Rate, RateCounter, Retry, RetryBudget,
     TransferLimits, TrustedProxies,
 )  # fmt: skip
 NAMES: dict[str, object] = {

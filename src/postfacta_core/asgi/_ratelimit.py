@@ -15,7 +15,7 @@ from ..errors import RateLimitExceededError
 from ..events import ListenerFailed, Mode, Observer
 from ..limits._rates import Decision, shorten, strictest
 from ..limits.address import TrustedProxies, client_address, site_of
-from ..limits.rate import RateLimiter, Rates, Store, hit_all, hit_here, parse_rates
+from ..limits.rate import RateCounter, Rates, Store, hit_all, hit_here, parse_rates
 from ..telemetry.exchange import PREROUTING
 from ..validation import validation
 from ._problem import Problem, problem_of
@@ -229,7 +229,7 @@ def fast_plan(  # noqa: C901 - in one frame, for each request
     return hit
 
 
-class LimitRule(RateLimiter):
+class LimitRule(RateCounter):
     """The limiter of requests.
 
     `policy` is its part of the field, `key` which of `_KEYS` it has, if no function says so.

@@ -21,7 +21,7 @@ from ..health._verdict import HealthReport
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..limits._overload import OverloadLimiter
 from ..limits.address import TrustedProxies
-from ..limits.rate import RateLimiter
+from ..limits.rate import RateCounter
 from ..telemetry.exchange import Recorder
 from ..validation import validation
 from ._concurrency import Shedding
@@ -264,7 +264,7 @@ class RateLimitMiddleware(Kernel):
         limits = check_rate_limits(f"{owner}.options", options.all_rate_limits)
         make = partial(LimitRule, store=options.rate_limit_store, observer=observer, clock=clock)
         limiters = [make(limit) for limit in limits]
-        self.limiters: Mapping[str, RateLimiter] = {limiter.name: limiter for limiter in limiters}
+        self.limiters: Mapping[str, RateCounter] = {limiter.name: limiter for limiter in limiters}
         self.plan: RatePlan = RatePlan(
             limiters, proxies=TrustedProxies(options.trusted_proxies), luck=luck
         )

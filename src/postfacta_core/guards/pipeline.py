@@ -7,7 +7,7 @@ from functools import partial
 from itertools import combinations
 from typing import Any, Final, cast
 
-from ..limits.rate import RateLimiter
+from ..limits.rate import RateCounter
 from ._guard import Guard, P, Runner, T
 from .timeout import Timeout
 
@@ -95,7 +95,7 @@ def _refuse_nonsense(guards: Sequence[Guard]) -> None:
         raise ValueError(f"Pipeline.guards must be one guard at least, not none; {_EXAMPLE}")
     for guard in guards:
         if not isinstance(cast("object", guard), Guard):
-            is_rate = isinstance(guard, RateLimiter)
+            is_rate = isinstance(guard, RateCounter)
             hint = "for a rate of calls use Throttle" if is_rate else _EXAMPLE
             raise TypeError(f"Pipeline.guards must be guards, not {guard!r}; {hint}")
     for outer, inner in combinations(guards, 2):

@@ -105,7 +105,7 @@ class Buckets:
         self._period = rate.period
         self.until: OrderedDict[str, float] = OrderedDict()  # The moment of each key.
         self._max_keys = validation.whole(
-            "RateLimiter.max_keys", max_keys, example="max_keys=100_000"
+            "RateCounter.max_keys", max_keys, example="max_keys=100_000"
         )
         self._interval = rate.period / rate.amount
         self._per_second = rate.amount / rate.period

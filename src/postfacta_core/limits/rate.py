@@ -97,7 +97,7 @@ def check_store(field: str, store: object) -> None:
         validation.refuse(field, type(store), "a Store, or None", example=example)
 
 
-class RateLimiter:
+class RateCounter:
     """Limits the rate of each caller.
 
     In memory it is a token bucket for each key (see `limits._rates`), at a microsecond for a hit. A
@@ -128,11 +128,11 @@ class RateLimiter:
         clock: Clock = MONOTONIC,
     ) -> None:
         # It stands in the RateLimit fields, where quotes would have to be escaped.
-        example = 'RateLimiter("partner", "10/second")'
-        self.name: str = validation.name("RateLimiter.name", name, example=example)
-        self.rates: tuple[Rate, ...] = parse_rates(rates, field="RateLimiter.rates")
-        validation.functions("RateLimiter", clock=clock)
-        check_store("RateLimiter.store", store)
+        example = 'RateCounter("partner", "10/second")'
+        self.name: str = validation.name("RateCounter.name", name, example=example)
+        self.rates: tuple[Rate, ...] = parse_rates(rates, field="RateCounter.rates")
+        validation.functions("RateCounter", clock=clock)
+        check_store("RateCounter.store", store)
         self.store: Store | None = store
         if store is not None:
             store.subscribe(
@@ -146,8 +146,8 @@ class RateLimiter:
         self._spend = self.buckets.spend
         # Any thread may hit it: a table of keys is no atomic thing.
         self.lock: threading.RLock = threading.RLock()
-        self._observe = observing("RateLimiter", name, observer)
-        self._set_mode(validation.choice("RateLimiter.mode", mode, Mode))
+        self._observe = observing("RateCounter", name, observer)
+        self._set_mode(validation.choice("RateCounter.mode", mode, Mode))
         self._observe(PolicyCreated(name, self.tally))
 
     @property
@@ -158,7 +158,7 @@ class RateLimiter:
     @mode.setter
     def mode(self, mode: Mode | str) -> None:
         old = self._mode
-        new = validation.choice("RateLimiter.mode", mode, Mode)
+        new = validation.choice("RateCounter.mode", mode, Mode)
         self._set_mode(new)
         if new is not old:
             self._observe(ModeChanged(self.name, old, new))
@@ -214,8 +214,8 @@ class RateLimiter:
             yield Sample("postfacta_ratelimit_store_up", (self.name,), float(self.store.is_up))
 
 
-Charge = tuple[RateLimiter, str, int]
-"""One hit on its way to a decision, as `RateLimiter.charge` makes it.
+Charge = tuple[RateCounter, str, int]
+"""One hit on its way to a decision, as `RateCounter.charge` makes it.
 
 Who counts it, its key and its cost.
 """

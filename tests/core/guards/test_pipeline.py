@@ -13,7 +13,7 @@ from postfacta_core.guards._guard import Guard
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.pipeline import Pipeline
 from postfacta_core.guards.timeout import Timeout
-from postfacta_core.limits.rate import RateLimiter
+from postfacta_core.limits.rate import RateCounter
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -48,7 +48,7 @@ async def answer(log: list[str], *words: str, **more: Any) -> str:
 
 
 def test_a_rate_limiter_of_requests_is_refused_and_the_guard_for_calls_is_named() -> None:
-    limiter: Any = RateLimiter("partner", "10/second")
+    limiter: Any = RateCounter("partner", "10/second")
     with pytest.raises(
         TypeError, match=r"Pipeline\.guards must be guards.*; for a rate of calls use Throttle"
     ):

@@ -17,7 +17,7 @@ from postfacta_adapters.limits import SharedStore
 from postfacta_core.backoff import Backoff
 from postfacta_core.events import Mode, ModeChanged, PolicyCreated, Sample, StoreChanged
 from postfacta_core.limits._rates import Rate
-from postfacta_core.limits.rate import RateLimiter, hit_all, parse_rates
+from postfacta_core.limits.rate import RateCounter, hit_all, parse_rates
 from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every
@@ -82,11 +82,11 @@ def shared(storage: Storage, clock: ManualClock, *, timeout: float = 5.0) -> Sha
     )
 
 
-def numbers(limiter: RateLimiter) -> dict[tuple[str, ...], float]:
+def numbers(limiter: RateCounter) -> dict[tuple[str, ...], float]:
     return {(sample.metric, *sample.labels): sample.value for sample in limiter.tally()}
 
 
-def decided(limiter: RateLimiter, decision: str, mode: str = "enforce") -> float:
+def decided(limiter: RateCounter, decision: str, mode: str = "enforce") -> float:
     return numbers(limiter).get(
         ("postfacta_ratelimit_decisions_total", limiter.name, decision, mode), 0
     )
@@ -111,8 +111,8 @@ def test_rates_are_read_as_limits_writes_them(text: str, rates: tuple[Rate, ...]
 
 
 def test_a_store_counts_in_whole_seconds() -> None:
-    with pytest.raises(ValueError, match=r"RateLimiter\.rates must be of whole seconds"):
-        RateLimiter("a", Rate(amount=1, period=0.5), store=SharedStore("async+memory://"))
+    with pytest.raises(ValueError, match=r"RateCounter\.rates must be of whole seconds"):
+        RateCounter("a", Rate(amount=1, period=0.5), store=SharedStore("async+memory://"))
 
 
 def test_a_storage_that_would_block_the_loop_is_refused() -> None:
@@ -126,7 +126,7 @@ def test_a_storage_that_would_block_the_loop_is_refused() -> None:
 
 
 async def test_a_caller_may_spend_its_rate_and_no_more(clock: ManualClock) -> None:
-    limiter = RateLimiter("client", "2/minute", clock=clock)
+    limiter = RateCounter("client", "2/minute", clock=clock)
     assert [(await limiter.hit("a")).allowed for _ in range(3)] == [True, True, False]
     assert (await limiter.hit("b")).allowed
     clock.advance(30.0)
@@ -145,7 +145,7 @@ async def test_a_caller_may_spend_its_rate_and_no_more(clock: ManualClock) -> No
 
 
 async def test_a_hit_may_cost_more_than_one(clock: ManualClock) -> None:
-    limiter = RateLimiter("client", "10/minute", clock=clock)
+    limiter = RateCounter("client", "10/minute", clock=clock)
     assert (await limiter.hit("a", 7)).remaining == 3
     assert not (await limiter.hit("a", 4)).allowed
     assert (await limiter.hit("a", 3)).allowed
@@ -157,7 +157,7 @@ async def test_a_hit_may_cost_more_than_one(clock: ManualClock) -> None:
 
 
 async def test_a_long_key_is_one_key_and_takes_little(clock: ManualClock) -> None:
-    limiter = RateLimiter("client", "1/minute", clock=clock)
+    limiter = RateCounter("client", "1/minute", clock=clock)
     assert (await limiter.hit("k" * 9999)).allowed
     assert not (await limiter.hit("k" * 9999)).allowed
     assert not (await hit_all([limiter.charge("k" * 9999)]))[0].allowed
@@ -166,8 +166,8 @@ async def test_a_long_key_is_one_key_and_takes_little(clock: ManualClock) -> Non
 
 async def test_what_one_limiter_refuses_is_spent_from_none(clock: ManualClock) -> None:
     mine, all_ = (
-        RateLimiter("client", "1/minute", clock=clock),
-        RateLimiter("global", "3/minute", clock=clock),
+        RateCounter("client", "1/minute", clock=clock),
+        RateCounter("global", "3/minute", clock=clock),
     )
     allowed = await hit_all([mine.charge("a"), all_.charge("")])
     assert [decision.remaining for decision in allowed] == [0, 2]
@@ -181,9 +181,9 @@ async def test_what_one_limiter_refuses_is_spent_from_none(clock: ManualClock) -
 async def test_in_shadow_all_pass_and_are_counted_as_if_not(
     clock: ManualClock, observer: RecordingObserver
 ) -> None:
-    limiter = RateLimiter("client", "1/minute", mode="shadow", clock=clock, observer=observer)
+    limiter = RateCounter("client", "1/minute", mode="shadow", clock=clock, observer=observer)
     assert [(await limiter.hit("a")).allowed for _ in range(3)] == [True, True, True]
-    other = RateLimiter("global", "9/minute", clock=clock)
+    other = RateCounter("global", "9/minute", clock=clock)
     both = await hit_all([limiter.charge("a"), other.charge("")])
     assert [decision.allowed for decision in both] == [True, True]
     assert both[1].remaining == 8
@@ -205,7 +205,7 @@ async def test_in_shadow_all_pass_and_are_counted_as_if_not(
 
 
 def test_counts_are_apart_for_each_mode_and_the_plain_ones_are_there_from_the_start() -> None:
-    limiter = RateLimiter("client", "2/minute")
+    limiter = RateCounter("client", "2/minute")
     assert [limiter.hit_now("a").allowed for _ in range(2)] == [True, True]
     limiter.mode = Mode.SHADOW
     assert limiter.hit_now("a").allowed
@@ -220,7 +220,7 @@ def test_counts_are_apart_for_each_mode_and_the_plain_ones_are_there_from_the_st
 def test_a_limiter_announces_itself_once_with_names_of_metrics(
     clock: ManualClock, observer: RecordingObserver, storage: Faulty
 ) -> None:
-    limiter = RateLimiter("client", "1/minute", store=shared(storage, clock), observer=observer)
+    limiter = RateCounter("client", "1/minute", store=shared(storage, clock), observer=observer)
     assert [event.policy for event in observer.of(PolicyCreated)] == ["client"]
     samples = list(observer.of(PolicyCreated)[0].tally())
     assert {sample.metric for sample in samples} == {
@@ -237,7 +237,7 @@ def test_a_limiter_announces_itself_once_with_names_of_metrics(
 
 async def test_the_store_decides_and_counts(clock: ManualClock, storage: Faulty) -> None:
     store = shared(storage, clock)
-    one, other = (RateLimiter("client", "3/minute", store=store, clock=clock) for _ in range(2))
+    one, other = (RateCounter("client", "3/minute", store=store, clock=clock) for _ in range(2))
     first = await one.hit("a")
     assert (first.allowed, first.limit, first.remaining, first.reset_after, first.retry_after) == (
         True,
@@ -261,8 +261,8 @@ async def test_what_a_store_refuses_is_spent_from_no_limiter_and_no_rate(
     clock: ManualClock, storage: Faulty
 ) -> None:
     store = shared(storage, clock)
-    mine = RateLimiter("client", "1/minute;9/hour", store=store, clock=clock)
-    all_ = RateLimiter("global", "5/minute", store=store, clock=clock)
+    mine = RateCounter("client", "1/minute;9/hour", store=store, clock=clock)
+    all_ = RateCounter("global", "5/minute", store=store, clock=clock)
     for _ in range(9):
         await hit_all([mine.charge("a"), all_.charge("")])
     decisions = await hit_all([mine.charge("a"), all_.charge("")])
@@ -274,7 +274,7 @@ async def test_what_a_store_refuses_is_spent_from_no_limiter_and_no_rate(
 async def test_a_hit_that_comes_second_after_both_were_tested_is_refused(
     clock: ManualClock, storage: Faulty
 ) -> None:
-    limiter = RateLimiter("client", "1/minute", store=shared(storage, clock), clock=clock)
+    limiter = RateCounter("client", "1/minute", store=shared(storage, clock), clock=clock)
     storage.gate = anyio.Event()
     results: list[bool] = []
 
@@ -294,9 +294,9 @@ async def test_a_hit_that_comes_second_after_both_were_tested_is_refused(
 async def test_limiters_of_two_stores_are_not_hit_together(
     clock: ManualClock, storage: Faulty
 ) -> None:
-    one = RateLimiter("a", "1/minute", store=shared(storage, clock))
+    one = RateCounter("a", "1/minute", store=shared(storage, clock))
     for store in (shared(storage, clock), None):
-        other = RateLimiter("b", "1/minute", store=store)
+        other = RateCounter("b", "1/minute", store=store)
         with pytest.raises(ValueError, match="share one store"):
             await hit_all([one.charge(""), other.charge("")])
 
@@ -304,7 +304,7 @@ async def test_limiters_of_two_stores_are_not_hit_together(
 async def test_without_its_store_each_process_counts_by_itself_and_reports_once(
     clock: ManualClock, observer: RecordingObserver, storage: Faulty
 ) -> None:
-    limiter = RateLimiter(
+    limiter = RateCounter(
         "client", "2/minute", store=shared(storage, clock), clock=clock, observer=observer
     )
     storage.error = ConnectionError("no route")
@@ -322,7 +322,7 @@ async def test_without_its_store_each_process_counts_by_itself_and_reports_once(
 async def test_a_store_is_asked_again_after_waits_that_grow_and_comes_back_by_itself(
     clock: ManualClock, observer: RecordingObserver, storage: Faulty
 ) -> None:
-    limiter = RateLimiter(
+    limiter = RateCounter(
         "client", "99/minute", store=shared(storage, clock), clock=clock, observer=observer
     )
     storage.error = OSError()
@@ -355,7 +355,7 @@ async def test_a_store_that_does_not_answer_holds_a_request_for_its_timeout_and_
 ) -> None:
     store = shared(storage, clock, timeout=0.1)
     mine, all_ = (
-        RateLimiter(name, "5/minute;9/hour", store=store, clock=clock, observer=observer)
+        RateCounter(name, "5/minute;9/hour", store=store, clock=clock, observer=observer)
         for name in ("a", "b")
     )
     storage.gate, storage.takes = anyio.Event(), 0.1
@@ -376,7 +376,7 @@ async def test_a_timeout_of_a_loop_that_is_busy_is_no_news_of_a_store_that_just_
     clock: ManualClock, observer: RecordingObserver, storage: Faulty
 ) -> None:
     store = shared(storage, clock, timeout=0.1)
-    limiter = RateLimiter("client", "9/minute", store=store, clock=clock, observer=observer)
+    limiter = RateCounter("client", "9/minute", store=store, clock=clock, observer=observer)
     await limiter.hit("a")
     storage.gate, storage.takes = anyio.Event(), 0.3
     for _ in range(3):
@@ -394,7 +394,7 @@ async def test_one_that_got_its_turn_too_late_does_without_the_store_which_stays
 ) -> None:
     monkeypatch.setattr("postfacta_adapters.limits._MOST_AT_ONCE", 1)
     store = SharedStore(storage, timeout=0.02, clock=clock)
-    limiter = RateLimiter("client", "9/minute", store=store, clock=clock)
+    limiter = RateCounter("client", "9/minute", store=store, clock=clock)
     release = anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(store.ask, release.wait)
@@ -411,7 +411,7 @@ async def test_at_most_16_requests_ask_the_store_at_once(
     clock: ManualClock, storage: Faulty
 ) -> None:
     store = SharedStore(storage, timeout=5.0, clock=clock)
-    limiter = RateLimiter("client", "99/minute", store=store, clock=clock)
+    limiter = RateCounter("client", "99/minute", store=store, clock=clock)
     storage.gate = anyio.Event()
     async with anyio.create_task_group() as tasks:
         for _ in range(20):
@@ -425,7 +425,7 @@ async def test_at_most_16_requests_ask_the_store_at_once(
 async def test_a_caller_that_leaves_tells_nothing_of_the_store(
     clock: ManualClock, observer: RecordingObserver, storage: Faulty
 ) -> None:
-    limiter = RateLimiter(
+    limiter = RateCounter(
         "client", "5/minute", store=shared(storage, clock), clock=clock, observer=observer
     )
     storage.gate = anyio.Event()
@@ -478,7 +478,7 @@ async def test_news_from_before_the_last_change_changes_nothing(
 async def test_while_one_request_tries_the_store_the_others_do_not_wait(
     clock: ManualClock, storage: Faulty
 ) -> None:
-    limiter = RateLimiter("client", "5/minute", store=shared(storage, clock), clock=clock)
+    limiter = RateCounter("client", "5/minute", store=shared(storage, clock), clock=clock)
     storage.error = OSError()
     await limiter.hit("a")
     clock.advance(1.0)
@@ -508,7 +508,7 @@ async def test_a_store_is_closed_whatever_its_client_says_and_one_without_a_clie
     storage: Faulty, clock: ManualClock
 ) -> None:
     async with shared(storage, clock) as store:
-        assert (await RateLimiter("client", "1/minute", store=store).hit("a")).allowed
+        assert (await RateCounter("client", "1/minute", store=store).hit("a")).allowed
     client = Client()
     storage.bridge = client
     async with shared(storage, clock):
@@ -520,7 +520,7 @@ async def test_a_limiter_that_is_off_or_in_shadow_refuses_nothing_whatever_the_s
     clock: ManualClock, storage: Faulty
 ) -> None:
     store = shared(storage, clock)
-    limiter = RateLimiter("client", "1/minute", store=store, mode="off", clock=clock)
+    limiter = RateCounter("client", "1/minute", store=store, mode="off", clock=clock)
     assert (await limiter.hit("a")).allowed
     assert storage.asked == 0
     limiter.mode = "shadow"
@@ -537,7 +537,7 @@ async def test_an_observer_that_raises_changes_no_decision(
     def raises(event: object) -> None:
         raise ZeroDivisionError
 
-    limiter = RateLimiter(
+    limiter = RateCounter(
         "client", "5/minute", store=shared(storage, clock), observer=raises, clock=clock
     )
     storage.error = OSError()
@@ -545,7 +545,7 @@ async def test_an_observer_that_raises_changes_no_decision(
 
 
 async def test_a_window_of_the_store_slides(clock: ManualClock) -> None:
-    limiter = RateLimiter(
+    limiter = RateCounter(
         "client", "3/minute", store=SharedStore(HitLists(clock), clock=clock, timeout=5.0)
     )
     assert [(await limiter.hit("a")).allowed for _ in range(4)] == [True, True, True, False]
@@ -556,22 +556,22 @@ async def test_a_window_of_the_store_slides(clock: ManualClock) -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_storage_of_limits_can_be_given_by_its_address() -> None:
     # A busy machine takes longer than its 50 ms.
-    limiter = RateLimiter("client", "1/minute", store=SharedStore("async+memory://", timeout=5.0))
+    limiter = RateCounter("client", "1/minute", store=SharedStore("async+memory://", timeout=5.0))
     assert [(await limiter.hit("a")).allowed for _ in range(2)] == [True, False]
 
 
 def test_the_storage_of_limits_that_grows_with_its_keys_is_never_chosen_by_us() -> None:
-    assert RateLimiter("client", "1/minute").store is None
+    assert RateCounter("client", "1/minute").store is None
 
 
 def test_no_more_is_allowed_whenever_threads_change_places() -> None:
     with every() as case:
         for seed in range(10):
             with case(seed):
-                limiter = RateLimiter("partner", "3/minute", max_keys=2, clock=ManualClock())
+                limiter = RateCounter("partner", "3/minute", max_keys=2, clock=ManualClock())
                 allowed = list[str]()
 
-                def work(limiter: RateLimiter = limiter, allowed: list[str] = allowed) -> None:
+                def work(limiter: RateCounter = limiter, allowed: list[str] = allowed) -> None:
                     for number in range(4):
                         keys = "a", f"new {number % 2}"
                         allowed.extend(key for key in keys if limiter.hit_now(key).allowed)
