@@ -85,6 +85,7 @@ else:
             "Outgoing": "postfacta_adapters.httpx",
             "OverloadConfig": "postfacta_core.limits",
             "RateCounter": "postfacta_core.limits.rate",
+            "RateLimiter": "postfacta_core.guards",
             "time_limit": "postfacta_core.deadlines",
         },
     )

@@ -22,7 +22,7 @@ from postfacta_core import (
     Timeout,
 )
 from postfacta_core.guards import AdaptiveLimiter, RetryBudget
-from postfacta_core.guards.throttle import Throttle
+from postfacta_core.guards.rate_limiter import RateLimiter
 from postfacta_core.limits._rates import Rate
 from postfacta_core.limits.rate import RateCounter
 from tests.attack.wrong import (
@@ -170,7 +170,7 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "luck": FUNCTION,
         },
     ),
-    Throttle: Setting(
+    RateLimiter: Setting(
         right={"name": "billing", "rates": "10/second"},
         wrong={
             "name": NAME,

@@ -91,7 +91,7 @@ NAMES = re.findall(
     """
     Answer Backoff Bulkhead CircuitBreaker CircuitConfig Ending Fallback Hedge LoadSheddingMiddleware
     Mode Outgoing OverloadConfig OverloadLimiter Pipeline Priority RateLimit RateLimitMiddleware
-    RateCounter ResilienceError Retry RetryBudget SharedStore Timeout TrustedProxies
+    RateCounter RateLimiter ResilienceError Retry RetryBudget SharedStore Timeout TrustedProxies
     """,
 )
 

@@ -18,7 +18,7 @@ from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.guards import AdaptiveLimiter
 from postfacta_core.guards._guard import Guard, registry
-from postfacta_core.guards.throttle import Throttle
+from postfacta_core.guards.rate_limiter import RateLimiter
 from postfacta_core.limits.rate import Rate
 from postfacta_core.testing import ManualClock
 from tests.kit.every import every
@@ -81,8 +81,8 @@ CASES: dict[str, tuple[Callable[[Clock], Guard], int, Use, type[Exception] | Non
     ),
     "limiter": (lambda clock: AdaptiveLimiter("a", clock=clock), 0, call_once, None),
     "hedge": (lambda clock: Hedge("a", delay=0, clock=clock), 0, call_once, None),
-    "throttle": (
-        lambda clock: Throttle("a", Rate(amount=2, period=0.05), max_wait=60.0, clock=clock),
+    "rate_limiter": (
+        lambda clock: RateLimiter("a", Rate(amount=2, period=0.05), max_wait=60.0, clock=clock),
         0,
         call_three_times,
         ResilienceError,

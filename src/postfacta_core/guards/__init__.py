@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .fallback import Fallback
     from .hedge import Hedge
     from .pipeline import Pipeline
+    from .rate_limiter import RateLimiter
     from .retry import Retry
-    from .throttle import Throttle
     from .timeout import Timeout
 else:
     __getattr__, __dir__ = lazy(
@@ -40,8 +40,8 @@ else:
             "fallback": ("Fallback",),
             "hedge": ("Hedge",),
             "pipeline": ("Pipeline",),
+            "rate_limiter": ("RateLimiter",),
             "retry": ("Retry",),
-            "throttle": ("Throttle",),
             "timeout": ("Timeout",),
         },
     )
@@ -59,10 +59,10 @@ __all__ = [
     "On",
     "Outcome",
     "Pipeline",
+    "RateLimiter",
     "Retry",
     "RetryBudget",
     "Runner",
-    "Throttle",
     "Timeout",
     "registry",
 ]

@@ -96,7 +96,7 @@ def _refuse_nonsense(guards: Sequence[Guard]) -> None:
     for guard in guards:
         if not isinstance(cast("object", guard), Guard):
             is_rate = isinstance(guard, RateCounter)
-            hint = "for a rate of calls use Throttle" if is_rate else _EXAMPLE
+            hint = "for a rate of calls use RateLimiter" if is_rate else _EXAMPLE
             raise TypeError(f"Pipeline.guards must be guards, not {guard!r}; {hint}")
     for outer, inner in combinations(guards, 2):
         if inner is outer:

@@ -50,7 +50,7 @@ async def answer(log: list[str], *words: str, **more: Any) -> str:
 def test_a_rate_limiter_of_requests_is_refused_and_the_guard_for_calls_is_named() -> None:
     limiter: Any = RateCounter("partner", "10/second")
     with pytest.raises(
-        TypeError, match=r"Pipeline\.guards must be guards.*; for a rate of calls use Throttle"
+        TypeError, match=r"Pipeline\.guards must be guards.*; for a rate of calls use RateLimiter"
     ):
         Pipeline(limiter)
 

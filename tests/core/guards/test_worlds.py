@@ -28,7 +28,7 @@ from postfacta_core.guards import (
     Bulkhead,
     CircuitBreaker,
     CircuitConfig,
-    Throttle,
+    RateLimiter,
     registry,
 )
 from tests.core.guards.worlds import IN_TASKS, IN_THREADS
@@ -96,13 +96,13 @@ BLOCKS: dict[str, Callable[[], BlockGuard]] = {
     "limiter": lambda: AdaptiveLimiter("reports"),
     "breaker": lambda: CircuitBreaker("reports", config=CircuitConfig(minimum_number_of_calls=100)),
     "bulkhead": lambda: Bulkhead("reports", 2),
-    "throttle": lambda: Throttle("reports", "1000/second"),
+    "rate_limiter": lambda: RateLimiter("reports", "1000/second"),
 }
 HELD: dict[str, Mapping[str, object]] = {
     "limiter": {"in_flight": 0, "waiting": 0},
     "breaker": {"calls": 40, "failure_rate": 1.0},
     "bulkhead": {"used": 0},
-    "throttle": {"waiting": 0},
+    "rate_limiter": {"waiting": 0},
 }
 
 
@@ -120,7 +120,7 @@ async def test_a_block_in_a_sync_dependency_of_fastapi_ends() -> None:
 WAITERS: dict[str, Callable[[], BlockGuard]] = {
     "limiter": BLOCKS["limiter"],
     "bulkhead": lambda: Bulkhead("reports", 2, max_waiting=1),
-    "throttle": lambda: Throttle("reports", "1000/second", max_wait=1.0),
+    "rate_limiter": lambda: RateLimiter("reports", "1000/second", max_wait=1.0),
 }
 
 

@@ -23,8 +23,8 @@ from postfacta_core.guards import (
     Fallback,
     Hedge,
     Outcome,
+    RateLimiter,
     Retry,
-    Throttle,
     Timeout,
 )
 from postfacta_core.limits import OverloadConfig
@@ -89,8 +89,8 @@ async def breaker() -> None:
         await guard.call(fail)
 
 
-async def throttle() -> None:
-    guard = Throttle("w", Rate(amount=1, period=SOON), max_wait=LONG)
+async def rate_limiter() -> None:
+    guard = RateLimiter("w", Rate(amount=1, period=SOON), max_wait=LONG)
     for _ in range(3):
         async with guard.block():
             await anyio.lowlevel.checkpoint()
@@ -124,7 +124,7 @@ async def _queue(guard: BlockGuard) -> None:
 
 IN_TASKS: dict[str, Callable[[], Awaitable[None]]] = {
     scene.__name__: scene
-    for scene in (retry, timeout, hedge, fallback, breaker, throttle, bulkhead, limiter)
+    for scene in (retry, timeout, hedge, fallback, breaker, rate_limiter, bulkhead, limiter)
 }
 
 
@@ -151,8 +151,8 @@ def breaker_now() -> None:
         guard.call_sync(fail_now)
 
 
-def throttle_now() -> None:
-    guard = Throttle("w", Rate(amount=1, period=SOON), max_wait=LONG)
+def rate_limiter_now() -> None:
+    guard = RateLimiter("w", Rate(amount=1, period=SOON), max_wait=LONG)
     for _ in range(3):
         with guard.block():
             pass
@@ -183,7 +183,7 @@ def _queue_now(guard: BlockGuard) -> None:
 
 IN_THREADS: dict[str, Callable[[], None]] = {
     scene.__name__.removesuffix("_now"): scene
-    for scene in (retry_now, fallback_now, breaker_now, throttle_now, bulkhead_now, limiter_now)
+    for scene in (retry_now, fallback_now, breaker_now, rate_limiter_now, bulkhead_now, limiter_now)
 }
 
 

@@ -20,7 +20,7 @@ from ._guard import BlockGuard, Waiting, Wake, innermost
 _LATER: Final = 1e-6  # Sums of floats may be off by less.
 
 
-class Throttle(BlockGuard):
+class RateLimiter(BlockGuard):
     """Let calls through at the rate that a partner allows, let others wait, and refuse the rest.
 
     The rate is this process's; for a limit of requests that come in see `RateLimitMiddleware`.
@@ -38,7 +38,7 @@ class Throttle(BlockGuard):
         mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing.
     """
 
-    kind = "throttle"
+    kind = "rate_limiter"
     metric = "postfacta_ratelimit_decisions_total"
     kinds: ClassVar[tuple[str, ...]] = ("allowed", "limited")
 
@@ -54,12 +54,12 @@ class Throttle(BlockGuard):
         clock: Clock = MONOTONIC,
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock)
-        self.rates: tuple[Rate, ...] = parse_rates(rates, field="Throttle.rates")
+        self.rates: tuple[Rate, ...] = parse_rates(rates, field="RateLimiter.rates")
         self._max_wait = validation.number(
-            "Throttle.max_wait", max_wait, at_least=0, example="max_wait=2.0"
+            "RateLimiter.max_wait", max_wait, at_least=0, example="max_wait=2.0"
         )
         if key is not None:
-            validation.function("Throttle.key", key, example="key=lambda tenant: tenant")
+            validation.function("RateLimiter.key", key, example="key=lambda tenant: tenant")
         self._key = key
         self._may_wait = max_wait > 0
         self._buckets = buckets_of(self.rates)
