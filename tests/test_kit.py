@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from tests.kit.bytecodes import bytecodes_of, refusal
+from tests.kit.ending import end
 from tests.kit.every import every
 from tests.kit.names import pronouns
 from tests.kit.short_timeouts import short_timeouts, virtual_modules
@@ -161,3 +164,28 @@ def told(row, *, one=1):
         (5, "_it"),
         (5, "each"),
     ]
+
+
+# A server and its worker, which ignore a request to stop.
+_DEAF = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.fork()
+os.write(1, b"here\\n")
+time.sleep(20)
+"""
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_server_that_drains_ends_at_once_with_its_workers() -> None:
+    command = [sys.executable, "-c", _DEAF]
+    with subprocess.Popen(  # noqa: S603 - our own program
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["here\n", "here\n"]
+        end(process)
+        # The pipe is at its end when the last process that holds it is gone.
+        assert process.stdout.read() == ""
+        end(process)
+    assert process.returncode == -signal.SIGKILL

@@ -19,6 +19,7 @@ from uuid import uuid4
 import httpx2
 
 from postfacta_embedded import EmbeddedPostgres
+from tests.kit.ending import end
 from tests.kit.pg import fresh_database
 
 __all__ = [
@@ -125,12 +126,13 @@ def started(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:
         yield process, _address(process.stdout)
     finally:
-        process.terminate()
+        end(process)
         process.communicate(timeout=_PATIENCE)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit.ending import end
 from tests.kit.ports import free_port
 
 __all__ = ["BIND", "serving", "wait_for"]
@@ -41,18 +42,13 @@ def serving(
             stdout=output,
             stderr=output,
             env=None if environment is None else dict(environment),
+            start_new_session=True,
         )
     try:
         wait_for(port, process, log)
         yield port, process
     finally:
-        # Some servers wait for clients that do not read; how they stop is for other tests.
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        end(process)
 
 
 def wait_for(port: int, process: subprocess.Popen[Any], log: Path) -> None:

@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.samples import Sample
 
+from tests.kit.ending import end
 from tests.kit.exposition import OPEN_METRICS, read_open_metrics
 from tests.kit.ports import free_port
+from tests.kit.waiting import wait_until
 from tests.servers.serving import BIND, wait_for
 
 HERE = Path(__file__).parent
@@ -44,17 +46,13 @@ def serving(server: str, folder: Path) -> Generator[int]:
             env={**os.environ, "WORKERS_FOLDER": str(folder / "w")},
             stdout=output,
             stderr=output,
+            start_new_session=True,
         )
     try:
         wait_for(port, process, log)
         yield port
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(20)
+        end(process)
 
 
 def ask(port: int, path: str) -> str:
@@ -176,15 +174,16 @@ def test_a_worker_that_is_stuck_is_left_out_of_the_page_and_counted(folder: Path
         until(port, lambda samples: answered(samples) == (3, 0))
 
 
+def writers(log: Path) -> Counter[int]:
+    """Count the lines of each worker about the route that `ask_all` uses."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return Counter(
+        int(line["instance"].rpartition("-")[2]) for line in lines if line.get("route") == "/pid"
+    )
+
+
 def test_workers_that_were_forked_after_loading_write_their_lines(folder: Path) -> None:
     with serving("gunicorn, preloaded", folder) as port:
         pids = ask_all(port, 30)
-    lines = [
-        json.loads(line)
-        for line in (folder / "log").read_text().splitlines()
-        if line.startswith("{")
-    ]
-    writers = Counter(
-        int(line["instance"].rpartition("-")[2]) for line in lines if line.get("route") == "/pid"
-    )
-    assert writers == pids
+        wait_until(lambda: writers(folder / "log").total() == pids.total(), "lines are missing")
+    assert writers(folder / "log") == pids

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
+from tests.kit.ending import end
 from tests.kit.ports import free_port
 from tests.servers.serving import BIND, wait_for
 
@@ -40,7 +41,8 @@ class Served:
     Attributes:
         url: Its address, without a slash at the end.
         port: Its port on the loopback interface.
-        process: The server, a direct child; send it signals as an operator would.
+        process: The server, a direct child; send it signals as an operator would. It is killed when
+            the block ends.
         log_file: All that the server and the service wrote.
     """
 
@@ -130,17 +132,13 @@ class Environment:
                 stdout=output,
                 stderr=output,
                 env=_clean(environment),
+                start_new_session=True,
             )
         try:
             wait_for(port, process, log)
             yield Served(f"http://{BIND}:{port}", port, process, log)
         finally:
-            process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(10)
+            end(process)
 
 
 class Environments:
