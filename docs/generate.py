@@ -40,6 +40,7 @@ from postfacta_app.principal import Access
 from postfacta_app.reliability.about import METRICS
 from postfacta_app.web.routes import Rule
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Retry, errors
+from postfacta_core.asgi import _state
 from postfacta_core.events import Event, Mode, PolicyCreated, Sample
 from postfacta_core.limits import OverloadLimiter
 from postfacta_core.limits.rate import DECISIONS
@@ -81,6 +82,7 @@ PAGES: Final = (
     "docs/reference/specification.md",
     "docs/reference/traceability.md",
     "docs/explanation/resilience.md",
+    "docs/explanation/exchange.md",
     # After the others, since it links to their entries.
     "docs/reference/core.md",
 )
@@ -720,6 +722,34 @@ def _readiness(_: str) -> str:
     return as_table(read_rows())
 
 
+def _meanings(kind: type[Enum]) -> str:
+    """Return a table of the members of an enum, with the comments beside them."""
+    members = re.findall(r"^    (\w+) = \d+  # (.*)\.$", inspect.getsource(kind), re.MULTILINE)
+    return "\n".join(["| | |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in members)])
+
+
+def _states(asked: str) -> str:
+    """Return the states of one side of an exchange, and its table of changes."""
+    table: Mapping[Enum, Mapping[Any, Enum]] = getattr(_state, asked.strip().upper())
+    kind: type[Enum] = getattr(_state, asked.strip())
+    lines = [
+        _meanings(kind),
+        "",
+        f"| after | {' | '.join(f'`{event.name}`' for event in table)} |",
+        f"|---|{'---|' * len(table)}",
+    ]
+    arrows = ["```text"]
+    for state in kind:
+        after = {event: row[state] for event, row in table.items() if row[state] is not state}
+        cells = [f"`{after[event].name}`" if event in after else "" for event in table]
+        lines.append(f"| `{state.name}` | {' | '.join(cells)} |")
+        arrows += [
+            f"{state.name if not number else '':10} --{event.name:-<9}-> {changed.name}"
+            for number, (event, changed) in enumerate(after.items())
+        ]
+    return "\n".join([*lines, "", *arrows, "```"])
+
+
 _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "api": _api,
     "buckets": _buckets,
@@ -728,6 +758,7 @@ _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "classes": _each(lambda module, name: render(getattr(module, name))),
     "costs": _costs,
     "errors": _errors,
+    "events_of_exchange": lambda _: _meanings(_state.Event),
     "functions": _each(lambda module, name: _function(name, attrgetter(name)(module))),
     "instruments": _instruments,
     "metrics": _metrics,
@@ -735,6 +766,7 @@ _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "runtime": _runtime,
     "names": _names,
     "readiness": _readiness,
+    "states": _states,
     "values": _each(_value),
 }
 

@@ -3,7 +3,7 @@
 An answer in the application's place:
 
 1. It is sent once. Who comes second waits until the server has all of it.
-2. It is sent only while there is a `reason`, the response is not ending, and its client is there.
+2. It is sent only while there is a `reason`, and the response can still be answered.
 3. The type of error that was noted first stays.
 """
 
@@ -23,6 +23,7 @@ from ..limits.address import NO_PROXIES, TrustedProxies
 from ..telemetry.exchange import Exchange
 from ._concurrency import Slotted
 from ._problem import Problem, Render, problem_of
+from ._state import NONE, Response
 from ._types import Scope
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -49,6 +50,7 @@ class Shared:
     added: Headers = field(init=False)
     # All names that the application may not set beside these.
     owned: frozenset[bytes] = field(init=False)
+    sweep: RunningRequests = field(init=False)  # `requests`, or some that never sweep.
     is_bounded: bool = field(init=False)  # Clients have limits of size and pace.
     room: float = field(init=False)  # The size up to which a response is sent without a timer.
     answered: Sequence[Record] = field(init=False)  # Called at the last byte of each response.
@@ -72,9 +74,7 @@ class Answering(Slotted):
 
     shared: Shared
     fields: Headers = ()  # More of its response.
-    has_begun: bool = False  # Its response was started, by the application or in its place.
-    has_left: bool
-    _is_ending: bool = False
+    response: Response = NONE
     _answered: anyio.Event | None = None
     _scope: Scope
 
@@ -90,11 +90,15 @@ class Answering(Slotted):
         """Return whether it can be ended in order at this moment."""
         return True
 
+    def may_answer(self) -> bool:
+        """Return whether its client can still be answered, or see that it is cut."""
+        raise NotImplementedError
+
     async def answer(self) -> None:
         if self._answered is not None:
             # An answer under way must reach the server completely before the end.
             await self._answered.wait()
-        elif self.reason is not None and not (self._is_ending or self.has_left):
+        elif self.reason is not None and self.may_answer():
             self._answered = anyio.Event()
             problem = problem_of(self.reason)
             self.request.error_type = self.request.error_type or problem.error_type

@@ -36,6 +36,24 @@ from ._cors import GRANTS
 from ._problem import BODY_TOO_LARGE, BODY_TOO_SLOW, Problem, send_problem
 from ._rules import Rules
 from ._sse import MEDIA_TYPE, EventStream, are_events, farewell, is_resumed
+from ._state import (
+    BEGUN,
+    COMPLETE,
+    GONE,
+    HANDED_ON,
+    INCOMING,
+    NONE,
+    OPEN,
+    REFUSED,
+    RESPONSE,
+    SENDING,
+    SHUT,
+    STALLED,
+    STREAMING,
+    TAKEN,
+    UNSENT,
+    Event,
+)
 from ._types import Message, Receive, Scope, Send
 
 _OK = 200
@@ -56,6 +74,10 @@ _SLOW: Final = 0.02
 # reader needs.
 _PIECE: Final = 65_536
 _DOES_NOT_READ: Final = "the client does not read its response"
+_HEAD: Final = RESPONSE[Event.HEAD]
+_LAST: Final = RESPONSE[Event.LAST]
+_ACCEPT: Final = RESPONSE[Event.ACCEPT]
+_READ: Final = INCOMING[Event.READ]
 # Closing a connection on which bytes still arrive resets it, and the client may lose the answer
 # with it.
 _LINGER: Final = 2.0
@@ -70,14 +92,13 @@ class HttpExchange(Answering, Exchange):
     # What each request looks at lies in slots, since the interpreter reads an attribute of the
     # class through its instance slowly; what only some look at is found in the classes above.
     __slots__ = (
-        "_has_body",
+        "_events",
         "_in",
-        "_is_ending",
         "_is_read",
-        "_is_waiting",
         "_out",
         "_response_headers",
         "_scope",
+        "_since",
         "admitted",
         "already",
         "began",
@@ -86,10 +107,9 @@ class HttpExchange(Answering, Exchange):
         "error",
         "error_type",
         "fields",
-        "has_begun",
         "headers",
+        "incoming",
         "is_answered",
-        "is_complete",
         "is_held",
         "is_plain",
         "is_stream",
@@ -98,6 +118,7 @@ class HttpExchange(Answering, Exchange):
         "quiet",
         "request",
         "request_bytes",
+        "response",
         "response_bytes",
         "route",
         "rules",
@@ -113,21 +134,10 @@ class HttpExchange(Answering, Exchange):
 
     is_socket: Literal[False] = False
     is_watched: bool = True
-    _is_shut: bool = False
     _queue: list[Message] | None = None
     _news: anyio.Event | None = None  # While it is read ahead of its application.
-    _since: float = 0.0
     _paused_at: float | None = None  # While it has no slot, for it waits for its client.
     _waited: float = 0.0
-    _has_pieces: bool = False
-    _is_steady: bool = False  # Nothing is to be looked at as a further piece goes out.
-    _events: EventStream | None = (
-        None  # What it answers with, if its client resumes that by itself.
-    )
-    _has_left_early: bool = False  # Before it began.
-    _has_left_midway: bool = False  # Before the last byte was sent.
-    _is_refused: bool = False
-    _is_gone: bool = False
 
     def __init__(  # noqa: PLR0917 - by position: it is made for each request
         self,
@@ -152,10 +162,13 @@ class HttpExchange(Answering, Exchange):
         self.fields: Headers = ()
         self._response_headers: Headers = ()
         self.status = self.request_bytes = self.response_bytes = self.already = 0
-        self.has_begun = self.is_answered = self.is_complete = self.is_held = False
-        self.quiet = self.is_stream = False
-        self._has_body = self._is_ending = self._is_read = self._is_waiting = False
+        self.response = NONE
+        self.incoming = SENDING
+        self.is_answered = self.is_held = self.quiet = self.is_stream = self._is_read = False
         self.error = self.task = self.span = None
+        self._since: float | None = None  # When a wait for its client began.
+        # What it answers with, if its client resumes that by itself.
+        self._events: EventStream | None = None
         self.route = self.error_type = self.caller_trace = ""
         self.traffic = "user"
         self.seconds = 0.0
@@ -166,96 +179,131 @@ class HttpExchange(Answering, Exchange):
     def http_version(self) -> str:  # type: ignore[override] # it is asked for by what is rare
         return str(self._scope.get("http_version", "1.1"))
 
-    # The response
+    # How far it is
 
-    async def send(  # noqa: C901, PLR0912, PLR0915 - one line of rules
-        self, message: Message, *, is_ours: bool = False
-    ) -> None:
-        """Send what the application sends, unless its caller was answered without it.
+    @property
+    def is_complete(self) -> bool:  # type: ignore[override]
+        return self.response in COMPLETE
 
-        Or what is ours, as an answer is.
-        """
-        kind = message["type"]
-        is_start = kind == "http.response.start"
-        if not is_ours:
-            if is_start:
-                self.is_answered = message["status"] < _INTERNAL
-            elif self.is_held and kind == "http.response.body":
-                self.land()
-            if not self.is_plain and self._is_shut:
-                # A handler that keeps sending is cancelled here, and does not block the loop.
-                if self._is_gone:
-                    raise ConnectionAbortedError(_DOES_NOT_READ)
-                if self._answered is not None:
-                    await checkpoint()
-                return
-        is_last = False
-        size = 0
-        if is_start:
-            self.has_begun = True
-            message = self._dress(message)
-        elif kind in _BODY:
-            is_last = not message.get("more_body", False)
-            size = len(message.get("body", b""))
-            shared = self.shared
-            if not is_ours:
-                if shared.requests is not None:
-                    if is_last and self.is_plain:
-                        self._is_ending = True
-                        self.request.deadline = _NEVER
-                    elif is_last or not self._is_steady:
-                        self._pass_body(message)
-                if self.response_bytes + size > shared.room:
-                    if size > _PIECE:
-                        await self._send_long(message, size, is_last=is_last)
-                    else:
-                        await self._send_piece(message, size, is_last=is_last)
-                    return
-        try:
-            await self._out(message)
-        except OSError:  # So ASGI says that the client is gone.
-            self.leave()
-            raise
-        if is_start:
-            self.status = message["status"]
-        else:
-            self.response_bytes += size
-            if is_last:
-                if not self.is_complete:
-                    self.end_response(is_complete=True)
-            elif not self.is_plain and self._events is not None:
-                await self._pass_event(self._events, message)
+    @property
+    def has_left(self) -> bool:  # type: ignore[override]
+        return self.incoming is GONE
 
-    async def emit(self, message: Message) -> None:
-        await self.send(message, is_ours=True)
+    @property
+    def left_unanswered(self) -> bool:  # type: ignore[override]
+        return self.has_left and (self.response in UNSENT or self.status == 0)
+
+    @property
+    def is_endless(self) -> bool:  # type: ignore[override]
+        return self._events is not None and self.response not in HANDED_ON
+
+    @property
+    def has_cut_off(self) -> bool:
+        """Whether the application got a disconnect in place of what its client sends."""
+        return self.incoming is REFUSED
+
+    def may_answer(self) -> bool:
+        return self.response in OPEN
 
     def leave(self) -> None:
-        self.is_plain = False
-        # As the last byte goes out some servers report a disconnect.
-        self._has_left_midway |= self.shared.requests is not None and not self._is_ending
-        super().leave()
+        # After the last byte that is how every connection ends.
+        if self.response not in COMPLETE:
+            self.response = RESPONSE[Event.LEAVE][self.response]
+            self.incoming = INCOMING[Event.LEAVE][self.incoming]
 
-    def end_response(self, *, is_complete: bool = False) -> None:
-        """Record the last byte, or the end without one."""
-        shared = self.shared
-        self.is_complete = is_complete
+    def settle(
+        self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False
+    ) -> None:
+        if self.response not in COMPLETE:
+            self.end_response(is_cut=True)
+        super().settle(error, types, was_cancelled=was_cancelled)
+
+    def end_response(self, *, is_cut: bool = False) -> None:
+        """Record that the server took the last byte, or the end without one."""
+        before = self.response
+        if not is_cut:
+            self.response = _ACCEPT[before]
+            if self.response is before:
+                return  # It has ended before, or its client has left.
         self.seconds = self.request.clock() - self.request.started
+        shared = self.shared
         for record in shared.answered:
             try:
                 record(self)
             except Exception as error:  # noqa: BLE001 - a recorder is foreign code
                 shared.blame(record, error)
 
-    def settle(
-        self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False
-    ) -> None:
-        if not self.is_complete:
-            self.end_response()
-        elif self._has_left_midway:
-            self.is_complete = False  # uvicorn takes what is sent to a client that has left.
-        super().settle(error, types, was_cancelled=was_cancelled)
+    # The response
 
-    def _dress(self, message: Message) -> Message:
+    async def send(self, message: Message) -> None:
+        """Send what the application sends, unless its caller was answered without it."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            await self._send_head(message)
+            return
+        if self.is_held and kind == "http.response.body":
+            self.land()
+        if self.response in SHUT:
+            await self._drop()
+            return
+        if kind not in _BODY:
+            await self.emit(message)
+            return
+        is_last = not message.get("more_body")
+        if is_last and self.is_plain:
+            self.response = _LAST[self.response]
+            self.request.deadline = _NEVER
+        elif is_last or self.response is not STREAMING:
+            self._pass_body(message, is_last=is_last)
+        size = len(message.get("body", b""))
+        deliver = self._out
+        if self.response_bytes + size > self.shared.room:
+            if size > _PIECE:
+                await self._send_long(message, size, is_last=is_last)
+                return
+            deliver = self._send_in_time
+        try:
+            await deliver(message)
+        except OSError:  # So ASGI says that the client is gone.
+            self.leave()
+            raise
+        self.response_bytes += size
+        if is_last:
+            self.end_response()
+        elif self._events is not None and self._events.has_ended:
+            await self._wait_for_end()
+
+    async def emit(self, message: Message) -> None:
+        """Send what is ours, as an answer is, or what is no part of the body."""
+        if message["type"] == "http.response.start":
+            await self._send_head(message, is_ours=True)
+            return
+        is_last = message["type"] in _BODY and not message.get("more_body")
+        if is_last:
+            self.response = _LAST[self.response]
+        try:
+            await self._out(message)
+        except OSError:
+            self.leave()
+            raise
+        self.response_bytes += len(message.get("body", b""))
+        if is_last:
+            self.end_response()
+
+    async def _drop(self) -> None:
+        if self.response is STALLED:
+            raise ConnectionAbortedError(_DOES_NOT_READ)
+        # A handler that keeps sending is cancelled here, and does not block the loop.
+        await checkpoint()
+
+    async def _send_head(self, message: Message, *, is_ours: bool = False) -> None:
+        status = message["status"]
+        if not is_ours:
+            self.is_answered = status < _INTERNAL
+            if self.response in SHUT:
+                await self._drop()
+                return
+        self.response = _HEAD[self.response]
         shared = self.shared
         # Any iterable is legal, and may be read only once.
         answered = self._response_headers = [*message.get("headers", ())]
@@ -264,7 +312,7 @@ class HttpExchange(Answering, Exchange):
         for name, value in answered:
             # A name has another length, as a rule.
             if len(name) == _CONTENT_TYPE and value.startswith(MEDIA_TYPE):
-                self._note_events(message["status"], answered)
+                self._note_events(status, answered)
             if name.lower() in owned:
                 is_plain = False
         headers = (
@@ -274,8 +322,14 @@ class HttpExchange(Answering, Exchange):
         )
         if shared.identifies:
             headers.append((b"x-request-id", self.request.request_id.encode("ascii")))
-        # A new message with a new list: an application may send the same objects again and again.
-        return {**message, "headers": headers}
+        try:
+            # A new message with a new list: an application may send the same objects again and
+            # again.
+            await self._out({**message, "headers": headers})
+        except OSError:
+            self.leave()
+            raise
+        self.status = status
 
     def _note_events(self, status: int, headers: Headers) -> None:
         """Note a stream of events whose client resumes it by itself."""
@@ -283,20 +337,11 @@ class HttpExchange(Answering, Exchange):
         if has_farewell is None:
             has_farewell = self.method == "GET" and is_resumed(self.headers)
         if has_farewell and status == _OK and are_events(headers):
-            self._events = EventStream()
-            self.is_endless = True
-            self.is_plain = False
+            self._events = EventStream(self._out)
+            self._out = self._events.send
 
     def _may_part(self) -> bool:
-        if self._events is None:
-            return False
-        self._events.is_ending = True
-        return self._events.is_between
-
-    async def _pass_event(self, events: EventStream, message: Message) -> None:
-        events.note(message.get("body", b""))
-        if events.is_ending and events.is_between:
-            await self._wait_for_end()
+        return self._events is not None and self._events.end()
 
     async def _wait_for_end(self) -> None:
         """Let the sweep end the stream here.
@@ -327,24 +372,24 @@ class HttpExchange(Answering, Exchange):
             headers.append((b"connection", b"close"))
         return headers
 
-    def _pass_body(self, message: Message) -> None:
-        if not message.get("more_body", False):
-            self._is_ending = True
+    def _pass_body(self, message: Message, *, is_last: bool) -> None:
+        has_limit = self.shared.requests is not None
+        if is_last:
+            self.response = _LAST[self.response]
             if self._watcher is not None:
                 # Some servers report a disconnect as the last byte goes out.
                 self._watcher.cancel()
-            self.is_endless = False
-            self.limit(math.inf)
+            if has_limit:
+                self.limit(math.inf)
             return
-        if self._events is not None:
-            self._events.is_between = False
-        if not self._has_pieces:
-            self._has_pieces = True
-            self._is_steady = self._events is None
+        if self.response is BEGUN:
+            self.response = RESPONSE[Event.PIECE][BEGUN]
             # Behind Starlette's BaseHTTPMiddleware each response comes in pieces, the last one
             # empty: one whose first piece is all of it is no stream.
             whole = (b"content-length", b"%d" % len(message.get("body", b"")))
-            if not any((name.lower(), value) == whole for name, value in self._response_headers):
+            if has_limit and not any(
+                (name.lower(), value) == whole for name, value in self._response_headers
+            ):
                 self.is_stream = True
                 limit = self.request.limit = self.rules.stream_timeout
                 self.limit(min(limit, self.request.caller_timeout))
@@ -354,55 +399,35 @@ class HttpExchange(Answering, Exchange):
         for begin in range(0, size, _PIECE):
             piece = body[begin : begin + _PIECE]
             ends = is_last and begin + _PIECE >= size
-            if self._events is not None:
-                self._events.is_between = False
-            part = {**message, "body": piece, "more_body": not ends}
-            await self._send_piece(part, len(piece), is_last=ends)
+            await self.send({**message, "body": piece, "more_body": not ends})
 
-    async def _send_piece(self, message: Message, size: int, *, is_last: bool) -> None:
+    async def _send_in_time(self, message: Message) -> None:
         """Send what must get away within the write timeout; the sweep ends the wait."""
         wait = self.writing
-        requests = self.shared.requests
-        if requests is None or requests.loop is None:
-            await self._send_with_timer(message)
-        else:
-            if wait is NO_WAIT:
-                wait = self.writing = ClientWait(requests.loop)
-            wait.begin(self.shared.clock() + self.rules.limits.write_timeout)
-            try:
-                await self._out(message)
-            except BaseException as error:
-                self._give_up(wait, error)
-                raise
-            if wait.is_cut:
-                wait.end()
-            wait.due = _NEVER
-        self.response_bytes += size
-        if is_last:
-            if not self.is_complete:
-                self.end_response(is_complete=True)
-        elif not self.is_plain and self._events is not None:
-            await self._pass_event(self._events, message)
-
-    async def _send_with_timer(self, message: Message) -> None:
-        try:
+        loop = self.shared.sweep.loop
+        # Of two tasks that send at once, the second has a timer of its own.
+        if loop is None or wait.task is not None:
             with anyio.move_on_after(self.rules.limits.write_timeout):
                 await self._out(message)
                 return
-        except OSError:
-            self.leave()
+            self.stall()
+        if wait is NO_WAIT:
+            wait = self.writing = ClientWait(loop)
+        wait.begin(self.shared.clock() + self.rules.limits.write_timeout)
+        try:
+            await self._out(message)
+        except BaseException as error:
+            if wait.end(error):
+                self.stall()
             raise
-        self._stall()
+        if wait.is_cut:
+            wait.end()
+        wait.due = _NEVER
+        wait.task = None
 
-    def _give_up(self, wait: ClientWait, error: BaseException) -> None:
-        if wait.end(error):
-            self._stall()
-        if isinstance(error, OSError):
-            self.leave()
-
-    def _stall(self) -> NoReturn:
-        self._is_gone = self._is_shut = True
-        self.is_plain = False
+    def stall(self) -> NoReturn:
+        self.response = RESPONSE[Event.STALL][self.response]
+        self.incoming = INCOMING[Event.REFUSE][self.incoming]
         # No disconnect is seen: this says why the response will never be complete.
         self.request.error_type = self.request.error_type or CLIENT_DISCONNECTED
         raise ConnectionAbortedError(_DOES_NOT_READ)
@@ -419,25 +444,18 @@ class HttpExchange(Answering, Exchange):
         )
 
     async def _tell(self, problem: Problem) -> None:
-        self._is_shut = True
-        self.is_plain = False
-        if self._is_refused:
-            return  # It has its answer.
+        may_part = self.is_endless and self._may_part() and isinstance(self.reason, StoppedError)
+        self.response = RESPONSE[Event.FAREWELL if may_part else Event.TAKE][self.response]
         # The client may be gone by now.
         with suppress(OSError):
-            if not self.has_begun:
-                await self.reply(problem)
-            elif self.is_endless and self._may_part() and isinstance(self.reason, StoppedError):
+            if may_part:
                 await self.emit(
                     {"type": "http.response.body", "body": farewell(), "more_body": False}
                 )
+            elif self.response is TAKEN:
+                await self.reply(problem)
 
     # The request
-
-    @property
-    def has_cut_off(self) -> bool:
-        """Whether the application got a disconnect in place of what its client sends."""
-        return self._is_refused or self._is_gone
 
     async def receive(self) -> Message:
         """Receive what the client sends, or sent while it was watched, without a slot meanwhile."""
@@ -460,18 +478,17 @@ class HttpExchange(Answering, Exchange):
     def _give_place(self, now: float) -> None:
         # With the body complete, it is the client's leaving for which an application may look while
         # it works.
-        if self.is_held and not (self._has_body or self._away):
+        if self.is_held and self.incoming is SENDING and not self._away:
             self._paused_at = now
             self.step_aside()
 
-    async def _take(self) -> Message:  # noqa: C901 - one line of rules
-        if not self.is_plain and self.has_cut_off:
+    async def _take(self) -> Message:
+        if self.incoming is REFUSED:
             return {"type": "http.disconnect"}
-        running = self.shared.requests
-        if self._has_body:
+        if self.incoming is not SENDING:
             message = await self._in()
         else:
-            is_unswept = self.shared.is_bounded and (running is None or running.loop is None)
+            is_unswept = self.shared.is_bounded and self.shared.sweep.loop is None
             try:
                 message = await watched(self._in_time() if is_unswept else self._in(), self._wait)
             except BaseException as error:
@@ -479,35 +496,34 @@ class HttpExchange(Answering, Exchange):
                     raise
                 message = await self._refuse(BODY_TOO_SLOW)
             else:
-                if self._is_waiting:
+                if self._since is not None:
                     self._was_cut(None)
-        self._has_body |= not message.get("more_body", False)
         kind = message["type"]
         if kind == "http.request":
+            if not message.get("more_body", False):
+                self.incoming = _READ[self.incoming]
             received = self.request_bytes = self.request_bytes + len(message.get("body", b""))
             if received > self.rules.limits.max_body_bytes:
                 return await self._refuse(BODY_TOO_LARGE)
-        elif kind == "http.disconnect" and not self._is_refused:
+        elif kind == "http.disconnect":
             self.leave()
         return message
 
     def _wait(self) -> None:
-        self._is_waiting = True
         now = self._since = self.shared.clock()
         if self._is_read:
             self._give_place(now)
-        running = self.shared.requests
-        loop = running.loop if running is not None and self.shared.is_bounded else None
+        loop = self.shared.sweep.loop if self.shared.is_bounded else None
         if loop is not None and self._may_bring_more():
             self.reading = ClientWait(loop)
             self.reading.begin(self._next_due(now))
 
     def _was_cut(self, error: BaseException | None) -> bool:
         """End the wait; return whether the sweep ended it."""
-        if not self._is_waiting:
+        if self._since is None:
             return False
-        self._is_waiting = False
         self._waited += self.shared.clock() - self._since
+        self._since = None
         return self.reading.end(error)
 
     async def _in_time(self) -> Message:
@@ -525,18 +541,20 @@ class HttpExchange(Answering, Exchange):
         )
 
     async def _refuse(self, problem: Problem) -> Message:
-        self._shut()
-        if self.has_begun:
-            self.request.error_type = self.request.error_type or CLIENT_DISCONNECTED
-        elif problem is BODY_TOO_LARGE and not self._has_body:
+        can_answer = self.response is NONE
+        if problem is BODY_TOO_LARGE and self.incoming is SENDING and can_answer:
             await self.refuse_unread()
-        else:
+            return {"type": "http.disconnect"}
+        self._shut()
+        if can_answer:
             await self.reply(problem, close=True)
+        else:
+            self.request.error_type = self.request.error_type or CLIENT_DISCONNECTED
         return {"type": "http.disconnect"}
 
     def _shut(self) -> None:
-        self._is_refused = self._is_shut = True
-        self.is_plain = False
+        self.response = RESPONSE[Event.TAKE][self.response]
+        self.incoming = INCOMING[Event.REFUSE][self.incoming]
 
     async def refuse_unread(self) -> None:
         """Answer 413, then let the client stop sending before the connection is closed."""
@@ -562,13 +580,17 @@ class HttpExchange(Answering, Exchange):
         message = await self.receive()
         self._queue = [message]
         self.is_plain = False
-        self._has_left_early = message["type"] == "http.disconnect"
-        return self._has_left_early
+        if message["type"] != "http.disconnect":
+            return False
+        if self._if_answered is Ending.ANSWERED:
+            self._if_answered = Ending.LEFT
+        return True
 
     def _ending(self) -> Ending:
-        if self._if_answered is not Ending.ANSWERED:
-            return Ending.UNKNOWN
-        return Ending.LEFT if self._has_left_early else Ending.LOST
+        ending = self._if_answered
+        if ending is Ending.ANSWERED:
+            return Ending.LOST
+        return ending if ending is Ending.LEFT else Ending.UNKNOWN
 
     # The client
 
@@ -580,7 +602,7 @@ class HttpExchange(Answering, Exchange):
         if self.rules.cancels:
             return True
         return not self._is_read and (
-            self._has_body or not may_have_body(self.headers, self.http_version)
+            self.incoming is not SENDING or not may_have_body(self.headers, self.http_version)
         )
 
     async def watch(self) -> None:
@@ -591,7 +613,7 @@ class HttpExchange(Answering, Exchange):
         queue = self._queue = [] if self._queue is None else self._queue
         self.is_plain = False
         with anyio.CancelScope() as self._watcher:
-            while not (self._has_ended or self._is_ending):
+            while not (self._has_ended or self.response in HANDED_ON):
                 if self._is_read and not self.rules.cancels:
                     # The application sees for itself; the sweep looks whether it goes on to.
                     self.is_watched = True
@@ -600,7 +622,7 @@ class HttpExchange(Answering, Exchange):
                     # The application sees for itself, or has not yet taken what there is.
                     await anyio.sleep(_POLL)
                 elif await self._next_message(queue) == "http.disconnect":
-                    if self.rules.cancels and not self._is_ending:
+                    if self.rules.cancels and self.response not in HANDED_ON:
                         self.cancel(None)
                     return
                 elif len(queue) > _MOST_QUEUED:

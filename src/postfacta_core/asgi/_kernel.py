@@ -36,6 +36,7 @@ from ._problem import DRAINING, HEADERS_TOO_LARGE, URI_TOO_LONG, problem_of, req
 from ._route import RouteReader, local_path
 from ._rules import UNBOUNDED, Find, Rules
 from ._settings import Secret, check_options, knows
+from ._state import UNSENT, WHOLE
 from ._types import ASGIApp, Receive, Scope, Send
 from ._websocket import WebSocketExchange
 
@@ -150,6 +151,7 @@ class Kernel(Shared):
             {b"x-request-id"} if self.identifies else set[bytes]()
         )
         self.owned: frozenset[bytes] = frozenset(owned if self.cors is None else owned | GRANTS)
+        self.sweep: RunningRequests = RunningRequests() if self.requests is None else self.requests
         self.is_bounded: bool = rules.limits is not UNBOUNDED
         self.room: float = _ROOM if self.is_bounded else math.inf
         self.answered: Sequence[Record] = _methods_for(recorders, "answered")
@@ -304,7 +306,7 @@ class Kernel(Shared):
             if self._is_recorded:
                 exchange.route = request.route or self._route(scope, request, path)
                 if (
-                    not (exchange.is_plain and exchange.is_complete)
+                    exchange.response is not WHOLE
                     or raised is not None
                     or request.error_type
                     or exchange.status >= _SERVER_ERROR
@@ -378,7 +380,7 @@ class Kernel(Shared):
         Return whether that is the end of it, and no crash.
         """
         # That is no answer to the handshake of a WebSocket: the server closes it.
-        if exchange.is_socket or exchange.has_begun:
+        if exchange.is_socket or exchange.response not in UNSENT:
             return False
         problem = problem_of(error)
         exchange.request.error_type = exchange.request.error_type or problem.error_type

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from ..clock import LUCK
+from ._types import Message, Send
 
 MEDIA_TYPE: Final = b"text/event-stream"
 # An empty line ends an event, and a line ends with CRLF, LF or CR.
@@ -25,24 +26,30 @@ _SPREAD = 4000
 
 
 class EventStream:
-    """How far a stream of events has been sent.
+    """A stream of events on its way to a server, and how far it has been sent."""
 
-    Attributes:
-        is_between: Whether the last event was sent to its end; set to False before each piece,
-            `note` decides.
-        is_ending: Whether the stream ends at the next such moment, so that no more is sent after
-            it.
-    """
-
-    def __init__(self) -> None:
-        self.is_between: bool = True
-        self.is_ending: bool = False
+    def __init__(self, send: Send) -> None:
+        self._send = send
         self._tail = _ENDS[0]  # Before the first event is between two, too.
+        self._is_between = True
+        self._is_ending = False
 
-    def note(self, piece: bytes) -> None:
-        """Record a piece that was sent."""
-        self._tail = (self._tail + piece)[-_LONGEST:]
-        self.is_between = self._tail.endswith(_ENDS)
+    @property
+    def has_ended(self) -> bool:
+        """Whether no more is to be sent after what was sent."""
+        return self._is_ending and self._is_between
+
+    def end(self) -> bool:
+        """End after the event under way; return whether there is none."""
+        self._is_ending = True
+        return self._is_between
+
+    async def send(self, message: Message) -> None:
+        """Send a piece. If that is cut off, it is no end of an event."""
+        self._is_between = False
+        await self._send(message)
+        self._tail = (self._tail + message.get("body", b""))[-_LONGEST:]
+        self._is_between = self._tail.endswith(_ENDS)
 
 
 def is_resumed(headers: Iterable[tuple[bytes, bytes]]) -> bool:

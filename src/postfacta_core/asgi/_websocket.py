@@ -44,6 +44,7 @@ class WebSocketExchange(Answering, SocketExchange):
 
     is_socket: Literal[True] = True
     has_cut_off: bool = False
+    _is_ending: bool = False
 
     def __init__(  # noqa: PLR0917 - as above
         self,
@@ -70,6 +71,9 @@ class WebSocketExchange(Answering, SocketExchange):
     @property
     def stage(self) -> str:  # type: ignore[override]
         return "handler" if self.is_open else "handshake"
+
+    def may_answer(self) -> bool:
+        return not (self._is_ending or self.has_left)
 
     def land(self) -> None:
         """End the handshake."""

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import anyio
 from hypothesis import given, strategies as st
 
 from postfacta_core.asgi._sse import EventStream, farewell
+from postfacta_core.asgi._types import Message
 from tests.kit.every import every
 
 LINE_ENDS = ["\n", "\r\n", "\r"]
 
 
+async def _send(message: Message) -> None:
+    """Take it."""
+
+
 def after(*pieces: bytes) -> bool:
-    stream = EventStream()
-    for piece in pieces:
-        stream.note(piece)
-    return stream.is_between
+    async def send() -> bool:
+        stream = EventStream(_send)
+        for piece in pieces:
+            await stream.send({"type": "http.response.body", "body": piece})
+        return stream.end()
+
+    return anyio.run(send)
 
 
 def test_an_event_ends_with_an_empty_line() -> None:

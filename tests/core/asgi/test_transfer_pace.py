@@ -474,3 +474,37 @@ async def test_a_deadline_ends_the_wait_for_a_reader_as_a_cancellation() -> None
     download = Download(70_000, *PIECES, timeout=0.6)
     assert await download.serve() <= 0.7
     assert [isinstance(error, OSError) for error in download.raised] == [False]
+
+
+class TwoSenders(Download):
+    """Two tasks send pieces of one response at once; the client never reads those of the first."""
+
+    async def _write(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await self._send_piece(send, b"z" * 65_536)  # It finds room in buffers.
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._send_piece, send, b"x" * 1000)
+            await anyio.sleep(0.1)
+            await self._send_piece(send, b"y" * 1000)
+
+    async def _send_piece(self, send: Send, piece: bytes) -> None:
+        try:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except ConnectionAbortedError as error:
+            self.raised.append(error)
+
+    async def _send(self, message: Message) -> None:
+        if message.get("body", b"").startswith(b"x"):
+            await anyio.sleep_forever()
+        await anyio.sleep(0.05)
+        self.sent.append(message)
+
+
+async def test_of_two_tasks_that_send_each_has_its_write_timeout() -> None:
+    download = TwoSenders(0)
+    with anyio.move_on_after(5) as patience:
+        took = await download.serve()
+        assert 0.45 <= took <= 0.9
+    assert not patience.cancelled_caught
+    assert [type(error) for error in download.raised] == [ConnectionAbortedError]
+    assert len(download.sent) == 3
