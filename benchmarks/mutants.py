@@ -214,7 +214,7 @@ def _onto(owner: ast.AST, field: str) -> Callable[[ast.AST], None]:
     return put
 
 
-def _statements_instead(node: ast.stmt) -> Iterator[ast.AST]:  # noqa: C901, PLR0912 - a table
+def _statements_instead(node: ast.stmt) -> Iterator[ast.AST]:
     """Return what may stand in the place of a statement.
 
     Nothing, or its block without its condition or its care.

@@ -322,9 +322,7 @@ class Slotted(Running):
 
 
 @coroutine
-def watched(  # noqa: C901 - it is what `yield from` does
-    awaitable: Awaitable[T], waits: Callable[[], None]
-) -> Generator[Any, Any, T]:
+def watched(awaitable: Awaitable[T], waits: Callable[[], None]) -> Generator[Any, Any, T]:
     """Await something, and call a function if it has to wait."""
     steps: Any = awaitable.__await__()
     try:

@@ -423,9 +423,7 @@ class Kernel(Shared):
         await exchange.reply(problem)
         return True
 
-    async def _admit(  # noqa: C901, PLR0912 - see `__call__`
-        self, exchange: HttpExchange, scope: Scope
-    ) -> None:
+    async def _admit(self, exchange: HttpExchange, scope: Scope) -> None:
         shedding = self.admission
         rules = exchange.rules
         if shedding is None or (shedding.is_off and rules.shedding is None):

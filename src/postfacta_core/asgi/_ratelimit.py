@@ -187,7 +187,7 @@ class RatePlan:
         return problem, verdict.fields(decision.reset_after if wait is None else max(1.0, wait))
 
 
-def fast_plan(  # noqa: C901 - in one frame, for each request
+def fast_plan(
     rules: Sequence[LimitRule],
 ) -> Callable[[str, str, str], Verdict | None]:
     """Return how limits whose keys and costs are known beforehand are hit by a request's keys.

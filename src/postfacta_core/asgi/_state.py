@@ -102,7 +102,7 @@ RESPONSE: Final[Mapping[Event, Mapping[Response, Response]]] = {
     Event.ACCEPT: _row(
         Response, {ENDING: WHOLE, PARTED: WHOLE, ANSWERING: ANSWERED, UNREAD: ANSWERED}
     ),
-    # What has ended, and what nobody reads, is not answered.
+    # What has ended, and what is not read, is not answered.
     Event.TAKE: _row(Response, {NONE: TAKEN, BEGUN: CUT, STREAMING: CUT}),
     Event.FAREWELL: _row(Response, {BEGUN: ANSWERING, STREAMING: ANSWERING}),
     Event.STALL: _row(Response, {BEGUN: STALLED, STREAMING: STALLED, ENDING: STALLED}),

@@ -236,7 +236,7 @@ class OverloadLimiter:
         self.mode = own_mode
         return decision
 
-    def finish(  # noqa: C901, PLR0912, PLR0917 - by position and in one frame, for each request
+    def finish(  # noqa: PLR0917 - by position and in one frame, for each request
         self,
         now: float,
         admitted: float,

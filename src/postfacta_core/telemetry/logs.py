@@ -401,7 +401,7 @@ class AccessLog(Recorder):
         self._sampler = sampler
         self._refusals = RefusalSampler()
 
-    def end(self, exchange: Exchange, /) -> None:  # noqa: C901 - a call more costs each request
+    def end(self, exchange: Exchange, /) -> None:
         error = exchange.error
         level = logging.INFO if error is None else logging.ERROR
         if (exchange.quiet and error is None) or not LOGGER.isEnabledFor(level):

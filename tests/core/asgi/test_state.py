@@ -145,7 +145,7 @@ class GatedWire(Wire):
 
 
 class Course:
-    """An exchange on a server that accepts nothing until it is told to.
+    """An exchange on a server that accepts nothing until its gate is open.
 
     It is a stream of events, so that a drain may end it in order.
     """

@@ -122,7 +122,7 @@ REFUSE: Message = {"type": "websocket.http.response.start", "status": 401, "head
     ],
     ids=str,
 )
-async def test_a_websocket_is_recorded_with_how_it_ended(  # noqa: C901 - one case for each step
+async def test_a_websocket_is_recorded_with_how_it_ended(
     script: list[Message | Exception | str], last: tuple[Any, ...]
 ) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -167,7 +167,7 @@ class Service:
 
     # Serving
 
-    async def run(self) -> None:  # noqa: C901 - the switches are there
+    async def run(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
         server = await asyncio.start_server(
