@@ -16,11 +16,11 @@ from postfacta_core.installation import install_command
 
 from . import COMMANDS
 
-# Of other packages: the module, which names the extra that it needs, and what it does.
+# Of other packages: the module, the extra that it needs, and what it does.
 _OTHERS: Final = {
-    "slo": ("postfacta_slo.__main__", "objectives as code: generate, check, report, budget [slo]"),
-    "lab": ("postfacta_lab.__main__", "load, drain and break any service [lab]"),
-    "assess": ("postfacta_lab.assess.cli", "grade any service by what it does under faults [lab]"),
+    "slo": ("postfacta_slo.__main__", "slo", "objectives as code: generate, check, report, budget"),
+    "lab": ("postfacta_lab.__main__", "lab", "load, drain and break any service"),
+    "assess": ("postfacta_lab.assess.cli", "lab", "grade any service by what it does under faults"),
 }
 _START: Final = """\
 [app], [slo] and [lab] name the extra that a command needs: {}
@@ -56,23 +56,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=f"{summary} [app]", add_help=False)
-    for name, (_, summary) in _OTHERS.items():
-        commands.add_parser(name, help=summary, add_help=False)
+    for name, (_, extra, summary) in _OTHERS.items():
+        commands.add_parser(name, help=f"{summary} [{extra}]", add_help=False)
     name = parser.parse_args(words[:1]).name
+    module, extra = "postfacta_app.cli", "app"
     if name in _OTHERS:
-        return int(import_module(_OTHERS[name][0]).main(words[1:]))
+        module, extra, _ = _OTHERS[name]
+        words = words[1:]
     try:
-        from .cli import main as run  # noqa: PLC0415 - it needs the extra
+        run = import_module(module).main
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing.startswith("postfacta"):
             raise  # no extra provides it
         sys.stderr.write(
             "postfacta: this command needs an extra that is not installed: "
-            f"{install_command('app')} (no module {missing})\n"
+            f"{install_command(extra)} (no module {missing})\n"
         )
         return 2
-    return run(words)
+    return int(run(words))
 
 
 if __name__ == "__main__":

@@ -21,29 +21,44 @@ ROOT = Path(__file__).parents[2]
 class Lacking:
     """Finds that a package which the command line imports is not installed."""
 
-    def __init__(self, missing: str) -> None:
+    def __init__(self, missing: str, module: str) -> None:
         self.missing = missing
+        self.module = module
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> None:
-        if name == "postfacta_app.cli":
+        if name == self.module:
             raise ModuleNotFoundError(f"No module named {self.missing!r}", name=self.missing)
 
 
-def without(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    monkeypatch.delitem(sys.modules, "postfacta_app.cli", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Lacking(missing), *sys.meta_path])
-
-
-def test_a_package_that_is_missing_names_the_extra_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def without(
+    monkeypatch: pytest.MonkeyPatch, missing: str, module: str = "postfacta_app.cli"
 ) -> None:
-    without(monkeypatch, "pydantic")
-    assert main(["serve"]) == 2
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Lacking(missing, module), *sys.meta_path])
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra", "missing"),
+    [
+        ("serve", "postfacta_app.cli", "app", "pydantic"),
+        ("assess", "postfacta_lab.assess.cli", "lab", "click"),
+    ],
+)
+def test_a_package_that_is_missing_names_the_extra_in_one_line(
+    name: str,
+    module: str,
+    extra: str,
+    missing: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    without(monkeypatch, missing, module)
+    assert main([name]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert f"{install_command('app')} (no module pydantic)" in said.err
+    assert f"{install_command(extra)} (no module {missing})" in said.err
     assert said.err.count("\n") == 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -14,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
+
 from . import report
 from .bench import NotServingError
-from .model import CAPS, LETTERS, Outcome, is_below, rubric
+from .model import CAPS, LETTERS, CheckResult, Outcome, is_below, rubric
 from .runner import Options, Run, run
 from .spec import LOOPBACK, Spec, SpecError
 from .starter import guess, toml_of
@@ -34,6 +35,7 @@ BELOW = 1
 WRONG = 2
 UNDETERMINED = 3
 _EPILOG = """\
+\b
 postfacta assess -- uvicorn app:app --port {port}   starts it, and guesses the rest
 postfacta assess                                    reads assess.toml, or a table of pyproject.toml
 postfacta assess init -- COMMAND                    starts it once, and writes assess.toml
@@ -41,6 +43,7 @@ postfacta assess diff OLD.json NEW.json             lists the checks that change
 postfacta assess render OLD.json --html FILE        makes other formats of a report
 
 It signals, kills and floods only what it starts, and writes rows whose mark begins with assess-.
+
 Exit codes: 0 done; 1 below --fail-below, or worse than --baseline; 2 wrong usage, or the service
 does not start; 3 a check of ours crashed, or the grade could not be determined."""
 
@@ -48,79 +51,108 @@ does not start; 3 a check of ours crashed, or the grade could not be determined.
 def main(words: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if words is None else list(words)
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    options = _parser().parse_intermixed_args(arguments[:end])
-    command = arguments[end + 1 :]
+    start = arguments[end + 1 :]
     try:
-        match options.words:
-            case ["diff", old, new]:
-                code = _diff(_read(Path(old)), _read(Path(new)))
-            case ["render", old]:
-                code = _show(options, _read(Path(old)))
-            case ["init"]:
-                code = _init(options.file or Path("assess.toml"), command)
-            case [] if options.list or options.explain:
-                code = _explain(options.explain)
-            case []:
-                code = _assess(options, command)
-            case _:
-                _parser().error("init, diff OLD NEW or render OLD, or none of them")
+        with command.make_context("postfacta assess", arguments[:end], obj=start) as context:
+            code = int(command.invoke(context))
+    except click.exceptions.Exit as done:
+        code = done.exit_code  # help was asked for
+    except click.UsageError as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.stderr.write("assess: interrupted; the service was ended\n")
+        click.echo("assess: interrupted; the service was ended", err=True)
         code = UNDETERMINED
     except (SpecError, NotServingError, OSError, KeyError, json.JSONDecodeError) as error:
-        sys.stderr.write(f"assess: {error}\n")
+        click.echo(f"assess: {error}", err=True)
         code = WRONG
     return code
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+def _formats(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command an option for each format of a report, which names its file."""
+    for name in reversed(list(_FORMATS)):
+        option = click.option(f"--{name}", type=Path, metavar="FILE", help=f"Write {name}.")
+        command = option(command)
+    return command
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "postfacta assess",
-        description="Grade a service from A to F by what it does when things are done to it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("words", nargs="*", metavar="init | diff OLD NEW | render OLD", help=argparse.SUPPRESS)
-    add("--file", type=Path, help="the service file (assess.toml)")
-    add("--quick", action="store_true", help="leave out database faults, overload and slow clients")
-    add("--only", default="", metavar="IDS", help="prefixes of checks, as SHUT,DATA-1")
-    add("--within", type=float, default=240.0, metavar="SECONDS", help="begin no check after (240)")
-    add(
-        "--fail-below",
-        metavar="LETTER",
-        choices=[*LETTERS, "A", "B", "C", "D"],
-        help="exit 1 below it",
-    )
-    add(
-        "--baseline",
-        type=Path,
-        metavar="FILE",
-        help="exit 1 if a check got worse than in this report",
-    )
-    add(
-        "--allow-database",
-        metavar="HOST",
-        default="",
-        help="a database that is not on this machine",
-    )
-    add("--keep", type=Path, metavar="FOLDER", help="keep the log of the service in this folder")
-    add("--list", action="store_true", help="list the checks, and do nothing")
-    add("--explain", metavar="ID", help="print what a check does, and do nothing")
-    for name in _FORMATS:
-        add(f"--{name}", type=Path, metavar="FILE", help=f"write {name}")
-    return parser
+@click.command("assess", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("words", nargs=-1, metavar="[init | diff OLD NEW | render OLD]")
+@click.option("--file", type=Path, help="The service file (assess.toml).")
+@click.option("--quick", is_flag=True, help="Leave out database faults, overload, slow clients.")
+@click.option("--only", default="", metavar="IDS", help="Prefixes of checks, as SHUT,DATA-1.")
+@click.option(
+    "--within",
+    default=240.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Begin no check after.",
+)
+@click.option(
+    "--fail-below",
+    metavar="LETTER",
+    type=click.Choice(LETTERS),
+    help="Exit 1 below it.",
+)
+@click.option(
+    "--baseline",
+    type=Path,
+    metavar="FILE",
+    help="Exit 1 if a check got worse than in this report.",
+)
+@click.option(
+    "--allow-database",
+    metavar="HOST",
+    default="",
+    help="A database that is not on this machine.",
+)
+@click.option("--keep", type=Path, metavar="FOLDER", help="Keep the log of the service there.")
+@click.option("--list", "is_list", is_flag=True, help="List the checks, and do nothing.")
+@click.option("--explain", metavar="ID", help="Print what a check does, and do nothing.")
+@_formats
+@click.pass_obj
+def command(
+    start: list[str],
+    /,
+    *,
+    words: tuple[str, ...],
+    file: Path | None,
+    quick: bool,
+    only: str,
+    within: float,
+    fail_below: str | None,
+    baseline: Path | None,
+    allow_database: str,
+    keep: Path | None,
+    is_list: bool,
+    explain: str | None,
+    **paths: Path | None,
+) -> int:
+    """Grade a service from A to F by what it does when things are done to it."""
+    match words:
+        case ("diff", old, new):
+            return _diff(_read(Path(old)), _read(Path(new)))
+        case ("render", old):
+            return _show(_read(Path(old)), paths)
+        case ("init",):
+            return _init(file or Path("assess.toml"), start)
+        case () if is_list or explain:
+            return _explain(explain)
+        case ():
+            prefixes = tuple(word for word in only.split(",") if word)
+            options = Options(quick=quick, only=prefixes, within=within, keep=keep)
+            document = _assess(_spec(file, start), options, allow_database, bare=bool(start))
+            _show(document, paths)
+            return _code(document, fail_below=fail_below, baseline=baseline)
+        case _:
+            raise click.UsageError("init, diff OLD NEW or render OLD, or none of them")
 
 
-def _assess(arguments: argparse.Namespace, command: list[str]) -> int:
-    spec = _spec(arguments.file, command)
+def _assess(spec: Spec, options: Options, allowed: str, *, bare: bool) -> report.Document:
+    """Assess a service whose database is on this machine, or on the host that is allowed."""
     host = spec.database.address[0] if spec.database else "localhost"
-    if host not in {*LOOPBACK, arguments.allow_database}:
+    if host not in {*LOOPBACK, allowed}:
         raise SpecError(
             f"[database] url: {host} is not on this machine; its connections are broken and rows "
             f"are written: --allow-database {host} allows it"
@@ -130,26 +162,20 @@ def _assess(arguments: argparse.Namespace, command: list[str]) -> int:
         if path.suffix != ".py" or not path.is_file():
             raise SpecError(f"checks: {name} is no file of Python")
         runpy.run_path(str(path))
-    only = tuple(word for word in arguments.only.split(",") if word)
-    options = Options(
-        quick=arguments.quick,
-        only=only,
-        within=arguments.within,
-        keep=arguments.keep,
-    )
-    document = report.document_of(asyncio.run(_run(spec, options, bare=bool(command))))
-    _show(arguments, document)
-    return _code(arguments, document)
+    return report.document_of(asyncio.run(_run(spec, options, bare=bare)))
 
 
 async def _run(spec: Spec, options: Options, *, bare: bool) -> Run:
-    _say(f"{spec.name}: starting; it will be signalled, killed and flooded, and rows are written")
+    warning = "it will be signalled, killed and flooded, and rows are written"
+    click.echo(f"{spec.name}: starting; {warning}")
     if bare and spec.read is None:
         spec = await guess(spec, os.environ)
-        _say(f"guessed, to go on with as assess.toml:\n\n{toml_of(spec)}")
-    return await run(
-        spec, os.environ, options, on_result=lambda name, result: _say(report.line(name, result))
-    )
+        click.echo(f"guessed, to go on with as assess.toml:\n\n{toml_of(spec)}")
+
+    def say(name: str, result: CheckResult) -> None:
+        click.echo(report.line(name, result))
+
+    return await run(spec, os.environ, options, on_result=say)
 
 
 def _init(path: Path, command: list[str]) -> int:
@@ -157,7 +183,7 @@ def _init(path: Path, command: list[str]) -> int:
         raise SpecError(f"{path} is there already")
     spec = asyncio.run(guess(_spec(None, command), os.environ))
     path.write_text(toml_of(spec), encoding="utf-8")
-    _say(f"{path} is written; complete it by hand: [auth], [database]")
+    click.echo(f"{path} is written; complete it by hand: [auth], [database]")
     return DONE
 
 
@@ -186,9 +212,9 @@ def _explain(name: str | None) -> int:
         raise SpecError(f"there is no check {name}")
     for entry in [entries[name]] if name else entries.values():
         gate = f"  caps the grade at {CAPS[entry.gate]}" if entry.gate is not None else ""
-        _say(f"{entry.id:<8}{entry.title}{gate}")
+        click.echo(f"{entry.id:<8}{entry.title}{gate}")
         if name:
-            _say(f"\n{entry.does}\n\nwith harden: {entry.harden}\nwithout: {entry.without}")
+            click.echo(f"\n{entry.does}\n\nwith harden: {entry.harden}\nwithout: {entry.without}")
     return DONE
 
 
@@ -196,36 +222,36 @@ def _read(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
-def _show(arguments: argparse.Namespace, document: report.Document) -> int:
+def _show(document: report.Document, paths: Mapping[str, Path | None]) -> int:
     """Print the summary, and write the other formats that were asked for."""
-    _say("\n".join(report.summary(document)))
+    click.echo("\n".join(report.summary(document)))
     for name, form in _FORMATS.items():
-        if path := getattr(arguments, name):
+        if path := paths.get(name):
             with path.open("a" if name == "markdown" else "w", encoding="utf-8") as file:
                 file.write(form(document))
     return DONE
 
 
-def _code(arguments: argparse.Namespace, document: report.Document) -> int:
+def _code(document: report.Document, *, fail_below: str | None, baseline: Path | None) -> int:
     checks = [*document["checks"], *document["own"]]
     if any(check["outcome"] == Outcome.ERROR for check in checks):
         return UNDETERMINED
-    if arguments.baseline and (names := report.worse(_read(arguments.baseline), document)):
-        sys.stderr.write(f"assess: worse than in {arguments.baseline}: {', '.join(names)}\n")
+    names = report.worse(_read(baseline), document) if baseline else []
+    if names:
+        click.echo(f"assess: worse than in {baseline}: {', '.join(names)}", err=True)
         return BELOW
-    least = arguments.fail_below
     grade = document["grade"]
-    if least and is_below(grade["highest"], least):
+    if fail_below and is_below(grade["highest"], fail_below):
         return BELOW
-    if least and is_below(grade["lowest"], least):
-        problem = f"{report.grade_text(document)} may be below {least}: too much did not run"
-        sys.stderr.write(f"assess: {problem}\n")
+    if fail_below and is_below(grade["lowest"], fail_below):
+        problem = f"{report.grade_text(document)} may be below {fail_below}: too much did not run"
+        click.echo(f"assess: {problem}", err=True)
         return UNDETERMINED
     return DONE
 
 
 def _diff(old: report.Document, new: report.Document) -> int:
-    _say(f"{report.grade_text(old)} -> {report.grade_text(new)}")
+    click.echo(f"{report.grade_text(old)} -> {report.grade_text(new)}")
     for name, was, now in report.changes(old, new):
-        _say(f"  {name:<8}{was['word']} -> {now['word']}: {now['evidence']}")
+        click.echo(f"  {name:<8}{was['word']} -> {now['word']}: {now['evidence']}")
     return DONE

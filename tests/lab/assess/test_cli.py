@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from postfacta_lab.assess.cli import _code, _parser, main  # pyright: ignore[reportPrivateUsage]
+from postfacta_lab.assess.cli import _code, command, main  # pyright: ignore[reportPrivateUsage]
 from postfacta_lab.assess.model import CheckResult, Outcome, rubric
 from postfacta_lab.assess.report import changes, document_of, worse
 from postfacta_lab.assess.runner import Run
@@ -106,7 +106,9 @@ def test_the_exit_code_says_what_was_found(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("old.json").write_text(json.dumps(found()))
-    assert _code(_parser().parse_args(options), found(**results)) == code
+    chosen = command.make_context("assess", options).params
+    thresholds = {name: chosen[name] for name in ("fail_below", "baseline")}
+    assert _code(found(**results), **thresholds) == code
 
 
 def test_a_service_that_does_not_start_is_refused(
@@ -129,4 +131,4 @@ def test_it_starts_at_once(programs: None) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     modules = set(done.stdout.splitlines())
-    assert not modules & {"yaml", "click", "postfacta_core", "postfacta_app", "httpx2"}
+    assert not modules & {"yaml", "postfacta_core", "postfacta_app", "httpx2"}
