@@ -44,7 +44,7 @@ class World:
             "method": "GET",
             "path": "/x",
             "query_string": query.encode(),
-            "headers": [],
+            "headers": list[tuple[bytes, bytes]](),
         }
         return await self.stale.answer(Request(scope), who, self.handle)
 

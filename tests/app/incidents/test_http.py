@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import anyio
 import httpx2
@@ -253,33 +253,6 @@ async def test_the_same_version_is_not_sent_twice(
     same = await client.get(path, headers={"If-None-Match": '"x", W/"inc-1"'})
     assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", '"inc-1"')
     assert (await client.get(path, headers={"If-None-Match": '"inc-2"'})).status_code == 200
-
-
-REFS = [
-    "INC-0",
-    "INC-01",
-    "inc-1",
-    "INC-99",
-    "INC-" + "9" * 40,
-    "INC-\u0661",
-    str(UUID(int=1)),
-    "x",
-    "INC-1%00",
-]
-
-
-async def test_what_is_no_incident_is_not_found(
-    client_for: ClientFor, responder: Principal
-) -> None:
-    client = client_for(responder)
-    await declare(client)
-    for path in (f"{BASE}/{ref}" for ref in REFS):
-        assert (await client.get(path)).status_code == 404
-        assert (await client.patch(path, json={}, headers={"If-Match": "*"})).status_code == 404
-        assert (await client.delete(path, headers={"If-Match": "*"})).status_code == 404
-        assert (
-            await client.post(f"{path}/transitions", json={"to": "RESOLVED"})
-        ).status_code == 404
 
 
 async def test_only_administrators_archive_what_is_not_an_exercise(

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.app.live import Service, in_process
@@ -373,15 +372,6 @@ async def test_a_list_can_be_filtered_and_each_signal_is_on_one_page(service: Se
     other = (await get(service, f"{SIGNALS}?limit=1&source=lists", reader)).json()["next_cursor"]
     refused = await get(service, f"{SIGNALS}?limit=1&source=words&cursor={other}", reader)
     assert (refused.status_code, refused.json()["type"]) == (400, "/problems/invalid-cursor")
-
-
-@pytest.mark.parametrize(
-    "query", ["kind=rumour", "attached=perhaps", "from=today", "service=No", "limit=0", "q=x"]
-)
-async def test_a_filter_that_is_none_is_refused(service: Service, query: str) -> None:
-    answer = await get(service, f"{SIGNALS}?{query}", await service.as_role("viewer"))
-    assert answer.status_code == 400
-    assert answer.json()["errors"][0]["pointer"] == f"?{query.partition('=')[0]}"
 
 
 async def test_four_mebibytes_are_read_and_one_byte_more_is_not(service: Service) -> None:
