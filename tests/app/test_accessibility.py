@@ -76,3 +76,11 @@ def test_axe_finds_nothing_and_no_page_scrolls_sideways(page: Page, path: str) -
     assert 0 < page.evaluate("document.documentElement.scrollWidth") <= width
     results = Axe().run(page)  # pyright: ignore[reportUnknownMemberType] # it has no types
     assert results.violations_count == 0, results.generate_report()
+
+
+def test_axe_finds_nothing_in_a_form_with_mistakes(page: Page) -> None:
+    page.goto("/incidents/new")
+    page.click("main button")
+    assert page.locator(".wrong").count() == 3
+    results = Axe().run(page)  # pyright: ignore[reportUnknownMemberType] # it has no types
+    assert results.violations_count == 0, results.generate_report()

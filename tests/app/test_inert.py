@@ -172,6 +172,11 @@ def test_no_text_comes_to_life_and_each_is_read_as_it_was_written(
     context = browser.new_context(base_url=live.url, storage_state=session)
     page, said, alarms = context.new_page(), "", list[str]()
     page.on("dialog", lambda dialog: alarms.append(dialog.message))
+    # Nor do the pages themselves use what their policy forbids.
+    page.on(
+        "console",
+        lambda said: alarms.append(said.text) if "Content Security" in said.text else None,
+    )
     for path in _pages(number):
         said += _look(page, path)
     context.close()

@@ -52,11 +52,6 @@ def test_guards_made_without_an_observer_stand_in_the_metrics(
     ("line", "hint"),
     [
         (
-            "from postfacta_postgres import Database",
-            "needs asyncpg: pip install 'postfacta[postgres] @ file:",
-        ),
-        ("import postfacta_adapters.otlp", "pip install 'postfacta[otlp] @ file:"),
-        (
             "from postfacta_web.switches import Switches; Switches(['mail'], domain='shop')",
             "pip install 'postfacta[flags] @ file:",
         ),
@@ -66,7 +61,7 @@ def test_guards_made_without_an_observer_stand_in_the_metrics(
             "pip install 'postfacta[valkey] @ file:",
         ),
     ],
-    ids=["postgres", "otlp", "flags", "slo", "valkey"],
+    ids=["flags", "slo", "valkey"],
 )
 def test_an_extra_that_is_missing_is_named(
     environments: Environments, tmp_path: Path, line: str, hint: str

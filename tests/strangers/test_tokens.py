@@ -108,8 +108,3 @@ def test_a_valid_token_is_accepted_also_while_its_issuer_is_away(
         assert 1 <= int(answer.headers["retry-after"]) <= 30
         assert "jwks.failed" in served.log
         assert "Traceback" not in served.log
-
-
-def test_without_its_extra_the_module_names_it(environments: Environments, tmp_path: Path) -> None:
-    done = environments().script("import postfacta_web.jwks", cwd=tmp_path)
-    assert "needs cryptography: pip install 'postfacta[jwt] @ file:///" in done.stderr

@@ -113,3 +113,4 @@ async def test_a_failed_sign_in_shows_the_form_again_and_never_the_password(
     assert "Wrong e-mail or password" in answer.text
     assert "not the password" not in answer.text
     assert "<script>" not in answer.text
+    assert email != EMAIL or f'value="{EMAIL}"' in answer.text
