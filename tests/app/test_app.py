@@ -13,8 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,11 @@ from postfacta_app.migrations import upgrade
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database
 from tests.app.live import Service, in_process
-from tests.app.running import ADMIN, command
+from tests.app.running import ADMIN, add_admin, command
 from tests.app.v0_app import FailingStore
 from tests.kit.pg import open_folder
+from tests.kit.waiting import wait_until
+from tests.servers.serving import started
 
 START = {
     "title": "DB outage",
@@ -133,8 +134,9 @@ class Process:
         return self._log.read_text()
 
     def url(self) -> str:
-        found = eventually(lambda: re.search(r"listening on (http://\S+?);", self.output))
-        return str(found[1])
+        address = re.compile(r"listening on (http://\S+?);")
+        wait_until(lambda: address.search(self.output), "it does not listen")
+        return str(address.findall(self.output)[0])
 
     def lines(self) -> list[dict[str, Any]]:
         """Its log, as JSON."""
@@ -145,32 +147,15 @@ class Process:
         ]
 
 
-def eventually(look: Callable[[], Any], seconds: float = 30) -> Any:
-    """Wait until there is something to see."""
-    end = time.monotonic() + seconds
-    while not (seen := look()):
-        assert time.monotonic() < end
-        time.sleep(0.05)  # noqa: TID251 - no event loop is here
-    return seen
-
-
 @contextmanager
 def serving(folder: Path, environment: Mapping[str, str], *arguments: str) -> Generator[Process]:
     log = folder / "serve.log"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("POSTFACTA_")}
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "postfacta_app", "serve", *(arguments or ("--port", "0"))],
-            env={**clean, "PYTHONUNBUFFERED": "1", **environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        ) as child,
-    ):
-        try:
-            yield Process(child, log)
-        finally:
-            child.kill()
+    words = arguments or ("--port", "0")
+    command = [sys.executable, "-m", "postfacta_app", "serve", *words]
+    variables = {**clean, "PYTHONUNBUFFERED": "1", **environment}
+    with started(command, log, environment=variables) as child:
+        yield Process(child, log)
 
 
 @pytest.mark.usefixtures("programs")
@@ -183,16 +168,7 @@ def test_without_a_database_it_lives_and_says_503_and_is_ready_by_itself_when_th
             with server:
                 upgrade(server.dsn(), progress=lambda _: None)
                 given = {"POSTFACTA_DATABASE_DSN": server.dsn()}
-                who = ("--email", ADMIN.email, "--name", "Ada", "--password-stdin")
-                command(
-                    "user",
-                    "add",
-                    "--role",
-                    "admin",
-                    *who,
-                    environment=given,
-                    given=f"{ADMIN.password}\n",
-                )
+                add_admin(given)
                 token = command(
                     "token",
                     "create",
@@ -228,7 +204,7 @@ def assert_recovers(server: EmbeddedPostgres, folder: Path, token: str) -> None:
         assert client.get("/healthz").json() == {"status": "healthy"}
         assert client.get("/healthz/ready").status_code == 503
         assert_unavailable(client)
-        eventually(
+        wait_until(
             lambda: (
                 {"database", "schema", "durability"}
                 <= {line.get("check") for line in process.lines()}
@@ -237,12 +213,12 @@ def assert_recovers(server: EmbeddedPostgres, folder: Path, token: str) -> None:
 
         server.start()
         # Each check runs every five seconds, and one success is enough for what only follows.
-        eventually(lambda: client.get("/healthz/ready").status_code == 200, 20)
+        wait_until(lambda: client.get("/healthz/ready").status_code == 200)
         recorded, bearer = use(client)
         secrets.append(bearer)
 
         server.stop()
-        eventually(lambda: client.get("/api/v1/incidents").status_code == 503)
+        wait_until(lambda: client.get("/api/v1/incidents").status_code == 503)
         assert client.get("/healthz/live").status_code == 200
         assert_unavailable(client)
         process.child.send_signal(signal.SIGTERM)

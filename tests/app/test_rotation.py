@@ -28,7 +28,7 @@ from postfacta_app.settings import (
     password_of,
 )
 from postfacta_embedded import EmbeddedPostgres
-from tests.app.running import ADMIN, command, read_until, started
+from tests.app.running import ADMIN, add_admin, read_until, started
 from tests.kit.pg import execute, fetch_value, fresh_database
 from tests.kit.waiting import wait_until
 
@@ -318,17 +318,7 @@ def test_a_password_and_a_token_are_replaced_under_load(
 ) -> None:
     role = f"rotating_{os.getpid()}"
     with fresh_database(postgres_server, app_template) as owner:
-        who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
-        database = {"POSTFACTA_DATABASE_DSN": owner}
-        command(
-            "user",
-            "add",
-            "--role",
-            "admin",
-            *who,
-            environment=database,
-            given=ADMIN.password + "\n",
-        )
+        add_admin({"POSTFACTA_DATABASE_DSN": owner})
         execute(
             owner,
             f"create role {role} login password '{FORMER}' in role postfacta_app",

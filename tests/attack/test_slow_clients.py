@@ -21,7 +21,7 @@ import pytest
 
 from postfacta_adapters.uvicorn import BoundedHttp
 from tests.kit.ports import free_port
-from tests.servers.serving import BIND, wait_for
+from tests.servers.serving import BIND, started, wait_for
 
 pytestmark = [pytest.mark.usefixtures("programs"), pytest.mark.clock("SLACK, seconds")]
 
@@ -53,27 +53,14 @@ def victim(folder: Path, *, files: int = 0) -> Generator[Victim]:
     """Run it until the block ends."""
     port, log = free_port(), folder / "log"
     limits = ["prlimit", f"--nofile={files}:{files}"] if files else []
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(  # noqa: S603 - our own program
-            [*limits, sys.executable, "-m", "postfacta_app", "serve", "--port", str(port)],
-            stdout=output,
-            stderr=output,
-            env={
-                "LOG_LEVEL": "WARNING",
-                "POSTFACTA_DATABASE_DSN": f"postgresql://{BIND}:1/none",
-            },
-        ) as process,
-    ):
-        try:
-            wait_for(port, process, log)
-            yield Victim(port, process, log)
-        finally:
-            process.terminate()
-            try:
-                process.wait(40)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    command = [*limits, sys.executable, "-m", "postfacta_app", "serve", "--port", port]
+    environment = {
+        "LOG_LEVEL": "WARNING",
+        "POSTFACTA_DATABASE_DSN": f"postgresql://{BIND}:1/none",
+    }
+    with started(command, log, environment=environment) as process:
+        wait_for(port, process, log)
+        yield Victim(port, process, log)
 
 
 class Crowd:

@@ -14,8 +14,7 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ import httpx2
 from chaos.processes import Haproxy
 from postfacta_embedded import EmbeddedPostgres
 
-__all__ = ["PATIENCE", "Block", "Machine", "Units", "service_of", "systemctl_for", "until"]
+__all__ = ["PATIENCE", "Block", "Machine", "Units", "service_of", "systemctl_for"]
 
 PATIENCE = 60.0
 FOLDERS = re.compile(
@@ -212,13 +211,6 @@ def steady(text: str) -> list[str]:
         for line in text.splitlines()
     ]
     return [line for line in lines if not re.match(r"\w+ +python |  +-> update Python$", line)]
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)  # noqa: TID251 - other processes, in a test
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from chaos.processes import Haproxy
 from postfacta_app.cli import main
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_embedded.binaries import find_binaries
-from postfacta_lab.engine.processes import free_port
-from tests.docs.machine import PATIENCE, Block, Machine, Units, service_of, systemctl_for, until
+from postfacta_lab.engine.processes import free_port, wait_until
+from tests.docs.machine import PATIENCE, Block, Machine, Units, service_of, systemctl_for
 from tests.kit.pg import create_database, execute, fetch_value, open_folder
 
 ROOT = Path(__file__).parent.parent.parent
@@ -343,7 +343,7 @@ def restore(machine: Machine, *_: object) -> Generator[None]:
     assert machine.server.port == machine.ports["5432"]
     yield
     assert contents(machine) == before
-    until(machine.is_ready)
+    wait_until(machine.is_ready, "it is not ready", within=PATIENCE)
     with machine.ada() as ada:
         (incident,) = ada.get("/api/v1/incidents").json()["items"]
         assert incident["title"] == "Checkout is down"

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,41 @@ import pytest
 from tests.kit.ending import end
 from tests.kit.ports import free_port
 
-__all__ = ["BIND", "serving", "wait_for"]
+__all__ = ["BIND", "serving", "started", "wait_for"]
 
 BIND = "127.0.0.1"
 HERE = Path(__file__).parent
+
+
+@contextmanager
+def started(
+    command: Sequence[object],
+    log: Path,
+    *,
+    cwd: Path = HERE,
+    environment: Mapping[str, str] | None = None,
+) -> Generator[subprocess.Popen[bytes]]:
+    """Run a program as a direct child until the block ends.
+
+    Args:
+        command: The program and its arguments.
+        log: Where its output goes.
+        cwd: Where it runs.
+        environment: By default as it is here.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - a fixed program
+            list(map(str, command)),
+            cwd=cwd,
+            stdout=output,
+            stderr=output,
+            env=None if environment is None else dict(environment),
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        end(process)
 
 
 @contextmanager
@@ -28,27 +59,15 @@ def serving(
 ) -> Generator[tuple[int, subprocess.Popen[bytes]]]:
     """Run a server in this folder until the block ends; give its port and its process.
 
-    Args:
-        command: With `{port}` where the port belongs.
-        log: Where its output goes; a server that does not start fails the test with it.
-        environment: By default as it is here.
+    A server that does not start fails the test with its log. In the command, `{port}` stands for
+    the port.
     """
     port = free_port()
-    words = command.format(port=port).split()
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - a fixed program
-            [Path(sys.executable).parent / words[0], *words[1:]],
-            cwd=HERE,
-            stdout=output,
-            stderr=output,
-            env=None if environment is None else dict(environment),
-            start_new_session=True,
-        )
-    try:
+    name, *words = command.format(port=port).split()
+    program = [Path(sys.executable).parent / name, *words]
+    with started(program, log, environment=environment) as process:
         wait_for(port, process, log)
         yield port, process
-    finally:
-        end(process)
 
 
 def wait_for(port: int, process: subprocess.Popen[Any], log: Path) -> None:

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.kit.waiting import wait_until
 from tests.servers.deadlines_app import LIMIT
 from tests.servers.serving import BIND, serving
 
@@ -77,7 +78,7 @@ def running(command: str, folder: Path, **environment: str) -> Generator[Service
         environment={**inherited, **notes, **environment},
     ) as (port, process):
         service = Service(port, process, folder)
-        until(lambda: is_ready(service), service)
+        wait_until(lambda: is_ready(service), "it is not ready")
         yield service
 
 
@@ -87,14 +88,6 @@ def is_ready(service: Service) -> bool:
         return service.get("/healthz/ready")[0] == 200
     except OSError:
         return False
-
-
-def until(condition: Callable[[], bool], service: Service, *, within: float = 30) -> None:
-    """Wait until it is so."""
-    end = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < end, service.log.read_text()
-        time.sleep(0.05)  # noqa: TID251 - a real server, in a test
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -117,11 +110,11 @@ def test_each_server_keeps_deadlines_and_drains(server: str, tmp_path: Path) -> 
         assert not service.noted("ended /thread")
         assert service.metric("postfacta_requests_overdue") == "1.0"
         (tmp_path / "go").touch()
-        until(lambda: service.noted("ended /thread"), service)
-        until(lambda: service.metric("postfacta_requests_overdue") == "0.0", service)
+        wait_until(lambda: service.noted("ended /thread"), "the thread goes on")
+        wait_until(lambda: service.metric("postfacta_requests_overdue") == "0.0", "overdue")
 
         leave(service.port)
-        until(lambda: service.noted("ended /left"), service)
+        wait_until(lambda: service.noted("ended /left"), "the left one goes on")
         assert service.get("/quick")[0] == 200
 
         cut_at_drain(service)
@@ -159,7 +152,7 @@ def test_a_resource_that_crashes_ends_the_service_and_the_others_close(tmp_path:
     with running(SERVERS["uvicorn-httptools"], tmp_path) as service:
         assert service.get("/lose")[0] == 200
         # It still serves while the load balancer looks away.
-        until(lambda: service.get("/healthz/ready")[0] == 503, service, within=5)
+        wait_until(lambda: service.get("/healthz/ready")[0] == 503, "it is ready", within=5)
         assert service.get("/quick")[0] == 200
         service.process.wait(15)
     assert service.noted("closed solid")
@@ -206,7 +199,7 @@ def test_workers_that_are_replaced_fail_no_request(tmp_path: Path) -> None:
             # Two workers at first; each that is asked to stop is replaced by its parent.
             stopped: set[bytes] = set()
             while len(pids) < 5 and not failures:
-                until(lambda: bool(pids - stopped), service)
+                wait_until(lambda: bool(pids - stopped), "no other worker answers")
                 worker = (pids - stopped).pop()
                 os.kill(int(worker), signal.SIGTERM)
                 stopped.add(worker)

@@ -23,7 +23,7 @@ from postfacta_postgres._leases import sizes
 from tests.ops.prometheus import Prometheus, needs, scrape_config
 from tests.servers.serving import BIND
 from tests.servers.test_traces import ask, collector, service, spans
-from tests.servers.test_workers import serving, until, workers
+from tests.servers.test_workers import running, until, workers
 
 # The convention's name for a gauge; it is not ours to change.
 KNOWN = "db_client_connection_count non-histogram and non-summary metrics should not have"
@@ -92,7 +92,7 @@ def test_an_exemplar_in_prometheus_leads_to_a_trace_that_the_collector_has(
 
 @needs("prometheus")
 def test_prometheus_reads_the_page_of_several_workers(tmp_path: Path) -> None:
-    with serving("gunicorn", tmp_path) as port:
+    with running("gunicorn", tmp_path) as port:
         until(port, lambda samples: workers(samples) == {"0", "1", "2"})
         config = scrape_config({"workers": [f"{BIND}:{port}"]})
         with Prometheus(tmp_path / "prometheus", config) as prometheus:

@@ -6,8 +6,6 @@ import http.client
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -17,42 +15,27 @@ from pathlib import Path
 import pytest
 from prometheus_client.samples import Sample
 
-from tests.kit.ending import end
 from tests.kit.exposition import OPEN_METRICS, read_open_metrics
-from tests.kit.ports import free_port
 from tests.kit.waiting import wait_until
-from tests.servers.serving import BIND, wait_for
+from tests.servers.serving import BIND, serving
 
-HERE = Path(__file__).parent
 SERVERS = {
-    "gunicorn": "gunicorn --bind 127.0.0.1:{port} --workers 3 --worker-class uvicorn_worker.UvicornWorker {app}",
+    "gunicorn": "gunicorn --bind 127.0.0.1:{port} --workers 3 --worker-class uvicorn_worker.UvicornWorker",
     "gunicorn, preloaded": "gunicorn --preload --bind 127.0.0.1:{port} --workers 3"
-    " --worker-class uvicorn_worker.UvicornWorker {app}",
-    "uvicorn": "uvicorn --port {port} --workers 3 --log-level warning {app}",
-    "granian": "granian --interface asgi --port {port} --workers 3 --respawn-failed-workers {app}",
+    " --worker-class uvicorn_worker.UvicornWorker",
+    "uvicorn": "uvicorn --port {port} --workers 3 --log-level warning",
+    "granian": "granian --interface asgi --port {port} --workers 3 --respawn-failed-workers",
 }
 PATIENCE = 30.0
 NAME = "http_server_request_duration_seconds_count"
 
 
 @contextmanager
-def serving(server: str, folder: Path) -> Generator[int]:
-    port, log = free_port(), folder / "log"
-    words = SERVERS[server].format(port=port, app="workers_app:app").split()
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - a fixed program
-            [Path(sys.executable).parent / words[0], *words[1:]],
-            cwd=HERE,
-            env={**os.environ, "WORKERS_FOLDER": str(folder / "w")},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        wait_for(port, process, log)
+def running(server: str, folder: Path) -> Generator[int]:
+    environment = {**os.environ, "WORKERS_FOLDER": str(folder / "w")}
+    command = f"{SERVERS[server]} workers_app:app"
+    with serving(command, folder / "log", environment=environment) as (port, _):
         yield port
-    finally:
-        end(process)
 
 
 def ask(port: int, path: str) -> str:
@@ -123,7 +106,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_scrape_of_one_shows_all_and_never_goes_back(server: str, folder: Path) -> None:
-    with serving(server, folder) as port:
+    with running(server, folder) as port:
         until(port, lambda samples: workers(samples) == {"0", "1", "2"})
         last, samples = 0, scrape(port)
         for number in range(1, 9):
@@ -143,7 +126,7 @@ def test_a_scrape_of_one_shows_all_and_never_goes_back(server: str, folder: Path
 def test_a_worker_that_was_killed_is_gone_and_the_one_in_its_place_takes_its_number(
     server: str, folder: Path
 ) -> None:
-    with serving(server, folder) as port:
+    with running(server, folder) as port:
         until(port, lambda samples: workers(samples) == {"0", "1", "2"})
         pids = ask_all(port, 60)
         before = counts(scrape(port))
@@ -162,7 +145,7 @@ def test_a_worker_that_was_killed_is_gone_and_the_one_in_its_place_takes_its_num
 
 
 def test_a_worker_that_is_stuck_is_left_out_of_the_page_and_counted(folder: Path) -> None:
-    with serving("gunicorn", folder) as port:
+    with running("gunicorn", folder) as port:
         until(port, lambda samples: workers(samples) == {"0", "1", "2"})
         stuck = next(iter(ask_all(port, 30)))
         os.kill(stuck, signal.SIGSTOP)
@@ -183,7 +166,7 @@ def writers(log: Path) -> Counter[int]:
 
 
 def test_workers_that_were_forked_after_loading_write_their_lines(folder: Path) -> None:
-    with serving("gunicorn, preloaded", folder) as port:
+    with running("gunicorn, preloaded", folder) as port:
         pids = ask_all(port, 30)
         wait_until(lambda: writers(folder / "log").total() == pids.total(), "lines are missing")
     assert writers(folder / "log") == pids

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
-from tests.kit.ending import end
 from tests.kit.ports import free_port
-from tests.servers.serving import BIND, wait_for
+from tests.servers.serving import BIND, started, wait_for
 
 __all__ = ["Environment", "Environments", "Served", "build"]
 
@@ -125,20 +124,10 @@ class Environment:
         (cwd / "service.py").write_text(dedent(code).replace(own_port, str(port)))
         name, *rest = command.format(port=port).split()
         log = cwd / "server.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603 - a program of the environment that we made
-                [self.program(name), *rest],
-                cwd=cwd,
-                stdout=output,
-                stderr=output,
-                env=_clean(environment),
-                start_new_session=True,
-            )
-        try:
+        program = [self.program(name), *rest]
+        with started(program, log, cwd=cwd, environment=_clean(environment)) as process:
             wait_for(port, process, log)
             yield Served(f"http://{BIND}:{port}", port, process, log)
-        finally:
-            end(process)
 
 
 class Environments:

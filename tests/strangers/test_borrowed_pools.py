@@ -11,6 +11,7 @@ import pytest
 
 from tests.strangers.kit import Environments, Served
 from tests.strangers.network import PATIENCE, LossyNetwork
+from tests.strangers.orders import count, until_ready
 
 ALCHEMY = """
     import os
@@ -171,19 +172,8 @@ def served(
         yield served
 
 
-def count(served: Served) -> int:
-    return int(httpx2.get(f"{served.url}/orders", timeout=PATIENCE).raise_for_status().json())
-
-
 def place(served: Served) -> httpx2.Response:
     return httpx2.post(f"{served.url}/orders", json={"title": "victim"}, timeout=PATIENCE)
-
-
-def until_ready(served: Served, status: int) -> None:
-    until = time.monotonic() + PATIENCE
-    while httpx2.get(f"{served.url}/healthz/ready", timeout=PATIENCE).status_code != status:
-        assert time.monotonic() < until, f"never {status}: {served.log}"
-        time.sleep(0.05)  # noqa: TID251 - a thread of its own, not a loop
 
 
 def test_the_answer_says_whether_a_write_is_there(served: Served, network: LossyNetwork) -> None:

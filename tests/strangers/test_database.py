@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.strangers.kit import Environments, Served
 from tests.strangers.network import PATIENCE, LossyNetwork
+from tests.strangers.orders import count, until_ready
 
 SERVICE = """
     import os
@@ -71,17 +71,6 @@ def served(environments: Environments, network: LossyNetwork, tmp_path: Path) ->
     with environment.serve(SERVICE, cwd=tmp_path, environment={"DSN": network.dsn}) as served:
         network.delay = 0.0
         yield served
-
-
-def count(served: Served) -> int:
-    return int(httpx2.get(f"{served.url}/orders", timeout=PATIENCE).raise_for_status().json())
-
-
-def until_ready(served: Served, status: int) -> None:
-    until = time.monotonic() + PATIENCE
-    while httpx2.get(f"{served.url}/healthz/ready", timeout=PATIENCE).status_code != status:
-        assert time.monotonic() < until, f"never {status}: {served.log}"
-        time.sleep(0.05)  # noqa: TID251 - a thread of its own, not a loop
 
 
 def test_a_query_in_the_services_own_lifespan_starts_and_warns_of_nothing(served: Served) -> None:

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from tests.kit.ports import free_port
+from tests.kit.waiting import wait_until
 from tests.servers.serving import wait_for
 from tests.strangers.kit import Environment, Environments, Served
 
@@ -172,7 +173,7 @@ def test_a_library_that_wraps_the_servers_handler_changes_no_exit_code(
     )
     code = "    import sse_starlette\n" + SERVICE.format(delay=0)
     with environment.serve(code, cwd=tmp_path, command=command) as served:
-        until_ready(served.url)
+        wait_until(lambda: is_ready(served.url), within=SLACK)
         served.process.terminate()
         assert served.process.wait(SLACK) == 0, served.log
         assert "was sent SIGTERM" not in served.log
@@ -203,16 +204,11 @@ def test_a_program_that_awaits_a_server_ends_by_the_signal(
         assert served.process.wait(SLACK) == -signum, served.log
 
 
-def until_ready(url: str) -> None:
-    end = time.monotonic() + SLACK
-    while True:
-        try:
-            if httpx2.get(f"{url}/healthz/ready").status_code == 200:
-                return
-        except httpx2.TransportError:
-            pass
-        assert time.monotonic() < end
-        time.sleep(0.05)  # noqa: TID251 - a server, in a test
+def is_ready(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/healthz/ready").status_code == 200
+    except httpx2.TransportError:
+        return False
 
 
 def at_terminal(
@@ -236,7 +232,7 @@ def at_terminal(
         try:
             wait_for(port, process, log)
             url = f"http://127.0.0.1:{port}"
-            until_ready(url)
+            wait_until(lambda: is_ready(url), within=SLACK)
             act(terminal, url)
             return process.wait(SLACK), log.read_text()
         finally:
@@ -299,7 +295,7 @@ def test_sigterm_under_load_fails_no_request(
                     answers[type(error).__name__] += 1
 
     with shop.serve(SERVICE.format(delay=4), cwd=tmp_path, command=SERVERS[server]) as served:
-        until_ready(served.url)
+        wait_until(lambda: is_ready(served.url), within=SLACK)
         threads = [
             threading.Thread(target=ask, args=(served.url, path))
             for path in ("/", "/", "/", "/slow", "/slow")
