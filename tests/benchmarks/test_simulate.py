@@ -9,7 +9,7 @@ from statistics import fmean
 
 import pytest
 
-from benchmarks.simulate import Cell, Result, Row, grid, play, table
+from benchmarks.simulate import Cell, grid, play
 
 SEED = 4711  # Nobody tuned on it: if a change needs another one, the change is wrong.
 SMALL = [cell for cell in grid() if cell.capacity * cell.load <= 400]
@@ -81,17 +81,3 @@ def test_the_same_seed_gives_the_same_result() -> None:
     cell = Cell("pool", "leave", 20, 3)
     assert play(cell, seed=3) == play(cell, seed=3)
     assert play(cell, seed=3) != play(cell, seed=4)
-
-
-def test_the_table_says_what_was_missed() -> None:
-    fine = Result(early=1.0, late=1.0, refusal=0.1, refused=0.0, recovery=0)
-    poor = Result(early=0.5, late=0.8, refusal=0.3, refused=0.1, recovery=9)
-    text = table(
-        [
-            Row(Cell("io", "leave", 20, 0.8), fine, poor),
-            Row(Cell("io", "retry", 20, 0.8), poor, fine),
-        ]
-    )
-    assert "2 cells; missed: E 1, L 1, R 1, B 1, S 1, 0 1." in text
-    assert "| service | capacity | 0.8x | refusal | misses |" in text
-    assert "| io | 20 | 75% (75%) | 0.30 s | E 1, L 1, R 1, B 1, S 1, 0 1 |" in text

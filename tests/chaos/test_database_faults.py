@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.database_faults import Record, Sample, judge, main, run
+from chaos.database_faults import Record, Sample, judge, run
 from chaos.outages import OUTAGES, Outage
 from chaos.stack import prepare
 
@@ -114,11 +114,3 @@ def test_a_real_outage_under_load_is_survived(name: str, template: Path) -> None
     assert (
         sum(count for what, count in result.statuses.items() if what.endswith(("503", "504"))) > 0
     )
-
-
-def test_an_unknown_outage_is_named_with_those_that_are_known(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit):
-        main(["earthquake"])
-    assert "unknown: earthquake" in capsys.readouterr().err

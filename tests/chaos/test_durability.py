@@ -5,7 +5,6 @@ The short form of `make chaos`: one fault in CI, and six as evidence.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator
 from pathlib import Path
 
@@ -13,9 +12,7 @@ import pytest
 
 from chaos.durability import Durability, Options, check_durability
 from chaos.faults import FAULTS
-from chaos.report import as_html
 from chaos.stack import prepare
-from chaos.tables import replace_tables
 from tests.kit.pg import open_folder
 
 FAULTS_OF_A_SHORT_RUN = 6
@@ -101,33 +98,3 @@ def test_a_database_that_acknowledges_before_it_has_written_is_found_out(templat
         careless = check_durability(folder, options, template=template)
     assert (careless.verdict, careless.exit_code) == ("fail", 1), careless.problems
     assert careless.findings.wrong["lost"]
-
-
-def test_the_result_is_plain_data_and_the_report_needs_nothing_else(
-    smoke: Durability, tmp_path: Path
-) -> None:
-    data = json.loads(json.dumps(smoke.as_json()))
-    assert data["options"]["seed"] == 20
-    page = as_html("pass", smoke, [])
-    assert "http://" not in page
-    assert "https://" not in page
-    assert all(fault.kind in page for fault in smoke.faults)
-
-
-def test_the_tables_of_a_page_are_replaced_and_the_rest_is_kept(
-    smoke: Durability, tmp_path: Path
-) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(
-        "# Before\n<!-- durability: begin -->\nbygone\n<!-- durability: end -->\nafter\n"
-    )
-    for _ in range(2):
-        replace_tables(page, smoke, [])
-    text = page.read_text()
-    assert text.startswith("# Before\n<!-- durability: begin -->\n")
-    assert text.endswith("\n<!-- durability: end -->\nafter\n")
-    assert "bygone" not in text
-    assert text.count("| verdict | **pass** |") == 1
-    page.write_text("no marks")
-    with pytest.raises(ValueError, match="lacks the lines"):
-        replace_tables(page, smoke, [])

@@ -15,7 +15,7 @@ from chaos.durations import seconds
 from chaos.gameday.__main__ import main
 from chaos.gameday.day import RUNBOOKS
 from chaos.gameday.faults import FAULTS
-from chaos.gameday.rows import TABLE, TableError, alerts_of, read_table
+from chaos.gameday.rows import TableError, alerts_of, read_table
 from chaos.gameday.site import missing_programs, write_rules
 from chaos.prometheus import RULES, Prometheus, make_history
 from postfacta_lab.engine.processes import wait_until
@@ -107,24 +107,6 @@ def test_a_table_that_makes_no_sense_is_refused_with_the_row(
         read_table(path)
 
 
-def test_two_rows_of_one_name_are_refused(tmp_path: Path) -> None:
-    document = yaml.safe_load(TABLE.read_text())
-    document["rows"].append(document["rows"][0])
-    (tmp_path / "table.yaml").write_text(json.dumps(document))
-    with pytest.raises(TableError, match="two rows are called"):
-        read_table(tmp_path / "table.yaml")
-
-
-def test_an_unknown_row_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["earthquake"]) == 2
-    assert "error-burst" in capsys.readouterr().err
-
-
-def test_a_list_of_the_rows_starts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--list"]) == 0
-    assert capsys.readouterr().out.count("must fire") == len(read_table().rows)
-
-
 def test_compressed_rules_are_the_deployed_ones_at_another_pace(tmp_path: Path) -> None:
     needs_programs()
     written = write_rules(tmp_path, 10)
@@ -165,8 +147,3 @@ def test_a_prometheus_may_be_given_a_calm_past(tmp_path: Path) -> None:
         assert 96 <= int(past[0][1]) <= 99
         wait_until(lambda: bool(prometheus.query("up")), "it has scraped", within=20.0)
         assert prometheus.query("up")[0][0]["job"] == "nobody"
-
-
-def test_a_target_without_a_job_is_refused_with_the_jobs(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no job 'billing': it has postfacta"):
-        Prometheus(tmp_path, {"billing": ["127.0.0.1:1"]})

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-
 import pytest
 
-from chaos.patroni.__main__ import KINDS, Failover, Outcome, drill
-from chaos.patroni.primaries import Accepted, Prober, conflicts, losses
+from chaos.patroni.__main__ import KINDS, drill
+from chaos.patroni.primaries import Accepted, conflicts, losses
 from tests.kit.pg import open_folder
 from tests.ops.prometheus import needs
 
@@ -68,27 +65,6 @@ def test_a_write_that_is_gone_or_there_twice_is_a_loss() -> None:
         "write 1 of one is stored 0 times",
         "write 2 of two is stored 2 times",
     ]
-
-
-def test_a_prober_that_broke_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def connect(*_: object, **__: object) -> None:
-        raise KeyError("unforeseen")
-
-    prober = Prober({"one": "postgresql://one"}, "")
-    monkeypatch.setattr("asyncpg.connect", connect)
-    prober.work()
-    assert len(prober.problems) == 1
-    assert "unforeseen" in prober.problems[0] or "unhandled errors" in prober.problems[0]
-
-
-def test_what_two_runs_wrote_as_json_is_one_report() -> None:
-    failover = Failover("node", "one", "two", gap=20.5, healed=30.0)
-    run = Outcome(failovers=[failover], acknowledged=5, lost=1, probed={"one": 2}, flaws=["1 lost"])
-    both = Outcome()
-    for _ in range(2):
-        both.add(json.loads(json.dumps(asdict(run))))
-    assert (both.failovers, both.acknowledged, both.lost) == ([failover] * 2, 10, 2)
-    assert (both.probed, both.flaws) == ({"one": 4}, ["1 lost"] * 2)
 
 
 @needs("etcd", "etcd-server")

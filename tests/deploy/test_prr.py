@@ -20,7 +20,6 @@ from deploy.prr.judge import (
     waived,
     worst,
 )
-from deploy.prr.report import as_html, as_json, as_markdown, as_table
 from deploy.prr.running import outcomes
 from deploy.prr.table import (
     Absent,
@@ -282,35 +281,3 @@ def test_the_exit_code_tells_failed_from_not_run() -> None:
         for rows, tier, expected in cases:
             with case(rows, tier):
                 assert verdict([Finding(row, result, "") for row, result in rows], tier) is expected
-
-
-# How it is shown
-
-
-FOUND = [
-    Finding(ROW, Result.PASS, "exit code 0", 1.26),
-    Finding(replace(ROW, id="R02", proofs=(REPORT,)), Result.NOT_RUN, "there is no | page"),
-    Finding(replace(ROW, id="R03", proofs=(Absent("<none>"),)), Result.FAIL, "<none>"),
-]
-ABOUT = {"cores": "2", "reviewed": "2026-11-28"}
-
-
-def test_each_form_shows_each_row_with_what_it_rests_on() -> None:
-    document = as_json(FOUND, Verdict.FAIL, Tier.FAST, about=ABOUT)
-    assert (document["verdict"], document["tier"], document["about"]) == ("fail", "fast", ABOUT)
-    assert document["rows"][0] == {  # type: ignore[index] # a list
-        "id": "R01", "question": "Is it so?", "tier": "fast", "proof": ["true"], "result": "pass",
-        "why": "exit code 0", "seconds": 1.3,
-    }  # fmt: skip
-    markdown = as_markdown(FOUND, Verdict.FAIL, Tier.FAST, about=ABOUT)
-    assert "**fail**, tier fast: 1 pass, 1 fail, 1 not run, 0 waived." in markdown
-    assert "| R02 | Is it so? | **not run** | there is no \\| page |" in markdown
-    page = as_html(FOUND, Verdict.INVALID, Tier.FULL, about=ABOUT)
-    assert "<title>Readiness review: not run</title>" in page
-    assert page.index(">R03<") < page.index(">R02<") < page.index(">R01<")
-    assert "&lt;none&gt;" in page
-    assert "reviewed 2026-11-28" in page
-
-
-def test_a_row_that_nothing_answers_is_shown_so() -> None:
-    assert "| R03 | Is it so? | fast | nothing yet |" in as_table([FOUND[2].row])

@@ -16,7 +16,6 @@ from deploy.ledger import Entry, append
 from deploy.prr.targets import (
     TARGETS,
     Figure,
-    as_table,
     main,
     of_durations,
     of_gameday,
@@ -135,17 +134,6 @@ def test_the_page_of_the_game_day_can_be_read() -> None:
         "noise": Figure(0.1, 40, "a"),
     }
     assert of_gameday("", "a") == dict.fromkeys(("detect-gameday", "noise"), Figure(None, 0, "a"))
-
-
-def test_the_table_shows_no_value_of_too_little() -> None:
-    figures = dict.fromkeys(TARGETS, Figure(0.5, 1, "a")) | {"deployments": Figure(2.25, 28, "b")}
-    lines = as_table(figures).splitlines()[2:]
-    assert len(lines) == len(TARGETS)
-    assert (
-        "| deployments | 2.25 a week | 28 days in the ledger | ≥ 1 a week | met | ≥ 7 a week | not met | b |"
-        in lines
-    )
-    assert sum("| not enough data | 1 " in line for line in lines) == len(TARGETS) - 1
 
 
 @contextmanager

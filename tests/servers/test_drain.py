@@ -13,11 +13,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from loadtests.drain import corners, report, stop
+from loadtests.drain import corners, stop
 from loadtests.drain.closing import Closing
 from loadtests.drain.plan import Plan, Times
 from loadtests.drain.servers import MATRIX
-from postfacta_lab.drain.result import Result
 
 APP = "tests.servers.drain_app:app"
 # One for each mechanism: wrap, wrap below a parent, the loop's handlers, nobody's handler.
@@ -100,15 +99,3 @@ async def test_the_harness_notices_what_a_server_without_the_library_does(tmp_pa
         "exit code -15",
     ):
         assert miss in found
-
-
-def test_a_table_takes_its_place_on_the_page_and_no_other(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("Before.\n<!-- stop: begin -->\nold\n<!-- stop: end -->\nAfter.\n")
-    good = Result(scenario="stop", server="one", cells={"exit": "0"}, misses=[])
-    bad = Result(scenario="stop", server="two", cells={"exit": "1"}, misses=["exit code 1"])
-    assert report.put(page, "stop", report.markdown([good, bad]))
-    assert not report.put(page, "rolling", "elsewhere")
-    table = "| server | exit | goals |\n| --- | --- | --- |\n| one | 0 | reached |\n| two | 1 | **missed** |\n"
-    whole = f"Before.\n<!-- stop: begin -->\n\n{table}\n<!-- stop: end -->\nAfter.\n"
-    assert page.read_text() == whole
