@@ -7,7 +7,6 @@ import pty
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,6 @@ from postfacta_app.settings import (
     AGES,
     Rotation,
     Settings,
-    SettingsError,
     load_settings,
     password_of,
 )
@@ -111,22 +109,6 @@ def test_another_database_needs_a_restart_and_says_so(caplog: pytest.LogCaptureF
     assert rotation.current.valid("traffic_key") == (NEXT,)
     assert caplog.records[0].getMessage() == "secrets.need_restart"
     assert "elsewhere" not in str(vars(caplog.records[0]))
-
-
-def test_a_secret_that_is_removed_stays_in_use(caplog: pytest.LogCaptureFixture) -> None:
-    source = Source(METRICS_TOKEN=FORMER, TRAFFIC_KEY=FORMER)
-    rotation = Rotation(source(), source)
-    del source.environ["POSTFACTA_METRICS_TOKEN"]
-    source.set("TRAFFIC_KEY", NEXT)
-    rotation.reread()
-    rotation.reread()
-    assert rotation.current.valid("metrics_token") == (FORMER,)
-    assert rotation.current.valid("traffic_key") == (NEXT,)
-    assert [record.getMessage() for record in caplog.records] == [
-        "secrets.unreadable",
-        "secrets.changed",
-    ]
-    assert vars(caplog.records[0])["reason"].startswith("metrics_token: ")
 
 
 @pytest.mark.parametrize(
@@ -217,53 +199,6 @@ def test_the_password_is_found_wherever_it_stands_in_the_address(
     dsn: str, password: str | None
 ) -> None:
     assert password_of(load_settings({"POSTFACTA_DATABASE_DSN": dsn})) == password
-
-
-async def _watch_in_a_thread() -> None:
-    source = Source(METRICS_TOKEN=FORMER)
-    rotation = Rotation(source(), source, every=0.02)
-    async with rotation.watching():
-        source.set("METRICS_TOKEN", NEXT)
-        with anyio.fail_after(PATIENCE):
-            while rotation.current.valid("metrics_token") != (NEXT,):
-                await anyio.sleep(0.01)
-
-
-def test_secrets_are_polled_where_signals_cannot_be_handled() -> None:
-    thread = threading.Thread(target=anyio.run, args=(_watch_in_a_thread,))
-    failed: list[object] = []
-    before, threading.excepthook = threading.excepthook, failed.append
-    try:
-        thread.start()
-        thread.join()
-    finally:
-        threading.excepthook = before
-    assert failed == []
-
-
-def test_sighup_has_its_former_meaning_again_afterwards() -> None:
-    def mine(number: int, frame: object) -> None:
-        """Do nothing."""
-
-    async def live() -> None:
-        async with Rotation(load_settings({})).watching():
-            assert signal.getsignal(signal.SIGHUP) is not mine
-
-    before = signal.signal(signal.SIGHUP, mine)
-    try:
-        anyio.run(live)
-        assert signal.getsignal(signal.SIGHUP) is mine
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_source_that_fails_otherwise_is_not_hidden() -> None:
-    def read() -> Settings:
-        raise SettingsError("POSTFACTA_SECRETS_DIR: /gone is not a folder")
-
-    rotation = Rotation(load_settings({}), read)
-    rotation.reread()
-    assert rotation.current == load_settings({})
 
 
 # The service as a process.

@@ -95,20 +95,3 @@ def test_a_request_is_one_trace_from_the_callers_span_to_the_statement(
     assert {it["service.name"] for it in otlp.resources} == {"postfacta"}
     assert not [span for span in otlp.spans if "healthz" in span.name]
     assert ADMIN.password not in said
-
-
-@pytest.mark.usefixtures("programs")
-def test_an_unavailable_collector_affects_no_request(
-    postgres_server: EmbeddedPostgres, app_template: str
-) -> None:
-    with fresh_database(postgres_server, app_template) as dsn:
-        environment = {
-            "POSTFACTA_DATABASE_DSN": dsn,
-            "POSTFACTA_TRACES": "otlp",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
-            "LOG_LEVEL": "CRITICAL",
-        }
-        with started(environment=environment) as (process, url):
-            assert httpx2.get(f"{url}/home").status_code == 200
-            process.terminate()
-            assert process.wait(20) == 0

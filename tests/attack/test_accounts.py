@@ -111,13 +111,6 @@ async def test_a_stolen_device_guesses_ten_times_a_minute(app_database_dsn: str)
             assert told == [401] * 5 + [429]
 
 
-async def test_an_ipv6_site_is_one_attacker(app_database_dsn: str) -> None:
-    async with in_process(app_database_dsn) as service:
-        await with_ada(service)
-        told = await guess(service, [f"2001:db8:1:{number:x}::1" for number in range(20)], 1)
-        assert told == [401] * 5 + [429] * 15
-
-
 async def test_no_answer_tells_whether_there_is_an_account(app_database_dsn: str) -> None:
     def shown(answer: httpx2.Response) -> tuple[Any, ...]:
         body = answer.json()

@@ -13,11 +13,6 @@ from tests.kit.exposition import OPEN_METRICS, read_open_metrics
 
 TIMES = {"x-request-timeout"}
 ROUTES = ("/api/v1/incidents", "/api/v1/signals", "/incidents", "/home")
-# Of all lists, forms and exports; what a route does not read it leaves alone or refuses.
-PARAMETERS = (
-    "after", "at", "before", "cursor", "kind", "known_at", "limit", "offset", "q", "section", "severity", "since",
-    "source", "state", "status", "until", "utm_source",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +50,4 @@ async def test_no_header_makes_an_error_of_the_service(name: str, service: Servi
             answer = await service.client.send(request)
             # Who gives no time is told that it was up; what it is counted as is looked at below.
             assert answer.status_code < 500 or name in TIMES, (path, value, answer.text)
-    await assert_unharmed(service)
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-async def test_no_parameter_makes_an_error_of_the_service(name: str, service: Service) -> None:
-    viewer = await service.as_role("viewer")
-    for value in VALUES:
-        for path in ROUTES:
-            answer = await service.client.get(
-                path, params=[(name, value), (name, "0")], headers=viewer
-            )
-            assert answer.status_code < 500, (path, value, answer.text)
     await assert_unharmed(service)

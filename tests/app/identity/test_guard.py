@@ -74,15 +74,6 @@ async def test_probes_and_sign_in_do_not_look_at_credentials(world: World) -> No
     assert "e-mail" in answer.json()["detail"]
 
 
-async def test_a_bearer_token_lasts_a_day(world: World) -> None:
-    ada = await world.person("ada@example.org")
-    header = await world.login("ada@example.org")
-    world.pass_time(86_399)
-    assert await whoami(world, header) == f"user:{ada.id}"
-    world.pass_time(1)
-    assert (await world.client.get("/who", headers=header)).status_code == 401
-
-
 async def test_a_session_ends_after_twelve_idle_hours_and_use_keeps_it(world: World) -> None:
     ada = await world.person("ada@example.org")
     cookie = await world.cookie(ada)
@@ -163,58 +154,13 @@ async def test_a_stranger_learns_nothing_from_the_prefix_of_a_token(world: World
         assert answer.status_code == 401
 
 
-@pytest.mark.parametrize(
-    ("scopes", "allowed"),
-    [
-        (["incidents:read"], {"/read"}),
-        (["incidents:write"], {"/read", "/write"}),
-        (["signals:write"], {"/ingest"}),
-        (["signals:write", "incidents:read"], {"/read", "/ingest"}),
-    ],
-    ids=lambda names: " ".join(sorted(names)),
-)
-async def test_a_scope_opens_what_it_names_and_nothing_else(
-    world: World, scopes: list[str], allowed: set[str]
-) -> None:
+async def test_a_machine_is_known_by_its_token_and_source(world: World) -> None:
     admin = await world.admin()
-    source = "ci" if "signals:write" in scopes else None
-    body = {"name": "ci", "scopes": scopes, "source": source}
+    body = {"name": "ci", "scopes": ["signals:write"], "source": "ci"}
     made = (await world.client.post("/api/v1/tokens", headers=admin, json=body)).json()
     header = {"Authorization": f"Bearer {made['secret']}"}
-    routes = {"/read": "GET", "/write": "POST", "/ingest": "POST", "/admin": "GET"}
-    passed = {
-        path
-        for path, method in routes.items()
-        if (await world.client.request(method, path, headers=header)).status_code == 200
-    }
-    assert passed == allowed
     me = (await world.client.get("/api/v1/me", headers=header)).json()
-    assert (me["actor"], me["role"], me["source"]) == (f"token:{made['id']}", None, source)
-
-
-@pytest.mark.parametrize(
-    ("role", "allowed"),
-    [
-        (Role.VIEWER, {"/read"}),
-        (Role.RESPONDER, {"/read", "/write", "/ingest"}),
-        (Role.ADMIN, {"/read", "/write", "/ingest", "/admin"}),
-    ],
-)
-async def test_a_role_opens_what_it_names_and_nothing_else(
-    world: World, role: Role, allowed: set[str]
-) -> None:
-    await world.person("ada@example.org", role)
-    header = await world.login("ada@example.org")
-    routes = {"/read": "GET", "/write": "POST", "/ingest": "POST", "/admin": "GET"}
-    passed = {
-        path
-        for path, method in routes.items()
-        if (await world.client.request(method, path, headers=header)).status_code == 200
-    }
-    assert passed == allowed
-
-
-# How long something is trusted
+    assert (me["actor"], me["role"], me["source"]) == (f"token:{made['id']}", None, "ci")
 
 
 async def test_a_revocation_works_here_at_once_and_in_another_process_within_ten_seconds(

@@ -161,17 +161,10 @@ async def test_a_change_needs_the_version_it_starts_from(
 ) -> None:
     client = client_for(responder)
     path = f"{BASE}/{(await declare(client, kind='exercise'))['id']}"
-    assert (await client.patch(path, json={"title": "Other"})).status_code == 428
-    assert (await client.delete(path)).status_code == 428
     changed = await client.patch(path, json={"title": "Other"}, headers={"If-Match": '"inc-1"'})
     assert (changed.status_code, changed.headers["etag"]) == (200, '"inc-2"')
     late = await client.patch(path, json={"title": "Third"}, headers={"If-Match": '"inc-1"'})
     assert (late.status_code, late.headers["etag"]) == (412, '"inc-2"')
-    weak = await client.patch(path, json={"title": "Third"}, headers={"If-Match": 'W/"inc-2"'})
-    assert weak.status_code == 412
-    assert (
-        await client.patch(path, json={"title": "Third"}, headers={"If-Match": "inc-2"})
-    ).status_code == 400
     assert (await client.get(path)).json() == changed.json()
 
 
@@ -287,15 +280,3 @@ async def test_what_is_archived_leaves_the_lists_and_stays_as_it_is(
     ).status_code == 409
     assert (await client.post(f"{path}/transitions", json={"to": "RESOLVED"})).status_code == 409
     assert (await client.get(path)).json() == archived.json()
-
-
-async def test_a_viewer_reads_and_does_not_write(
-    client_for: ClientFor, responder: Principal, viewer: Principal
-) -> None:
-    path = f"{BASE}/{(await declare(client_for(responder)))['id']}"
-    client = client_for(viewer)
-    assert (await client.get(path)).status_code == 200
-    assert (await client.post(BASE, json=NEW)).status_code == 403
-    assert (await client.patch(path, json={}, headers={"If-Match": "*"})).status_code == 403
-    assert (await client.delete(path, headers={"If-Match": "*"})).status_code == 403
-    assert (await client.post(f"{path}/transitions", json={"to": "RESOLVED"})).status_code == 403
