@@ -115,6 +115,7 @@ FACES: Final = (
         "postfacta_adapters.sqlalchemy",
         "postfacta_adapters.uvicorn",
         "postfacta_adapters.workers",
+        "postfacta_adapters.wsgi",
         "postfacta_web.conditional",
         "postfacta_web.jwks",
         "postfacta_web.secrets",

@@ -118,6 +118,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
         "made by the library, from settings that were checked",
     ),
     **dict.fromkeys(("AccessLog", "EventLog"), "made by the library, with nothing to check"),
+    "HardenedWsgi": "checked by `Hardened`, and in tests/adapters/test_wsgi.py",
     "BoundedHttp": "made by uvicorn; its numbers are checked by `bounded`",
     **dict.fromkeys(
         ("OverloadConfig", "OverloadLimiter"),

@@ -24,26 +24,7 @@ from tests.strangers.kit import ROOT, Environments, Served
 
 PAGE: Final = (ROOT / "docs/how-to/not-asgi.md").read_text()
 UVICORN: Final = "uvicorn service:app --port {port} --no-access-log"
-LATE: Final = """
-    import time
-    from a2wsgi import WSGIMiddleware
-    from flask import Flask
-    from postfacta_core import HardenOptions, harden
-
-    web = Flask(__name__)
-
-    @web.get("/late")
-    def late():
-        time.sleep(1.5)
-        return (b"piece" for _ in range(40))
-
-    @web.get("/")
-    def prompt():
-        return "prompt"
-
-    threads = WSGIMiddleware(web, workers=1, send_queue_size=SIZE)
-    app = harden(threads, service="shop", options=HardenOptions(request_timeout=1))
-"""
+GUNICORN: Final = "gunicorn --threads 8 -b 127.0.0.1:{port} service:app"
 
 
 @dataclass(frozen=True)
@@ -69,14 +50,10 @@ CASES: Final = {
     "Django": Case(UVICORN, ("django==5.2.19",), "/invoices/<int:number>"),
     # Its requirements contradict those of requirements/dev.txt.
     "Sanic": Case(UVICORN, (), "/invoices/<number:int>", lock=ROOT / "tests/strangers/sanic.txt"),
-    "Flask, or Django's WSGI": Case(
-        UVICORN, ("flask==3.1.3", "a2wsgi==1.10.10"), "/invoices/<int:number>"
-    ),
-    "Flask under gunicorn: the guards alone": Case(
-        "gunicorn --threads 8 -b 127.0.0.1:{port} service:web",
-        ("flask==3.1.3", "gunicorn"),
-        "invoice",
-        is_hardened=False,
+    "Flask": Case(GUNICORN, ("flask==3.1.3", "gunicorn"), "/invoices/<int:number>"),
+    "Django's WSGI": Case(GUNICORN, ("django==5.2.19", "gunicorn"), "/invoices/<int:number>"),
+    "waitress": Case(
+        "python service.py", ("flask==3.1.3", "waitress==3.0.2"), "/invoices/<int:number>"
     ),
     "aiohttp: the guards alone": Case(
         "python service.py", ("aiohttp==3.14.5",), "/invoices/{number}", is_hardened=False
@@ -176,7 +153,7 @@ def test_what_the_page_says_of_a_framework_is_so(
 
         crash = get(served, 6)
         assert crash.status_code == 500
-        if section in {"Django", "Flask, or Django's WSGI"}:
+        if section in {"Django", "Flask", "Django's WSGI", "waitress"}:
             assert crash.json()["request_id"] == crash.headers["x-request-id"]
 
         refusal = until_refused(served)
@@ -228,19 +205,3 @@ def until_refused(served: Served) -> httpx2.Response:
 
     wait_until(is_refused, "no circuit opened", 60)
     return answers[-1]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("size", "status"), [("10", 504), ("0", 200)], ids=["bounded", "unbounded"]
-)
-def test_a_late_stream_takes_a_thread_for_ever_unless_its_queue_is_unbounded(
-    size: str, status: int, environments: Environments, tmp_path: Path
-) -> None:
-    environment = environments("flask==3.1.3", "a2wsgi==1.10.10", "httpx2", "uvicorn")
-    with environment.serve(LATE.replace("SIZE", size), cwd=tmp_path, command=UVICORN) as served:
-        assert httpx2.get(f"{served.url}/late", timeout=20).status_code == 504
-        time.sleep(2)  # noqa: TID251 - until the view would be over
-        assert httpx2.get(f"{served.url}/", timeout=20).status_code == status
-        if status == 504:
-            served.process.kill()  # its thread never ends

@@ -71,6 +71,16 @@ def _prepare_django(handler: Any) -> None:
     handler.resolve_request = resolve_request
 
 
+def _prepare_flask(app: object) -> None:
+    sys.modules["flask.signals"].request_started.connect(_note_flask_rule, app)
+
+
+def _note_flask_rule(app: object, **_: object) -> None:
+    rule: Any = sys.modules["flask"].request.url_rule
+    if rule is not None:
+        _note(rule.rule)
+
+
 def _prepare_quart(app: object) -> None:
     signals = sys.modules["quart.signals"]
     # Connected again, they stay connected once.
@@ -87,6 +97,8 @@ async def _note_rule(app: object) -> None:
 
 _PREPARATIONS: Final[Mapping[str, Callable[[Any], None]]] = {
     "django.core.handlers.asgi.ASGIHandler": _prepare_django,
+    "django.core.handlers.wsgi.WSGIHandler": _prepare_django,
+    "flask.app.Flask": _prepare_flask,
     "quart.app.Quart": _prepare_quart,
 }
 

@@ -108,7 +108,7 @@ def _check_application(field: str, value: object) -> None:
             "an ASGI application, which takes scope, receive and send; this takes two, as those of"
             " WSGI do"
         )
-        example = "a2wsgi.WSGIMiddleware(app), or Django's get_asgi_application()"
+        example = "postfacta_adapters.wsgi.harden(app), or Django's get_asgi_application()"
         validation.refuse(field, value, rule, example=example)
     rule = "an ASGI application, which takes scope, receive and send"
     validation.refuse(field, value, rule, example="async def app(scope, receive, send)")

@@ -94,7 +94,7 @@ OTHERS: Mapping[str, tuple[object, str]] = {
     "a class": (Starlette, "the application itself.* neither its class"),
     "WSGI": (
         OfWsgi(),
-        r"two, as those of WSGI do.* a2wsgi\.WSGIMiddleware\(app\), or Django's get_asgi_",
+        r"two, as those of WSGI do.* postfacta_adapters\.wsgi\.harden\(app\), or Django's get_asgi_",
     ),
     "a function of WSGI": (of_wsgi, "two, as those of WSGI do"),
     "ASGI 2": (of_two_calls, r"an ASGI application.* async def app\(scope, receive, send\)"),
