@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 
 from chaos.load import Load
 from postfacta_lab.chaos.control import SLOW, Users
+from postfacta_lab.durability import Outcome
 from postfacta_lab.engine.processes import wait_until
 from postfacta_lab.load.gate import Sample
 
@@ -56,6 +60,47 @@ def test_users_who_wait_for_a_frozen_server_are_not_well(
         os.kill(pid, signal.SIGCONT)
         thawed = load.now()
         wait_until(lambda: load.is_well(thawed), "users are well again", within=30)
+
+
+class Uncertain(BaseHTTPRequestHandler):
+    """Refuses each write once; its repetition, under the same key, has been done before."""
+
+    protocol_version = "HTTP/1.1"
+    keys: ClassVar[set[str]] = set()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        key = self.headers["Idempotency-Key"]
+        is_known = key in self.keys
+        self.keys.add(key)
+        self.send_response(201 if is_known else 503)
+        self.send_header("Content-Length", "0")
+        if is_known:
+            self.send_header("Idempotency-Replayed", "true")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
+        """Log nothing."""
+
+
+def test_a_write_is_repeated_under_its_key_until_it_is_known() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Uncertain) as uncertain:
+        Thread(target=uncertain.serve_forever, daemon=True).start()
+        with Load(f"http://127.0.0.1:{uncertain.server_port}", "", RATE, reads=("/one",)) as load:
+            wait_until(lambda: len(load.history) > 1, "two writes have an end", within=30)
+        uncertain.shutdown()
+    for write in load.history:
+        assert (write.outcome, write.attempts, write.resolved) == (Outcome.OK, 2, "replayed")
+        assert write.unknown == ("503",)
+        assert f'"{write.subject}"' in Uncertain.keys
+    writes = [sample for sample in load.meter.samples if sample.route == "POST"]
+    assert {sample.error for sample in writes} == {"503"}  # users saw the first attempt
+    assert len(writes) == len(load.history)
 
 
 def test_one_failure_in_the_last_second_is_enough() -> None:

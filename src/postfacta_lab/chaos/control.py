@@ -29,7 +29,7 @@ from ..engine.values import Fields
 from ..engine.variables import of_an_experiment
 from ..load.gate import percentile
 from ..load.generator import Generator, Meter, Target, moments
-from ..load.mix import read_mix
+from ..load.mix import Ask, read_mix
 from .judging import is_ours, judge
 
 _LONGEST = 3600.0  # seconds; an experiment that lasts longer is stuck
@@ -135,14 +135,19 @@ class Users:
         headers: dict[str, str] = {}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
-        target = Target(self.url, headers, alternating=True)
-        generator = Generator(target, self.meter, patience=self.patience, zero=self._began)
+        generator = self.generator(Target(self.url, headers, alternating=True))
         try:
-            asks = cycle(read_mix(self.reads, None))
-            await generator.send(self._moments(), asks)
+            await generator.send(self._moments(), self.asks())
             await generator.settle()
         finally:
             await generator.close()
+
+    def generator(self, target: Target) -> Generator:
+        return Generator(target, self.meter, patience=self.patience, zero=self._began)
+
+    def asks(self) -> Iterator[Ask]:
+        """Yield what is asked for in turn, without an end."""
+        return cycle(read_mix(self.reads, None))
 
 
 class Part(Protocol):

@@ -91,7 +91,7 @@ class Target:
     alternating: bool = False  # every other request is the last one on its connection
 
     def bytes_of(self, ask: Ask) -> bytes:
-        """Write a request; a write has a key of its own, and one request of a hundred a trace."""
+        """Write a request; a write has a key, and one request of a hundred a trace."""
         parts = urlsplit(self.url)
         headers = {
             "Host": parts.netloc.rpartition("@")[2],
@@ -103,7 +103,7 @@ class Target:
             body = json.dumps(ask.body).encode()
             headers["Content-Type"] = "application/json"
         if ask.method not in _SAFE:
-            headers["Idempotency-Key"] = str(uuid.uuid4())
+            headers["Idempotency-Key"] = ask.key or str(uuid.uuid4())
         if self.alternating and randbelow(2):
             headers["Connection"] = "close"
         if not randbelow(100):
@@ -135,7 +135,7 @@ class Generator:
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if self._tls else 80)
         self._idle: list[Connection] = []
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[object]] = set()
         self._zero = time.perf_counter() if zero is None else zero
 
     def now(self) -> float:
@@ -148,7 +148,7 @@ class Generator:
             while (ahead := due - self.now()) > 0:
                 await asyncio.sleep(max(ahead, _TICK))
             if self._meter.admit(due):
-                task = loop.create_task(self._measure(ask, due))
+                task = loop.create_task(self.measure(ask, due))
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
 
@@ -165,14 +165,20 @@ class Generator:
             connection.close()
         await asyncio.sleep(0)  # the loop closes their sockets
 
-    async def _measure(self, ask: Ask, due: float) -> None:
+    async def measure(self, ask: Ask, due: float) -> Response:
+        """Send a request that the meter admitted, and keep how it went."""
         began = self.now()
-        try:
-            answer = await self._ask(ask, due + self._patience)
-            error = "" if ask.is_good(answer.status) else str(answer)
-        except OSError as no_connection:
-            error = type(no_connection).__name__
+        answer, error = await self.attempt(ask, due + self._patience)
         self._meter.finish(Sample(ask.route, due, began, self.now(), error))
+        return answer
+
+    async def attempt(self, ask: Ask, until: float) -> tuple[Response, str]:
+        """Send a request once; return the answer, and what was wrong with it or with its way."""
+        try:
+            answer = await self._ask(ask, until)
+        except OSError as no_connection:
+            return Response(broken=Outcome.REFUSED), type(no_connection).__name__
+        return answer, "" if ask.is_good(answer.status) else str(answer)
 
     async def _ask(self, ask: Ask, until: float) -> Response:
         """Ask on an idle connection, or on a new one; raise `OSError` if none can be made."""

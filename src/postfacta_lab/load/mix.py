@@ -23,6 +23,7 @@ class Ask:
     method: str = "GET"
     body: object = None  # sent as JSON; None for no body
     expected: int = 0  # the status of a good answer; 0 for any of 200 to 299
+    key: str = ""  # the Idempotency-Key of a write; empty for a new one each time
 
     def is_good(self, status: int) -> bool:
         return status == self.expected if self.expected else 200 <= status < 300
