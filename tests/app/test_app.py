@@ -24,20 +24,13 @@ import pytest
 from postfacta_app.migrations import upgrade
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database
-from tests.app.live import Service, in_process
+from tests.app.live import NEW, START, Service, in_process
 from tests.app.running import ADMIN, add_admin, command
 from tests.app.v0_app import FailingStore
 from tests.kit.pg import open_folder
 from tests.kit.waiting import wait_until
 from tests.servers.serving import started
 
-START = {
-    "title": "DB outage",
-    "description": "Primary is away",
-    "reporter": "sre",
-    "severity": "HIGH",
-}
-NEW = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
 GRANTED = f"granted_{os.getpid()}"  # A role; they belong to the whole server, which others use too.
 # What the causes below are made of.
 CAUSES = (

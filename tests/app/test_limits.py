@@ -8,17 +8,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import httpx2
 import pytest
 
-from tests.app.live import NEW, Service, in_process
+from tests.app.live import NEW, START, Service, in_process
 from tests.kit.every import every
 
 KIB = 1024
 HEADERS = 32_768
-START = {
-    "title": "DB outage",
-    "description": "Primary database unavailable",
-    "reporter": "sre",
-    "severity": "HIGH",
-}
 # Method, path, the most bytes of body (section 10.3 of the design).
 ROUTES = [
     ("POST", "/api/v0/incidents/start", 1024 * KIB),

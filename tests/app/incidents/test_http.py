@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import uuid4
 
-import anyio
 import httpx2
-from anyio.abc import TaskGroup
 
 from postfacta_app.principal import Principal
 from postfacta_postgres import Database
-
-ClientFor = Callable[[Principal], httpx2.AsyncClient]
-Body = dict[str, Any]
-
-BASE = "/api/v1/incidents"
-NEW: Body = {
-    "title": "Checkout is down",
-    "description": "Nobody can pay since noon.",
-    "severity": "HIGH",
-}
+from tests.app.incidents.asking import BASE, ClientFor, held
+from tests.app.live import NEW, Body
 
 
 async def declare(client: httpx2.AsyncClient, **fields: object) -> Body:
@@ -38,18 +25,6 @@ async def listed(client: httpx2.AsyncClient, **query: object) -> list[str]:
     answer = await client.get(BASE, params=query)  # type: ignore[arg-type]  # any mapping of parameters will do
     assert answer.status_code == 200, answer.text
     return [item["title"] for item in answer.json()["items"]]
-
-
-@asynccontextmanager
-async def held(database: Database, waiters: int) -> AsyncGenerator[TaskGroup]:
-    """Keep all incidents locked until this many of the block's tasks wait for one."""
-    waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-    async with anyio.create_task_group() as group, database.transaction() as holder:
-        await holder.fetch("select from incidents for update", operation="test")
-        yield group
-        with anyio.fail_after(10):
-            while len(await holder.fetch(waiting, operation="test")) < waiters:
-                await holder.fetch("select pg_stat_clear_snapshot()", operation="test")
 
 
 async def test_a_new_incident_can_be_found_where_the_answer_says(

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import anyio
 import httpx2
 import pytest
 
 from postfacta_app.principal import Principal
 from postfacta_postgres import Database
-
-ClientFor = Callable[[Principal], httpx2.AsyncClient]
-Body = dict[str, Any]
-
-BASE = "/api/v1/incidents"
-NEW: Body = {
-    "title": "Checkout is down",
-    "description": "Nobody can pay since noon.",
-    "severity": "HIGH",
-}
+from tests.app.incidents.asking import BASE, ClientFor
+from tests.app.live import NEW, Body
 
 # title, fields, moves
 SAMPLES: list[tuple[str, Body, list[Body]]] = [

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
-import anyio
 import asyncpg
-import httpx2
 import pytest
-from anyio.abc import TaskGroup
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_app.principal import Principal
 from postfacta_postgres import Database
+from tests.app.incidents.asking import BASE, ClientFor, held
+from tests.app.live import NEW, Body
 
-ClientFor = Callable[[Principal], httpx2.AsyncClient]
-Body = dict[str, Any]
-
-BASE = "/api/v1/incidents"
-NEW: Body = {
-    "title": "Checkout is down",
-    "description": "Nobody can pay since noon.",
-    "severity": "HIGH",
-}
 ALLOWED = {
     "OPEN": {"IN_PROGRESS", "RESOLVED", "CLOSED"},
     "IN_PROGRESS": {"RESOLVED", "CLOSED"},
@@ -119,18 +108,6 @@ async def test_any_sequence_of_moves_keeps_the_rules(
             "select from audit_log where incident_id = $1", UUID(incident["id"]), operation="test"
         )
         assert len(audit) == len(changes)
-
-
-@asynccontextmanager
-async def held(database: Database, waiters: int) -> AsyncGenerator[TaskGroup]:
-    """Keep all incidents locked until this many of the block's tasks wait for one."""
-    waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-    async with anyio.create_task_group() as group, database.transaction() as holder:
-        await holder.fetch("select from incidents for update", operation="test")
-        yield group
-        with anyio.fail_after(10):
-            while len(await holder.fetch(waiting, operation="test")) < waiters:
-                await holder.fetch("select pg_stat_clear_snapshot()", operation="test")
 
 
 async def test_stamps_grow_with_the_database_clock_an_hour_behind(

@@ -14,17 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_app.durations import DurationStatus
-from tests.app.live import Service, in_process
+from tests.app.live import NEW as TYPED, Service, in_process
 from tests.app.screen import Screen, forms_of
 
 Headers = dict[str, str]
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 PAGE = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
-TYPED = {
-    "title": "Checkout is down",
-    "description": "Nobody can pay since noon.",
-    "severity": "HIGH",
-}
 
 
 @pytest.fixture(scope="module")
