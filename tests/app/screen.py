@@ -13,7 +13,7 @@ import httpx2
 
 from tests.app.live import Service
 
-__all__ = ["Form", "Screen", "forms_of"]
+__all__ = ["Form", "Screen", "forms_in", "forms_of"]
 
 
 @dataclass
@@ -66,8 +66,13 @@ class _Reader(HTMLParser):
 
 def forms_of(page: httpx2.Response) -> list[Form]:
     """Read all forms of a page."""
+    return forms_in(page.text)
+
+
+def forms_in(html: str) -> list[Form]:
+    """Read all forms of the text of a page."""
     reader = _Reader()
-    reader.feed(page.text)
+    reader.feed(html)
     return reader.forms
 
 
