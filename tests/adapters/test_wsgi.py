@@ -219,7 +219,8 @@ def test_a_body_is_bounded_whatever_was_announced(hardened: Make) -> None:
         for name, more in (("announced", {}), ("chunked", chunked | {"CONTENT_LENGTH": ""})):
             with case(name):
                 response = call_plainly(app, "POST", b"x" * 200_000, **more)
-                assert response.status.startswith("413 ")  # Its phrase is another since Python 3.13.
+                # The phrase is another since Python 3.13.
+                assert response.status[:3] == "413"
         with case("in bounds"):
             assert call_plainly(app, "POST", b"x" * 99_000, **chunked).body == b"99000"
 
