@@ -17,6 +17,7 @@ import asyncpg
 
 from postfacta_embedded import EmbeddedPostgres
 from tests.kit.kept import Kept, Store
+from tests.kit.leftovers import prefix
 
 __all__ = [
     "create_database",
@@ -38,7 +39,7 @@ def open_folder() -> Generator[Path]:
 
     Pytest's own are closed to the user that PostgreSQL may run as.
     """
-    with tempfile.TemporaryDirectory(prefix="postfacta-test-") as name:
+    with tempfile.TemporaryDirectory(prefix=prefix()) as name:
         folder = Path(name).resolve()
         folder.chmod(0o755)
         yield folder
@@ -47,7 +48,7 @@ def open_folder() -> Generator[Path]:
 @cache
 def _prepared() -> Path:
     """Return a folder with an empty cluster; each server of a test's own begins as a copy."""
-    folder = Path(tempfile.mkdtemp(prefix="postfacta-test-prepared-")).resolve()
+    folder = Path(tempfile.mkdtemp(prefix=prefix())).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     folder.chmod(0o755)
     with EmbeddedPostgres(folder / "data", settings={"fsync": "off"}):
