@@ -221,7 +221,7 @@ def test_the_table_of_commands_is_that_of_the_program(programs: None) -> None:
     from postfacta_app import __main__ as program  # noqa: PLC0415 - what the app's tests need
 
     others = vars(program)["_OTHERS"]
-    assert {name: module for name, (module, _) in others.items()} == kit.COMMANDS
+    assert {name: module for name, (module, *_) in others.items()} == kit.COMMANDS
 
 
 def test_changes_since_a_commit_are_listed_whether_committed_or_not(

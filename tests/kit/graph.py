@@ -31,8 +31,9 @@ PROGRAMS: Final[Mapping[str, tuple[str, ...]]] = {
     "tests/strangers": ("src", "hatch_build.py"),  # They install the wheel.
     "tests/servers": ("tests/servers",),  # Servers load the applications beside the tests.
     "tests/peers": ("tests/peers",),  # Pytest loads the plugins by their folder.
+    "src/postfacta_app/__main__.py": ("src/postfacta_app/cli.py",),  # Imported by name.
 }
-"""What files below a folder run, beside what they name, by the start of its path."""
+"""What a file, or each below a folder, runs beside what it names, by the start of its path."""
 
 COMMANDS: Final[Mapping[str, str]] = {
     "slo": "postfacta_slo.__main__",
@@ -380,7 +381,7 @@ class Graph:
 
     def _take_programs(self, path: str) -> None:
         for folder, targets in PROGRAMS.items():
-            if path.startswith(f"{folder}/"):
+            if f"{path}/".startswith(f"{folder}/"):
                 for target in targets:
                     found = self._inside.get(target, set()) | ({target} & self.files)
                     is_script = target.startswith(folder)
