@@ -30,7 +30,7 @@ from . import actions, durations, export, incident_page, labels, links, problems
 from .db import Reader, Transactions, repeating
 from .errors import RateLimitedError
 from .flags import FLAGS, Flags
-from .identity import api as identity
+from .identity import pages as identity
 from .identity.accounts import Accounts, LocalAccounts, losses
 from .identity.guard import Guard, revocations
 from .incidents import api as incidents, v0

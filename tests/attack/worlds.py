@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from postfacta_app.postmortems.pages import LISTS
+from postfacta_app.postmortems.form import LISTS
 
 __all__ = ["MARKS", "STORM", "Largest", "fill", "postmortem"]
 

@@ -1,29 +1,24 @@
-"""The routes of accounts.
-
-An API of sign-in, people, tokens and the audit log, with the pages that call it.
-"""
+"""The API of sign-in, people, API tokens and the audit log."""
 
 from __future__ import annotations
 
 import secrets
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Final
 from uuid import UUID
 
 from pydantic import BaseModel
-from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from postfacta_web.sign_in import client_of
 
 from ..db import Reader, Unit
 from ..errors import ConflictError, ForbiddenError, NotFoundError, RegistrationClosedError, invalid
 from ..principal import Access
-from ..web.body import Paged, parse
-from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form, sent_fields
+from ..web.body import Paged
 from ..web.routes import Call, RouteClass
-from ..web.slices import Fields, Fill, Matches, Page, Reply, Routes, as_json, from_path
+from ..web.slices import Fill, Matches, Reply, Routes, as_json, from_path
 from . import accounts, model
 from .accounts import Accounts, LocalAccounts, session_cookie
 from .guard import PRESENTED, Guard
@@ -35,11 +30,10 @@ AUTH = RouteClass.AUTH
 SEARCH = RouteClass.SEARCH
 routes: Final = Routes("id")
 
-_MOST: Final = 1000  # People or tokens on a page.
-_NO_STORE: Final = {"Cache-Control": "no-store"}
+NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
-class _Desk:
+class RequestAccounts:
     """Accounts and the guard, at the service of one request.
 
     `token_id` is of the token that the request presents, if any.
@@ -89,13 +83,14 @@ async def _owner(call: Call, _: str) -> model.Account:
     user_id = _id_in_path(call, "id") or call.principal.user_id
     if user_id is None:
         raise ForbiddenError("Only a person with an account has a password and sessions")
-    account = await accounts.person(call.tools.transactions.reader(call.principal), user_id)
+    reader = call.tools.transactions.reader(call.principal)
+    account = await accounts.person(reader, user_id)
     if account is None:
         raise NotFoundError("No such id")
     return account
 
 
-Desk = Annotated[_Desk, Fill(_Desk)]
+Desk = Annotated[RequestAccounts, Fill(RequestAccounts)]
 Owner = Annotated[model.Account, Fill(_owner)]
 """The person a request is about: the one in its path, else the caller."""
 Only = Annotated[UUID | None, Fill(_id_in_path)]
@@ -112,9 +107,8 @@ Only = Annotated[UUID | None, Fill(_id_in_path)]
 )
 async def login(sent: model.Credentials, desk: Desk) -> Reply[model.SignedIn]:
     minted = await desk.accounts.sign_in(desk.call, sent, model.Kind.BEARER)
-    return Reply(
-        model.SignedIn(token=minted.secret, expires_at=minted.token.expires_at), 200, _NO_STORE
-    )
+    signed_in = model.SignedIn(token=minted.secret, expires_at=minted.token.expires_at)
+    return Reply(signed_in, 200, NO_STORE)
 
 
 @routes.api(
@@ -127,9 +121,10 @@ async def login(sent: model.Credentials, desk: Desk) -> Reply[model.SignedIn]:
 async def register(sent: model.Registration, desk: Desk) -> Annotated[Response, model.Registered]:
     if not desk.settings.register_open:
         raise RegistrationClosedError("Registration is closed; ask an administrator for an account")
-    new = model.NewUser.model_validate(sent.model_dump())  # As a viewer.
-    async with desk.local().limited(client_of(desk.request.scope)):
-        return await _add(desk, new, model.Registered)
+    viewer = model.NewUser.model_validate(sent.model_dump())
+    client = client_of(desk.request.scope)
+    async with desk.local().limited(client):
+        return await _add(desk, viewer, model.Registered)
 
 
 @routes.api("POST /logout", SIGNED_IN, "End the current session or bearer token", kind=AUTH)
@@ -174,7 +169,11 @@ async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) 
     hashed = await local.passwords.hash(sent.password)
     desk.lose(owner.actor)
     change = partial(
-        accounts.change_password, user_id=owner.id, hashed=hashed, old=stored, keep=desk.token_id
+        accounts.change_password,
+        user_id=owner.id,
+        hashed=hashed,
+        old=stored,
+        keep=desk.token_id,
     )
     return await desk.call.write(change)
 
@@ -191,8 +190,10 @@ async def reset(owner: Owner, desk: Desk) -> Reply[model.IssuedPassword]:
     password = new_password()
     hashed = await local.passwords.hash(password)
     desk.lose(owner.actor)
-    await desk.call.write(partial(accounts.change_password, user_id=owner.id, hashed=hashed))
-    return Reply(model.IssuedPassword(password=password), 200, _NO_STORE)
+    change = partial(accounts.change_password, user_id=owner.id, hashed=hashed)
+    await desk.call.write(change)
+    issued = model.IssuedPassword(password=password)
+    return Reply(issued, 200, NO_STORE)
 
 
 def new_password() -> str:
@@ -202,9 +203,8 @@ def new_password() -> str:
 @routes.api("GET /api/v1/me/sessions", SIGNED_IN, "List your sessions", kind=SEARCH)
 @routes.api("GET /api/v1/users/{id}/sessions", ADMIN, "List a person's sessions", kind=SEARCH)
 async def sessions(owner: Owner, desk: Desk) -> model.SessionList:
-    return model.SessionList(
-        items=await accounts.sessions(desk.q, owner.id, current=desk.token_id, now=desk.now)
-    )
+    current = await accounts.sessions(desk.q, owner.id, current=desk.token_id, now=desk.now)
+    return model.SessionList(items=current)
 
 
 @routes.api("DELETE /api/v1/me/sessions/{session}", SIGNED_IN, "End one of your sessions")
@@ -212,11 +212,16 @@ async def sessions(owner: Owner, desk: Desk) -> model.SessionList:
 @routes.api("DELETE /api/v1/me/sessions", SIGNED_IN, "Sign out everywhere")
 @routes.api("DELETE /api/v1/users/{id}/sessions", ADMIN, "Sign a person out everywhere")
 async def end_sessions(unit: Unit, owner: Owner, *, session: Only, desk: Desk) -> None:
-    await _end_sessions(unit, owner, desk, only=session)
+    await end_sessions_of(unit, owner, desk, only=session)
 
 
-async def _end_sessions(
-    unit: Unit, owner: model.Account, desk: _Desk, *, only: UUID | None, keep: UUID | None = None
+async def end_sessions_of(
+    unit: Unit,
+    owner: model.Account,
+    desk: RequestAccounts,
+    *,
+    only: UUID | None,
+    keep: UUID | None = None,
 ) -> None:
     """End a person's sessions, but never `keep`; or `only` one, which must be there."""
     desk.lose(owner.actor)
@@ -227,8 +232,14 @@ async def _end_sessions(
 
 @routes.api("GET /api/v1/users", ADMIN, "List people")
 async def users(q: Reader, query: Paged) -> model.UserPage:
-    people = await accounts.users(q, query.after("users"), query.limit + 1)
-    return query.page(model.UserPage, people, "users", key=lambda user: (user.created_at, user.id))
+    place = query.after("users")
+    people = await accounts.users(q, place, query.limit + 1)
+    return query.page(model.UserPage, people, "users", key=_age)
+
+
+def _age(record: model.User | model.Token) -> tuple[datetime, UUID]:
+    """Return the place of a record in lists, which begin with the oldest."""
+    return record.created_at, record.id
 
 
 @routes.api(
@@ -241,12 +252,13 @@ async def add_user(new: model.NewUser, desk: Desk) -> Annotated[Response, model.
     return await _add(desk, new, model.User)
 
 
-async def _add(desk: _Desk, new: model.NewUser, answer: type[BaseModel]) -> Response:
+async def _add(desk: RequestAccounts, new: model.NewUser, answer: type[BaseModel]) -> Response:
     hashed = await desk.local().passwords.hash(new.password)
 
     async def work(unit: Unit) -> Response:
         user = await accounts.add_user(unit, new, password_hash=hashed)
-        return as_json(201, answer.model_validate(user, from_attributes=True), {"ETag": user.etag})
+        body = answer.model_validate(user, from_attributes=True)
+        return as_json(201, body, {"ETag": user.etag})
 
     return await desk.call.write(work)
 
@@ -266,10 +278,9 @@ async def change_user(
 
 @routes.api("GET /api/v1/tokens", ADMIN, "List API tokens")
 async def tokens(q: Reader, query: Paged) -> model.TokenPage:
-    machines = await accounts.tokens(q, query.after("tokens"), query.limit + 1)
-    return query.page(
-        model.TokenPage, machines, "tokens", key=lambda token: (token.created_at, token.id)
-    )
+    place = query.after("tokens")
+    machines = await accounts.tokens(q, place, query.limit + 1)
+    return query.page(model.TokenPage, machines, "tokens", key=_age)
 
 
 @routes.api("POST /api/v1/tokens", ADMIN, "Create an API token; its secret is returned once")
@@ -278,7 +289,8 @@ async def create_token(unit: Unit, new: model.NewToken, desk: Desk) -> Reply[mod
     if new.expires_at is not None and not desk.now < new.expires_at <= latest:
         raise invalid("/expires_at", "out_of_range", "must be within the next ten years")
     issued = await accounts.create_token(unit, new, desk.now)
-    return Reply(issued, 201, {"Location": f"/api/v1/tokens/{issued.id}", **_NO_STORE})
+    location = f"/api/v1/tokens/{issued.id}"
+    return Reply(issued, 201, {"Location": location, **NO_STORE})
 
 
 @routes.api("DELETE /api/v1/tokens/{id}", ADMIN, "Revoke an API token")
@@ -293,148 +305,3 @@ async def audit(q: Reader, query: model.AuditQuery) -> model.AuditPage:
     (before,) = query.after("audit", int) or (None,)
     entries = await accounts.audit(q, query, before)
     return query.page(model.AuditPage, entries, "audit", key=lambda entry: [entry.seq])
-
-
-# Pages
-
-
-@routes.page("/signin", OPEN)
-async def sign_in(*, request: Request) -> Page:
-    return Page("signin.html", {"next": _local_path(request.query_params.get("next", ""))})
-
-
-@routes.page("POST /signin", OPEN, kind=AUTH)
-async def submit(*, request: Request, desk: Desk) -> Page | Response:
-    if not is_same_origin(request.headers):
-        raise ForbiddenError("This request came from another site; open the sign-in page here")
-    fields = await sent_fields(request)
-    target = _local_path(fields.get("next", ""))
-
-    async def begin() -> Response:
-        members = {name: fields.get(name, "") for name in ("email", "password")}
-        sent = parse(model.Credentials, members)
-        minted = await desk.accounts.sign_in(desk.call, sent, model.Kind.SESSION)
-        life = minted.token.expires_at - desk.now
-        session = session_cookie(minted.secret, life, is_local=desk.settings.is_local)
-        done = Response(status_code=303, headers={"Location": target, **_NO_STORE})
-        for cookie in filter(None, (session, minted.device)):
-            done.headers.append("Set-Cookie", cookie)
-        return done
-
-    done = await attempt(begin())
-    if isinstance(done, Response):
-        return done
-    desk.call.typed = Typed(fields, done)
-    return Page("signin.html", {"next": target})
-
-
-@routes.page("POST /signout", OPEN, kind=AUTH)
-async def leave(*, request: Request, desk: Desk) -> Response:
-    caller = desk.call.principal
-    if not caller.is_signed_in:
-        return RedirectResponse("/signin", 303)
-    if caller.session_csrf is None:
-        raise ForbiddenError("Only browser sessions end here; send POST /logout instead")
-    await read_form(request, caller)
-    done = await desk.call.write(partial(logout, desk=desk))
-    return RedirectResponse("/signin", 303, {"Set-Cookie": done.headers["set-cookie"]})
-
-
-def _local_path(target: str) -> str:
-    """Return a path of this site; anything else becomes the incident list."""
-    # Control characters would end the header; browsers read `//` and `/\` as the start of a host.
-    is_here = target.startswith("/") and not target.startswith(("//", "/\\"))
-    return target if is_here and target.isascii() and target.isprintable() else "/incidents"
-
-
-@routes.page("/people", ADMIN, kind=SEARCH)
-async def people(desk: Desk) -> Page:
-    context = {
-        "new": fields_of(model.NewUser),
-        "new_token": fields_of(model.NewToken),
-        "people": await accounts.users(desk.q, None, _MOST),
-        "tokens": await accounts.tokens(desk.q, None, _MOST),
-        "most": _MOST,
-        "now": desk.now,
-        **desk.notices,
-    }
-    return Page("people.html", context)
-
-
-@routes.form("/people", ADMIN, again=people, kind=AUTH)
-async def add_person(*, fields: Fields, desk: Desk) -> Page:
-    password = new_password()
-    new = formed(model.NewUser, {**fields, "password": password})
-    await add_user(new, desk)
-    desk.notices |= {"added": new.email, "password": password}
-    return await people(desk)
-
-
-@routes.form("/people/tokens", ADMIN, again=people, kind=AUTH)
-async def add_machine(*, fields: Fields, desk: Desk) -> Page:
-    scopes = [scope for scope in model.Scope if f"scope-{scope}" in fields]
-    new = formed(model.NewToken, {**fields, "scopes": scopes}, desk.now)
-
-    async def work(unit: Unit) -> None:
-        issued = await create_token(unit, new, desk)
-        desk.notices |= {"added": new.name, "token": issued.value.secret}
-
-    await desk.call.write(work)
-    return await people(desk)
-
-
-@routes.form("/people/tokens/{id}", ADMIN, again=people)
-async def revoke(unit: Unit, id: UUID, desk: Desk) -> str:
-    await revoke_token(unit, id, desk)
-    return "/people?done=token"
-
-
-@routes.page("/account", SIGNED_IN)
-@routes.page("/people/{id}", ADMIN)
-async def account(owner: Owner, desk: Desk) -> Page:
-    open_sessions = await sessions(owner, desk)
-    has_password = isinstance(desk.accounts, LocalAccounts) and owner.password_hash is not None
-    context = {
-        "user": owner,
-        "is_own": "id" not in desk.request.path_params,
-        "changed": fields_of(model.UserChange),
-        "has_password": has_password,
-        "sessions": open_sessions.items,
-        **desk.notices,
-    }
-    return Page("account.html", context)
-
-
-@routes.form("/account/password", SIGNED_IN, again=account, kind=AUTH)
-async def change(owner: Owner, sent: model.PasswordChange, *, fields: Fields, desk: Desk) -> str:
-    if fields.get("password_again") != sent.password:
-        raise invalid("/password_again", "invalid", "does not match the new password")
-    await change_password(owner, sent, desk)
-    return "/account?done=password"
-
-
-@routes.form("/people/{id}", ADMIN, again=account)
-async def change_access(
-    unit: Unit, id: UUID, change: model.UserChange, *, matches: Matches, desk: Desk
-) -> str:
-    await change_user(unit, id, change, matches=matches, desk=desk)
-    return f"/people/{id}?done=user"
-
-
-@routes.form("/people/{id}/password", ADMIN, again=account, kind=AUTH)
-async def reset_shown(owner: Owner, desk: Desk) -> Page:
-    issued = await reset(owner, desk)
-    desk.notices["password"] = issued.value.password
-    return await account(owner, desk)
-
-
-@routes.form("/account/sessions/{session}", SIGNED_IN, again=account)
-@routes.form("/people/{id}/sessions/{session}", ADMIN, again=account)
-@routes.form("/account/sessions", SIGNED_IN, again=account)
-@routes.form("/people/{id}/sessions", ADMIN, again=account)
-async def end_shown(unit: Unit, owner: Owner, *, session: Only, desk: Desk) -> str:
-    """End a session, or all but this one, and go back to the page that the form is on."""
-    keep = None if session else desk.token_id
-    await _end_sessions(unit, owner, desk, only=session, keep=keep)
-    page = desk.request.scope["path"].partition("/sessions")[0]
-    return f"{page}?done=sessions"

@@ -58,9 +58,10 @@ def part(of: type[T]) -> Fill:
 def _matches(call: Call, _: str) -> Callable[[str], None]:
     if "version" not in call.fields:
         return partial(check_if_match, call.request)
+    version = call.fields["version"]
 
     def check_form(etag: str) -> None:
-        if etag.rpartition("-")[2] != f'{call.fields["version"]}"':
+        if etag.rpartition("-")[2] != f'{version}"':
             detail = (
                 f"This {call.noun} was changed by someone else in the meantime. Check its current"
                 " state, then repeat your change."
@@ -101,7 +102,8 @@ class Page:
 
 
 def as_json(status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(body.__pydantic_serializer__.to_json(body), status, headers, "application/json")
+    content = body.__pydantic_serializer__.to_json(body)
+    return Response(content, status, headers, "application/json")
 
 
 def answer(
@@ -139,17 +141,18 @@ class _Plan:
         self, function: Function, read_model: Callable[[Call, type[BaseModel]], Any]
     ) -> None:
         hints = get_type_hints(function, include_extras=True)
-        returns = hints.pop("return")
-        # Of a response, the model of its body.
-        returns = getattr(returns, "__metadata__", (returns,))[0]
-        if get_origin(returns) is Reply:
-            returns = get_args(returns)[0]
-        first = next(iter(hints), "")
         self.function = function
-        self.works_in = WORKS_IN[hints.pop(first)] if hints.get(first) in WORKS_IN else None
-        self.fills = [(name, _fill(of, read_model)) for name, of in hints.items()]
-        self.model = next((of for of in hints.values() if _is_model(of)), None)
-        self.returns = returns if _is_model(returns) else None
+        self.returns = _model_of(hints.pop("return"))
+        self.works_in: Any = None
+        first = next(iter(hints), "")
+        if hints.get(first) in WORKS_IN:
+            self.works_in = WORKS_IN[hints.pop(first)]
+        self.fills: list[tuple[str, Callable[[Call, str], Any]]] = []
+        self.model: Any = None
+        for name, annotation in hints.items():
+            self.fills.append((name, _fill(annotation, read_model)))
+            if self.model is None and _is_model(annotation):
+                self.model = annotation
         self.is_versioned = Matches in hints.values()
 
     def status(self, method: str) -> int:
@@ -169,15 +172,18 @@ class _Plan:
         function = partial(self.function, **await self.arguments(call))
         if self.works_in is None:
             return await function()
+        transactions = call.tools.transactions
         if self.works_in is Reader:
-            return await function(call.tools.transactions.reader(call.principal))
-        return await call.tools.transactions.read(call.principal, function)
+            reader = transactions.reader(call.principal)
+            return await function(reader)
+        return await transactions.read(call.principal, function)
 
     async def write(self, call: Call, show: Callable[[Any], Response], key: str | None) -> Response:
         arguments = await self.arguments(call)
 
         async def work(unit: Unit) -> Response:
-            return show(await self.function(unit, **arguments))
+            value = await self.function(unit, **arguments)
+            return show(value)
 
         return await call.write(work, key)
 
@@ -224,6 +230,15 @@ def _is_model(of: object) -> bool:
     return isinstance(of, type) and issubclass(of, BaseModel)
 
 
+def _model_of(returns: Any) -> Any:
+    """Return the model that a function returns: itself, in a `Reply`, or noted at a response."""
+    noted = getattr(returns, "__metadata__", ())
+    model = noted[0] if noted else returns
+    if get_origin(model) is Reply:
+        model = get_args(model)[0]
+    return model if _is_model(model) else None
+
+
 def from_path(of: Callable[[str], Any], call: Call, name: str) -> Any:
     try:
         return of(str(call.request.path_params[name]))
@@ -267,12 +282,15 @@ class Routes:
         """
         method, _, path = route.partition(" ")
         is_read = method == "GET"
+        read_model = _of_query if is_read else _of_body
 
         def declare(function: F) -> F:
-            plan = _Plan(
-                function, _of_query if is_read else lambda call, of: read_body(call.request, of)
-            )
+            plan = _Plan(function, read_model)
             statuses = status if isinstance(status, tuple) else (status or plan.status(method),)
+            is_list = is_read and plan.model is not None and "cursor" in plan.model.model_fields
+            answers = _answers(plan, statuses)
+            if conditional:
+                answers[304] = None
 
             async def handle(call: Call) -> Response:
                 show = partial(answer, call.request, status=statuses[0])
@@ -286,23 +304,15 @@ class Routes:
                     return Response(status_code=304, headers={"ETag": value.etag})
                 return show(value)
 
-            is_list = is_read and plan.model is not None and "cursor" in plan.model.model_fields
-            answers = {
-                status: plan.returns if status < _REDIRECTED else None for status in statuses
-            }
-            if is_list:
-                usual_class = RouteClass.SEARCH
-            else:
-                usual_class = RouteClass.READ if is_read else RouteClass.WRITE
             self._add(
                 method,
                 path,
                 handle,
                 access=access,
                 summary=summary,
-                route_class=kind or usual_class,
+                route_class=kind or _usual_class(is_read=is_read, is_list=is_list),
                 **{"query" if is_read else "body": reads or plan.model},
-                answers=answers | ({304: None} if conditional else {}),
+                answers=answers,
                 problems=_problems(plan, problems, once=once, is_list=is_list),
                 headers=_headers(plan, headers, once=once, conditional=conditional),
                 **more,
@@ -341,12 +351,14 @@ class Routes:
 
             async def handle(call: Call) -> Response:
                 call.fields = await read_form(call.request, call.principal)
-                is_unit = plan.works_in is Unit
-                key = call.fields.get("key")
-                done = await attempt(plan.write(call, _go, key) if is_unit else plan.show(call))
-                if isinstance(done, Response):
-                    return done
-                call.typed = Typed(call.fields, done)
+                if plan.works_in is Unit:
+                    work = plan.write(call, _go, call.fields.get("key"))
+                else:
+                    work = plan.show(call)
+                outcome = await attempt(work)
+                if isinstance(outcome, Response):
+                    return outcome
+                call.typed = Typed(call.fields, outcome)
                 return await page.show(call)
 
             self._add("POST", path, handle, access=access, route_class=kind)
@@ -355,7 +367,22 @@ class Routes:
         return declare
 
     def _add(self, method: str, path: str, handle: Handler, **about: Any) -> None:
-        self.rules.append(Rule(method=method, path=path, handler=handle, noun=self._noun, **about))
+        rule = Rule(method=method, path=path, handler=handle, noun=self._noun, **about)
+        self.rules.append(rule)
+
+
+def _usual_class(*, is_read: bool, is_list: bool) -> RouteClass:
+    if is_list:
+        return RouteClass.SEARCH
+    return RouteClass.READ if is_read else RouteClass.WRITE
+
+
+def _answers(plan: _Plan, statuses: Sequence[int]) -> dict[int, type[BaseModel] | None]:
+    """Return the model of the body of each status, if it has one."""
+    answers: dict[int, type[BaseModel] | None] = {}
+    for status in statuses:
+        answers[status] = plan.returns if status < _REDIRECTED else None
+    return answers
 
 
 def _problems(plan: _Plan, declared: Sequence[str], *, once: bool, is_list: bool) -> Sequence[str]:
@@ -392,6 +419,10 @@ def _of_query(call: Call, of: type[BaseModel], *, is_page: bool = False) -> Base
 
 
 _of_page: Final = partial(_of_query, is_page=True)
+
+
+def _of_body(call: Call, of: type[M]) -> Awaitable[M]:
+    return read_body(call.request, of)
 
 
 def _go(place: str) -> Response:

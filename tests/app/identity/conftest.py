@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from postfacta_app.db import Transactions, Unit
 from postfacta_app.errors import AppError, RateLimitedError
-from postfacta_app.identity import api as slice_
+from postfacta_app.identity import pages as slice_
 from postfacta_app.identity.accounts import (
     LocalAccounts,
     Passwords,

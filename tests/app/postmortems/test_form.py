@@ -6,17 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_app.errors import InvalidFieldsError
-from postfacta_app.postmortems.model import (
-    Category,
-    Content,
-    Detection,
-    Factor,
-    Impact,
-    Quantity,
-    Trigger,
-    TriggerKind,
-)
-from postfacta_app.postmortems.pages import (
+from postfacta_app.postmortems.form import (
     LISTS,
     SECTIONS,
     compare,
@@ -26,6 +16,16 @@ from postfacta_app.postmortems.pages import (
     rows,
     shown,
     typed_form as typed,
+)
+from postfacta_app.postmortems.model import (
+    Category,
+    Content,
+    Detection,
+    Factor,
+    Impact,
+    Quantity,
+    Trigger,
+    TriggerKind,
 )
 from postfacta_app.timeline.model import EntryRef
 from tests.kit.every import every
