@@ -147,7 +147,7 @@ class _Request:
 @dataclass(slots=True)
 class _Queue:
     used: int = 0
-    waiting: deque[_Request] = field(default_factory=deque)
+    waiting: deque[_Request] = field(default_factory=deque["_Request"])
 
 
 class _Play:
