@@ -16,10 +16,8 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
-from enum import StrEnum
 from functools import wraps
 from importlib import import_module
-from types import NoneType
 from typing import Any, Final, Self, TypeVar, cast
 
 import anyio
@@ -29,6 +27,7 @@ from postfacta_core.clock import MONOTONIC, Clock, random_id
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.drain.lifecycle import Course, DrainLimits, Phase
 from postfacta_core.drain.signals import Interception
+from postfacta_core.drain.work import JobCounts, JobOutcome
 from postfacta_core.errors import DeadlineExceededError, StoppedError
 from postfacta_core.events import (
     Drained,
@@ -54,26 +53,6 @@ _LAST_WORDS: Final = 1.0
 # cancelled.
 _ARQ_TIMEOUT: Final = 300
 _ARQ_SHARE: Final = 0.99
-
-
-class JobOutcome(StrEnum):
-    """How a job ended."""
-
-    SUCCESS = "success"
-    FAILURE = "failure"
-    DEADLINE = "deadline"
-    STOPPED = "stopped"
-    CANCELLED = "cancelled"
-
-
-# By the class of what it raised, or the nearest one above that.
-_OUTCOMES: Final[dict[type, JobOutcome]] = {
-    NoneType: JobOutcome.SUCCESS,
-    DeadlineExceededError: JobOutcome.DEADLINE,
-    StoppedError: JobOutcome.STOPPED,
-    Exception: JobOutcome.FAILURE,
-    BaseException: JobOutcome.CANCELLED,
-}
 
 
 class Worker:
@@ -126,9 +105,8 @@ class Worker:
         self._course = Course(self._limits)
         self._interception: Interception | None = None
         self._tasks: TaskGroup | None = None
-        self._lock = threading.Lock()
         self._jobs: set[Job] = set()
-        self._counts: dict[tuple[str, JobOutcome], tuple[int, float]] = {}
+        self._counts = JobCounts(name)
         self._cancelled = 0
         self._observe(PolicyCreated(name, self.tally))
 
@@ -155,13 +133,7 @@ class Worker:
 
     def tally(self) -> Iterable[Sample]:
         """Return its counts, for metrics."""
-        with self._lock:
-            counts = list(self._counts.items())
-        yield Sample("postfacta_jobs_running", (self.name,), len(self._jobs))
-        for (task, outcome), (count, seconds) in counts:
-            labels = (self.name, task, outcome.value)
-            yield Sample("postfacta_jobs_total", labels, count)
-            yield Sample("postfacta_jobs_seconds_total", labels, seconds)
+        return self._counts.tally(len(self._jobs))
 
     def __enter__(self) -> Self:
         if self._course.phase is Phase.STOPPED:
@@ -256,20 +228,15 @@ class Job:
         context.limit = self._timeout
         context.deadline = context.started + self._timeout
         context.priority = worker._priority
-        with worker._lock:
-            worker._jobs.add(self)
+        worker._jobs.add(self)
         self._token = bind_request(context)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         release_request(self._token)
-        outcome = next(_OUTCOMES[kind] for kind in type(error).__mro__ if kind in _OUTCOMES)
         worker = self._worker
-        seconds = self._worker._clock() - self._context.started
-        with worker._lock:
-            worker._jobs.discard(self)
-            count, before = worker._counts.get((self._task, outcome), (0, 0.0))
-            worker._counts[self._task, outcome] = (count + 1, before + seconds)
+        worker._jobs.discard(self)
+        worker._counts.add(self._task, error, worker._clock() - self._context.started)
 
     async def __aenter__(self) -> Self:
         self.__enter__()

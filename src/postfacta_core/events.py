@@ -194,7 +194,7 @@ class HttpCallFinished(NamedTuple):
 class DeadlineExceeded(NamedTuple):
     """A request's time ran out at a `stage`.
 
-    `ingress` (it came too late), `handler`, `handshake`, `pool`, `database`, `timeout`.
+    `ingress` (it came too late), `handler`, `handshake`, `work`, `pool`, `database`, `timeout`.
 
     Or `client`: there was none left for a call to another service.
     """
@@ -225,14 +225,15 @@ class SignalsIntercepted(NamedTuple):
 
 
 class Drained(NamedTuple):
-    """The last request has ended, `seconds` after the drain began.
+    """The last request and the last work beside them have ended, `seconds` after the drain began.
 
-    `left` did not heed a cancellation.
+    `left` did not heed a cancellation; `work` has the names of the work that was cancelled.
     """
 
     cancelled: int
     left: int
     seconds: float
+    work: tuple[str, ...] = ()
 
 
 class ResourceStuck(NamedTuple):
@@ -243,7 +244,10 @@ class ResourceStuck(NamedTuple):
 
 
 class TaskCrashed(NamedTuple):
-    """A background task raised; its owner restarts it, or works without it."""
+    """A background task raised; its owner restarts it, or works without it.
+
+    Or work that `spawn` began failed, or ran out of time.
+    """
 
     task: str
     error: Exception

@@ -33,6 +33,7 @@ from postfacta_postgres import Database
 from tests.attack.wrong import (
     APP,
     CLOCK,
+    COUNT,
     COUNT_FROM_ZERO,
     FLAG,
     FUNCTION,
@@ -103,6 +104,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "metrics_path": PATH,
             "metrics_token": SECRET,
             "allow_metrics": FUNCTION_OR_NONE,
+            "work_at_once": COUNT,
             "dev": FLAG,
             "metrics_workers": (3, None),
             "health_prefix": PREFIX,

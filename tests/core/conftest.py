@@ -14,6 +14,7 @@ IN_VIRTUAL_TIME = (
     "core/test_events",
     "deadlines/test_requests",
     "drain/test_resources",
+    "drain/test_work",
     "guards/test_breaker",
     "guards/test_breaker_permits",
     "guards/test_bulkhead",

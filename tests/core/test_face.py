@@ -65,7 +65,16 @@ def test_dir_lists_names_that_are_not_loaded_yet() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Database", "Mode", "Outgoing", "OverloadConfig", "RateCounter", "RateLimiter", "time_limit"],
+    [
+        "Database",
+        "Mode",
+        "Outgoing",
+        "OverloadConfig",
+        "RateCounter",
+        "RateLimiter",
+        "spawn",
+        "time_limit",
+    ],
 )
 def test_a_name_of_another_package_is_refused_with_its_place(name: str) -> None:
     with pytest.raises(ImportError, match=rf"^postfacta_core has no {name}: from ") as refused:

@@ -133,6 +133,7 @@ class HardenOptions:
             how much its request matters: `critical_plus`, `critical`, `sheddable_plus` or
             `sheddable`. Empty trusts no caller.
         drain: How long the parts of a drain may take.
+        work_at_once: How many pieces of work that `spawn` began run at once; more are refused.
         dev: Whether this is a developer's machine, with no load balancer to wait for: then a drain
             has no delay. It has none either after Ctrl-C at a terminal, and under `uvicorn
             --reload`.
@@ -176,6 +177,7 @@ class HardenOptions:
     priority_of: PriorityOf | None = None
     priority_key: str = field(default="", repr=False)
     drain: DrainLimits = field(default_factory=DrainLimits)
+    work_at_once: int = 1000
     dev: bool = False
     cors: Cors | None = None
     request_id_header: bool = False
@@ -311,6 +313,7 @@ _RULES: Final[Mapping[str, Check]] = {
     ),
     "concurrency": instance_of(OverloadConfig),
     "drain": instance_of(DrainLimits),
+    "work_at_once": partial(validation.whole, example="1000"),
     "dev": validation.flag,
     "cors": or_none(instance_of(Cors, f"Cors({EXAMPLE})")),
     "access_lines": or_none(partial(validation.whole, example="100, or None for all")),

@@ -105,6 +105,7 @@ class Hardened(Kernel):
     Attributes:
         lifecycle: The phase of the process, and what SIGTERM does to it; `drain` begins the end.
         running: The requests under way.
+        spawn: Begins work beside its requests, as the function `spawn` does.
         shedding: Its `mode` may be set at any time.
         rate_limits: Its `limiters` have a mode each; None if there are none.
 
@@ -150,8 +151,14 @@ class Hardened(Kernel):
         running.on_beat = self._beat
         drain = replace(options.drain, drain_delay=0.0) if options.dev else options.drain
         self.lifecycle: Lifecycle = Lifecycle(
-            drain, running=running, on_drain=self.health.drain, observer=observer, clock=clock
+            drain,
+            running=running,
+            work_at_once=options.work_at_once,
+            on_drain=self.health.drain,
+            observer=observer,
+            clock=clock,
         )
+        self.spawn: Callable[..., None] = self.lifecycle.work.spawn
         self.shedding: LoadSheddingMiddleware = LoadSheddingMiddleware(
             app,
             options=options,

@@ -139,6 +139,7 @@ class Running:
     is_endless: bool = False  # Its client comes back by itself: a drain ends it after its delay.
     is_overdue: bool = False  # It was cancelled, and yet goes on.
     stage: str = "handler"  # Where its time runs out.
+    name: str = ""  # Of work; a request has none.
     is_plain: bool = False  # Nothing of this has come, nor anything else that is rare.
     is_watched: bool = False  # Disconnect watching is requested but not started.
     _has_ended: bool = False
@@ -239,12 +240,14 @@ class RunningRequests:
         loop: The asyncio loop whose tasks it cancels; None on trio, and before it is entered.
         on_tick: Called at each tick with the time; it must be quick. If it raises, the sweep goes
             on.
+        cut: The names of work that a drain cancelled.
         on_beat: Likewise, 20 times a second with how many seconds late the loop is; see
             `LoadSheddingMiddleware.beat`.
     """
 
     def __init__(self, *, observer: Observer = ignore, clock: Clock = MONOTONIC) -> None:
         self.is_closed: bool = False
+        self.cut: list[str] = []
         self.on_tick: Callable[[float], object] = lambda now: None
         self.on_beat: Callable[[float], object] = lambda late: None
         self._observe = fan_out([observer])
@@ -261,6 +264,10 @@ class RunningRequests:
     def endless(self) -> int:
         """The number of those that a drain ends after its delay."""
         return sum(running.is_endless for running in tuple(self._running))
+
+    def add(self, running: Running) -> None:
+        """Count it among those under way before `run` has begun."""
+        self._running.add(running)
 
     async def run(self, running: Running, handler: Awaitable[None]) -> None:
         """Run the handler of a request, tracked until it has ended and its caller is answered.
@@ -333,6 +340,7 @@ class RunningRequests:
         for running in chosen:
             running.cancel(error)
             running.request.deadline = running.request.clock()
+        self.cut += (running.name for running in chosen if running.name)
         return len(chosen)
 
     def yield_slots(self) -> Counter[Hashable]:
@@ -351,6 +359,7 @@ class RunningRequests:
     async def __aenter__(self) -> Self:
         # What an earlier lifespan left behind is bound to an event loop that is gone.
         self._running.clear()
+        self.cut.clear()
         self.tasks = await anyio.create_task_group().__aenter__()
         self.tasks.start_soon(self._keep_sweeping)
         loop = current_token().native_token

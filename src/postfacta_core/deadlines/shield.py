@@ -1,4 +1,4 @@
-"""Whether a task of asyncio is protected from cancellation by a shield of anyio."""
+"""Whether a task of asyncio is cancelled, or protected from that by a shield of anyio."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def is_shielded(task: asyncio.Task[Any], *, within: object = None) -> bool:
     while scope is not None and scope is not within and not scope.shield:
         scope = scope._parent_scope  # noqa: SLF001 - see above
     return scope is not None and scope is not within
+
+
+def is_cancelled_itself() -> bool:
+    """Return whether the present task was cancelled, and not only what it awaits."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return True  # trio, where a task is cancelled for no other reason
+    return task is None or task.cancelling() > 0

@@ -32,6 +32,7 @@ from ..errors import StoppedError
 from ..events import Drained, Observer, SignalsIntercepted, fan_out, ignore
 from ._course import Course as Course, DrainLimits as DrainLimits, Phase as Phase
 from .signals import Interception, is_ctrl_c
+from .work import Work
 
 # For streams to say goodbye before the server closes their connections: 20 sweeps of `requests`.
 _FAREWELL: Final = 0.5
@@ -54,6 +55,7 @@ class Lifecycle:
     Args:
         limits: How long the parts of a drain may take.
         running: The requests under way.
+        work_at_once: How many pieces of work run beside them at once.
         on_drain: Called at once when a drain begins, from any thread or a signal handler: it must
             only set a flag, as `HealthRegistry.drain` does.
         observer: Receives phases, the mechanism, and the outcome of the drain. It may raise.
@@ -62,6 +64,7 @@ class Lifecycle:
     Attributes:
         is_draining: Whether it was asked to stop, in whatever phase that was.
         mechanism: How SIGTERM is caught; `none` if it is not, and empty before the start.
+        work: What runs beside the requests.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Lifecycle:
         limits: DrainLimits | None = None,
         *,
         running: RunningRequests,
+        work_at_once: int = 1000,
         on_drain: Callable[[], None] = lambda: None,
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
@@ -77,6 +81,7 @@ class Lifecycle:
         self._running = running
         self._on_drain = on_drain
         self._observe = fan_out([observer])
+        self.work: Work = Work(running, most=work_at_once, observer=self._observe)
         self._clock = clock
         self._announcing = threading.Lock()
         self._interception: Interception | None = None
@@ -140,7 +145,8 @@ class Lifecycle:
         with anyio.move_on_after(min(_LAST_WORDS, self._course.limits.close_timeout / 2)):
             await self._running.wait_idle()
         seconds = self._clock() - self._course.drain_began_at
-        self._observe(Drained(self._cancelled, len(self._running), seconds))
+        work = tuple(self._running.cut)
+        self._observe(Drained(self._cancelled, len(self._running), seconds, work))
 
     def share(self, left: int) -> float:
         """Return the seconds that the next resource has to close."""
@@ -160,6 +166,7 @@ class Lifecycle:
         if self.phase is Phase.STOPPED:
             self._begin()
         self._running.is_closed = False
+        self.work.open()
         self._interception = Interception(self._hear)
         self.mechanism = self._interception.mechanism
         self._observe(SignalsIntercepted(self.mechanism, in_place=self.mechanism != "none"))
@@ -175,6 +182,7 @@ class Lifecycle:
         if self._interception is None:
             raise AssertionError("left, but never entered")
         self._course.end(self._clock())
+        self.work.close()
         self.is_draining = True
         self._calls.put("look")
         self._interception.close()

@@ -130,6 +130,7 @@ INSTRUMENTS: Final[Mapping[str, About]] = {
                 "ingress",
                 "handler",
                 "handshake",
+                "work",
                 "pool",
                 "database",
                 "client",
@@ -138,9 +139,7 @@ INSTRUMENTS: Final[Mapping[str, About]] = {
             )
         },
     ),
-    "postfacta_task_crashes_total": About(
-        "Background tasks that raised and were started again.", "task"
-    ),
+    "postfacta_task_crashes_total": About("Background tasks and spawned work that raised.", "task"),
     "postfacta_requests_overdue": About("Handlers that were cancelled and still run."),
     "postfacta_event_loop_lag_seconds": About(
         "How late the event loop ran, sampled.", buckets=LAG_BUCKETS
@@ -234,8 +233,12 @@ POLICY_METRICS: Final[Mapping[str, About]] = {
         "Requests allowed or limited, and by what if the store is away.", "policy decision mode"
     ),
     "postfacta_ratelimit_keys": About("Callers in the memory store.", "policy"),
-    "postfacta_jobs_running": About("Jobs of a worker under way.", "worker"),
-    "postfacta_jobs_total": About("Jobs of a worker that ended.", "worker task outcome"),
+    "postfacta_jobs_running": About(
+        "Jobs of a worker, or of a service beside its requests, under way.", "worker"
+    ),
+    "postfacta_jobs_total": About(
+        "Jobs that ended; the worker is `service` for those beside requests.", "worker task outcome"
+    ),
     "postfacta_jobs_seconds_total": About(
         "All the time that these jobs took.", "worker task outcome"
     ),

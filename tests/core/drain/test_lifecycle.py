@@ -27,7 +27,7 @@ from postfacta_core.drain import lifecycle as module
 from postfacta_core.drain._course import DrainLimits, Phase
 from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.errors import StoppedError
-from postfacta_core.events import Drained, Event, PhaseChanged, SignalsIntercepted
+from postfacta_core.events import Drained, Event, PhaseChanged, PolicyCreated, SignalsIntercepted
 from postfacta_core.testing import RecordingObserver
 from tests.kit.waiting import until, wait_until
 
@@ -139,6 +139,7 @@ async def test_phases_are_in_order_and_the_signal_follows_the_delay() -> None:
     assert life.drained == [(0, 0)]
     kinds: list[type[Event]] = [type(event) for event in life.observer.events]
     assert kinds == [
+        PolicyCreated,
         SignalsIntercepted,
         PhaseChanged,
         PhaseChanged,
