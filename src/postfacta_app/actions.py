@@ -21,6 +21,7 @@ from .incidents.model import Owner, Reason, Slug, Title
 from .principal import Access
 from .web.body import WHOLE, Listed, Paged, Time, parse
 from .web.forms import Typed, fields_of
+from .web.merging import any_version, merged
 from .web.routes import RouteClass
 from .web.slices import Fields, Matches, Now, Page, Routes
 
@@ -290,13 +291,13 @@ async def add_form(unit: Unit, ref: Ref, new: NewAction) -> str:
 
 
 @routes.form("/incidents/{ref}/actions/{id}", WRITE, again=board)
-async def amend_form(
-    unit: Unit, ref: Ref, id: UUID, *, fields: Fields, matches: Matches, now: Now
-) -> str:
-    names = [name for name in ActionChange.model_fields if name in fields]
-    patch = parse(ActionChange, {name: fields[name].strip() or None for name in names})
+async def amend_form(unit: Unit, ref: Ref, id: UUID, *, fields: Fields, now: Now) -> str:
     incident = await lock_active(unit, ref)
-    if (await read(unit, id)).incident_id != incident.id:
+    old = await read(unit, id)
+    if old.incident_id != incident.id:
         raise NotFoundError("No such action item")
-    await amend(unit, id, patch, matches=matches, now=now)
+    stored = {name: getattr(old, name) for name in ActionChange.model_fields}
+    sent = await merged(unit, fields, stored, incident_id=incident.id, of=f"action:{id}")
+    patch = parse(ActionChange, {name: text or None for name, text in sent.items()})
+    await amend(unit, id, patch, matches=any_version, now=now)
     return f"/incidents/{incident.ref}/actions#a-{id}"

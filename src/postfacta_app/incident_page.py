@@ -30,10 +30,11 @@ from .timeline import api as timeline, model
 from .timeline.kept import NumberedPage, Short, Wanted
 from .timeline.model import AnnotationChange
 from .timeline.view import Line, anchor, chart, clock, days, lines, stamp
-from .web.body import Paged, format_time, next_page, parse_time
+from .web.body import Paged, format_time, next_page, parse, parse_time
 from .web.forms import formed, read_typed_time
+from .web.merging import any_version, merged
 from .web.routes import Call
-from .web.slices import Fields, Fill, Matches, Now, Page, Routes, Snapshot
+from .web.slices import Fields, Fill, Now, Page, Routes, Snapshot
 
 _ONE: Final = "/incidents/{ref}"
 _SIGNAL: Final = re.compile(r"signal-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -220,19 +221,29 @@ async def renote(
     ref: Ref,
     root: UUID,
     *,
-    change: AnnotationChange,
     fields: Fields,
-    matches: Matches,
     back: Back,
 ) -> str:
     incident = await lock_active(unit, ref)
-    current = await timeline.find(unit, root)
-    if current[0] != incident.id:
+    incident_id, current = await timeline.find(unit, root)
+    if incident_id != incident.id:
         raise NotFoundError("No such annotation")
-    if fields.get("op") == "retract":
-        await timeline.retract(unit, root, matches=matches)
+    is_retracted = fields.get("op") == "retract"
+    stored = {"body": current.body, "state": current.state}
+    sent = await merged(
+        unit,
+        fields,
+        stored,
+        incident_id=incident.id,
+        of=incident.ref,
+        annotation=str(root),
+        whole=is_retracted,
+    )
+    if is_retracted:
+        await timeline.retract(unit, root, matches=any_version)
         return back("timeline")
-    changed = await timeline.change(unit, root, change, matches=matches)
+    change = parse(AnnotationChange, sent)
+    changed = await timeline.change(unit, root, change, matches=any_version)
     return back(f"r-{changed.id}")
 
 
@@ -346,9 +357,14 @@ async def link(unit: Unit, ref: Ref, new: links.NewLink, *, fields: Fields, back
 
 
 @routes.form(f"{_ONE}/labels", Access.WRITE, again=show)
-async def label(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, back: Back) -> str:
-    text = fields.get("labels", "").strip() or list[str]()  # An emptied field removes all.
-    await labels.replace(unit, ref, formed(labels.Labels, {"labels": text}), matches=matches)
+async def label(unit: Unit, ref: Ref, *, fields: Fields, back: Back) -> str:
+    incident = await lock_active(unit, ref)
+    stored = {"labels": (await labels.of(unit, ref)).labels}
+    sent = await merged(unit, fields, stored, incident_id=incident.id, of=incident.ref)
+    if "labels" in sent:
+        text = sent["labels"] or list[str]()  # An emptied field removes all.
+        new = formed(labels.Labels, {"labels": text})
+        await labels.replace(unit, ref, new, matches=any_version)
     return back("")
 
 

@@ -27,11 +27,8 @@ class Labels(BaseModel, extra="forbid", frozen=True):
 
     @property
     def etag(self) -> str:
-        return f'"labels-{self.version}"'
-
-    @property
-    def version(self) -> str:
-        return hashlib.sha256(" ".join(self.labels).encode()).hexdigest()[:16]
+        version = hashlib.sha256(" ".join(self.labels).encode()).hexdigest()[:16]
+        return f'"labels-{version}"'
 
 
 _OF: Final = f"""

@@ -205,6 +205,16 @@ async def _add(unit: Unit, *values: str | None) -> model.User | None:
     return user
 
 
+async def lock_user(unit: Unit, user_id: UUID) -> tuple[model.User, list[UUID]]:
+    """Lock a person and the enabled administrators; return the person and their ids."""
+    locked = await rows(unit, model.User, _LOCK, user_id, operation="user_lock")
+    person = next((user for user in locked if user.id == user_id), None)
+    if person is None:
+        raise NotFoundError("No such id")
+    admins = [user.id for user in locked if user.role is Role.ADMIN and user.disabled_at is None]
+    return person, admins
+
+
 async def change_user(
     unit: Unit,
     user_id: UUID,
@@ -216,13 +226,9 @@ async def change_user(
 
     Raise if no enabled administrator would be left.
     """
-    locked = await rows(unit, model.User, _LOCK, user_id, operation="user_lock")
-    old = next((user for user in locked if user.id == user_id), None)
-    if old is None:
-        raise NotFoundError("No such id")
+    old, admins = await lock_user(unit, user_id)
     matches(old.etag)
     members = change.model_dump(exclude_unset=True)
-    admins = [user.id for user in locked if user.role is Role.ADMIN and user.disabled_at is None]
     is_loss = members.get("disabled") or members.get("role", Role.ADMIN) is not Role.ADMIN
     if admins == [user_id] and is_loss:
         raise ConflictError("This is the last enabled administrator; make another person one first")

@@ -13,7 +13,8 @@ from ..db import Unit
 from ..errors import ForbiddenError, invalid
 from ..web.body import parse
 from ..web.forms import Typed, attempt, fields_of, formed, is_same_origin, read_form, sent_fields
-from ..web.slices import Fields, Matches, Page
+from ..web.merging import any_version, merged
+from ..web.slices import Fields, Page
 from . import accounts, model
 from .accounts import LocalAccounts, session_cookie
 from .api import (
@@ -163,10 +164,14 @@ async def change(owner: Owner, sent: model.PasswordChange, *, fields: Fields, de
 
 
 @routes.form("/people/{id}", ADMIN, again=account)
-async def change_access(
-    unit: Unit, id: UUID, change: model.UserChange, *, matches: Matches, desk: Desk
-) -> str:
-    await change_user(unit, id, change, matches=matches, desk=desk)
+async def change_access(unit: Unit, id: UUID, *, fields: Fields, desk: Desk) -> str:
+    user, _ = await accounts.lock_user(unit, id)
+    is_disabled = "false" if user.disabled_at is None else "true"
+    stored = {"role": user.role, "disabled": is_disabled}
+    sent = await merged(unit, fields, stored, incident_id=None, of=user.actor)
+    if sent:
+        change = formed(model.UserChange, sent)
+        await change_user(unit, id, change, matches=any_version, desk=desk)
     return f"/people/{id}?done=user"
 
 

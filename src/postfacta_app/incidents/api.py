@@ -25,6 +25,7 @@ from ..errors import (
 from ..principal import Access
 from ..web.body import Listed, next_page, read_query
 from ..web.forms import Typed, fields_of, formed, read_typed_time
+from ..web.merging import any_version, as_texts, merged
 from ..web.routes import Call, RouteClass
 from ..web.slices import Fields, Fill, Matches, Now, Page, Reply, Routes
 from . import access, model
@@ -286,19 +287,25 @@ async def record(unit: Unit, new: NewIncident, *, now: Now) -> str:
 
 @routes.page("/incidents/{ref}/edit", WRITE)
 async def editing(q: Reader, ref: Ref) -> Page:
-    return Page(
-        "edit_incident.html", {"item": await read_incident(q, ref), "changed": fields_of(Change)}
-    )
+    incident = await read_incident(q, ref)
+    context = {"item": incident, "changed": fields_of(Change), "was": as_texts(_shown(incident))}
+    return Page("edit_incident.html", context)
 
 
 @routes.form("/incidents/{ref}/edit", WRITE, again=editing)
-async def edit(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, hide: Hide) -> str:
+async def edit(unit: Unit, ref: Ref, *, fields: Fields, hide: Hide) -> str:
+    old = await lock(unit, ref)
+    changed = await merged(unit, fields, _shown(old), incident_id=old.id, of=old.ref)
     # An emptied field clears what it shows.
     empty: Mapping[str, list[str]] = {"services": [], "teams": []}
-    names = [name for name in Change.model_fields if name in fields]
-    sent = {name: fields[name].strip() or empty.get(name) for name in names}
-    changed = await change(unit, ref, formed(Change, sent), matches=matches, hide=hide)
-    return f"/incidents/{changed.ref}"
+    sent = {name: text or empty.get(name) for name, text in changed.items()}
+    await change(unit, ref, formed(Change, sent), matches=any_version, hide=hide)
+    return f"/incidents/{old.ref}"
+
+
+def _shown(incident: Incident) -> Mapping[str, object]:
+    """Return what the form shows."""
+    return {name: getattr(incident, name) for name in Change.model_fields if name != "members"}
 
 
 def page_query(request: Request, of: type[M]) -> tuple[M, Sequence[FieldError]]:

@@ -54,7 +54,7 @@ READ = Access.READ
 WRITE = Access.WRITE
 routes: Final = Routes("post-mortem")
 _ONE: Final = "/api/v1/incidents/{ref}/postmortem"
-_OTHERS: Final = (
+OTHERS: Final = (
     "Not saved: someone else wrote a new revision in the meantime. Compare with the current"
     " version, then save again."
 )
@@ -72,7 +72,7 @@ def _follows(call: Call, _: str) -> Callable[[str | None], None]:
 
     def check_form(etag: str | None) -> None:
         if etag != (f'"pm-{rev}"' if rev else None):
-            raise PreconditionFailedError(_OTHERS)
+            raise PreconditionFailedError(OTHERS)
 
     return check_form if call.fields else partial(_check_headers, call.request)
 

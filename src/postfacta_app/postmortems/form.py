@@ -20,6 +20,7 @@ from postfacta_web import strict_json
 
 from ..errors import FieldError, InvalidFieldsError
 from ..web.body import parse
+from ..web.merging import merge
 from . import model
 from .model import Content, Draft
 
@@ -46,6 +47,46 @@ _LABELS: Final[Mapping[str, str]] = {
     "message": "Reason for the change",
     "factors_none_found": "We looked and found none",
 }
+
+
+# Two forms of one section
+
+
+def merge_section(
+    section: str, fields: dict[str, str], form: Form, *, was: Content, now: Content
+) -> tuple[Form, Mapping[str, str]]:
+    """Merge a form with what others changed; return it, and what they made of the same fields.
+
+    If there is such a field, the input starts from what is stored now. All rows are one field.
+    """
+    typed = _joined(section, form)
+    stored = _joined(section, shown(section, now))
+    sent, clashes = merge(_joined(section, shown(section, was)), typed, stored)
+    if clashes:
+        for name in filter(_row_field, [*fields]):
+            del fields[name]
+        mine = {name: typed[name] for name in [*sent, *clashes]}
+        fields |= _parted(section, {**stored, **mine})
+    prefix, _ = _ROWS.get(section, ("", ()))
+    texts = {name: "as above" if name == prefix else stored[name] for name in clashes}
+    return _parted(section, {**stored, **sent}), texts
+
+
+def _joined(section: str, form: Form) -> dict[str, str]:
+    """Return a form with its rows as one text."""
+    fields = {name: text for name, text in form.items() if not _row_field(name)}
+    if section in _ROWS:
+        prefix, _ = _ROWS[section]
+        fields[prefix] = json.dumps(rows(section, form))
+    return fields
+
+
+def _parted(section: str, fields: Form) -> Form:
+    prefix, _ = _ROWS.get(section, ("", ()))
+    form = {name: text for name, text in fields.items() if name != prefix}
+    for n, row in enumerate(json.loads(fields.get(prefix, "[]"))):
+        form |= {f"{prefix}-{n}-{name}": text for name, text in row.items()}
+    return form
 
 
 # From stored content to text fields

@@ -21,6 +21,7 @@ from ..timeline.model import Entry, EntryRef, moment
 from ..timeline.view import anchor, clock
 from ..web.body import Paged, next_page, parse
 from ..web.forms import Typed, fields_of
+from ..web.merging import any_version, passed
 from ..web.routes import Call
 from ..web.slices import Fields, Fill, Page, Snapshot
 from . import api, model
@@ -42,6 +43,7 @@ from .form import (
     draft,
     entry_text,
     label,
+    merge_section,
     rows,
     shown,
     typed_form,
@@ -170,7 +172,7 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, timelin
         errors = refusal.by_field
         if refusal.slug == PreconditionFailedError.slug or refusal.is_spent:
             newer = last
-        else:
+        if not refusal.is_spent:
             rev = number(typed.fields.get("rev", ""))
     row_count = len(rows(section, form)) + 1
     context = {
@@ -208,18 +210,20 @@ async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follow
     last = await api.find(unit, incident.id)
     content = base.content if base else Content()
     has_base = base is not None or not rev
-    if last and has_base and shown(section, content) == shown(section, last.content):
-        # Since then only other sections were changed: save on top of that.
+    if last and has_base:
+        form, clashes = merge_section(section, fields, form, was=content, now=last.content)
+        if clashes:
+            fields["rev"] = str(last.rev)
+            names = await names_of(unit, {last.author})
+            author = f"{names.get(last.author, last.author)}, {last.at:%H:%M}"
+            field_errors = [passed(name, text, author) for name, text in clashes.items()]
+            raise PreconditionFailedError(api.OTHERS, errors=field_errors)
         content = last.content
-        follows = _accept_any
+        follows = any_version
     new_draft = draft(content, section, form, message=fields.get("message", ""))
     await write(unit, ref, new_draft, follows=follows)
     path = _ONE.format(ref=incident.ref)
     return f"{path}/edit/{section}" if "more" in fields else f"{path}#{section}"
-
-
-def _accept_any(etag: str | None) -> None:
-    """Accept a write that starts from any revision."""
 
 
 @routes.form(f"{_ONE}/moves", Access.WRITE, again=read)

@@ -56,6 +56,10 @@ def span(length: float) -> str:
     return f"{minutes} min" if minutes else f"{seconds} s"
 
 
+def sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def mark_stale(page: bytes, at: datetime) -> bytes:
     """Insert a line at the top of a rendered page that says how old it is, and why."""
     line = (
@@ -88,6 +92,7 @@ TEMPLATES.filters.update(
     day=lambda at: f"{at:%Y-%m-%d}",
     clock=lambda at: f"{at:%H:%M:%S}",
     span=span,
+    sentence=sentence,
 )
 
 

@@ -55,24 +55,10 @@ def part(of: type[T]) -> Fill:
     return Fill(lambda call, _: call.tools.part(of))
 
 
-def _matches(call: Call, _: str) -> Callable[[str], None]:
-    if "version" not in call.fields:
-        return partial(check_if_match, call.request)
-    version = call.fields["version"]
-
-    def check_form(etag: str) -> None:
-        if etag.rpartition("-")[2] != f'{version}"':
-            detail = (
-                f"This {call.noun} was changed by someone else in the meantime. Check its current"
-                " state, then repeat your change."
-            )
-            raise errors.PreconditionFailedError(detail)
-
-    return check_form
-
-
-Fields = Annotated[Mapping[str, str], Fill(lambda call, _: call.fields)]  # the input of a form
-Matches = Annotated[Callable[[str], None], Fill(_matches)]
+Fields = Annotated[dict[str, str], Fill(lambda call, _: call.fields)]  # the input of a form
+Matches = Annotated[
+    Callable[[str], None], Fill(lambda call, _: partial(check_if_match, call.request))
+]
 """Raises if the caller did not start from the version with this ETag."""
 Now = Annotated[datetime, Fill(lambda call, _: call.now)]  # the time of the request
 # A transaction that only reads: all its queries see the same state.

@@ -181,11 +181,11 @@ async def test_a_concurrent_change_gets_412_and_the_current_state(
     path, one = path_of(desk), f"{path_of(desk)}/{made['id']}"
     page = await screen.get(path)
     await screen.send(page, one, having="status", status="in_progress")
-    answer = await screen.send(page, one, expect=412, having="due_on", owner="Late")
-    assert "This action item was changed by someone else" in answer.text
-    await screen.send(answer, one, having="due_on")
+    answer = await screen.send(page, one, expect=412, having="closed_reason", closed_reason="Late")
+    assert "now: In progress (" in answer.text
+    await screen.send(answer, one, having="closed_reason")
     (now,) = (await desk.get("/action-items"))["items"]
-    assert (now["owner"], now["status"], now["version"]) == ("Late", "in_progress", 3)
+    assert (now["closed_reason"], now["status"], now["version"]) == ("Late", "wont_do", 3)
 
 
 async def test_an_action_is_changed_through_its_own_incident_alone(
@@ -195,7 +195,7 @@ async def test_an_action_is_changed_through_its_own_incident_alone(
     headers = screen.headers | {"Sec-Fetch-Site": "same-origin"}
     csrf = forms_of(await screen.get(path_of(desk)))[0].fields["csrf"]
     for path in (f"{path_of(other)}/{made['id']}", f"{path_of(desk)}/nonsense"):
-        data = {"csrf": csrf, "version": "1", "status": "done"}
+        data = {"csrf": csrf, "was-status": "open", "status": "done"}
         answer = await service.client.post(path, data=data, headers=headers)
         assert answer.status_code == 404
     assert (await desk.get("/action-items"))["items"][0]["status"] == "open"

@@ -251,7 +251,7 @@ async def test_a_remark_is_said_in_other_words_comes_to_something_and_is_taken_b
     await here.post(beneath, kind="hypothesis", body="The cache is cold")
     root = (await here.case.get("annotations"))["items"][0]["id"]
     form = (await here.get()).form(f"/notes/{root}")
-    assert (form["state"], form["version"]) == ("open", "1")
+    assert (form["state"], form["was-state"]) == ("open", "open")
     done = await here.post(form, state="refuted", body="The cache was cold")
     assert done.headers["location"] == f"{here.path}#r-{root}"
     seen = await here.get()
@@ -262,7 +262,7 @@ async def test_a_remark_is_said_in_other_words_comes_to_something_and_is_taken_b
     late = await here.post(
         {**form, "key": "another"}, expect=412, state="supported", body="It was my own idea"
     )
-    assert "This note was changed by someone else in the meantime." in late.text
+    assert "now: The cache was cold (" in late.text
     assert "It was my own idea" in late.text
     # A hypothesis is never answered.
     wrong = await here.post(seen.form(f"/notes/{root}"), expect=422, state="answered", body="It is")
