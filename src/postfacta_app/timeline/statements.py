@@ -177,12 +177,8 @@ exists (
      and x.t = e.t
      and {is_known}
      and (x.source, x.id) <> (e.source, e.id))"""
-# As `is_narrative` of the page.
-NARRATIVE: Final = """
-(e.pinned
-  or e.kind = 'action'
-  or e.source in ('human', 'postfacta')
-  or e.source >= 'manual/' and e.source < 'manual0')"""
+# What people wrote, did and decided, and what they pinned. What they import is a machine's fact.
+NARRATIVE: Final = "(e.pinned or e.kind in ('action', 'note', 'status'))"
 NAMED: Final = """
 (e.source, e.id) in (
   select n.source collate "C", n.id collate "C"

@@ -52,12 +52,8 @@ def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> Timeline
 
 
 def is_narrative(entry: Entry) -> bool:
-    """Return whether an entry belongs to the narrative.
-
-    Pinned, done by people, or sent by one of them.
-    """
-    is_of_people = entry.source in {"human", "postfacta"} or entry.source.startswith("manual/")
-    return is_of_people or entry.pinned or entry.kind == "action"
+    """Return whether an entry belongs to the narrative, from any source."""
+    return entry.pinned or entry.kind in {"action", "note", "status"}
 
 
 def changes(before: Timeline, after: Timeline) -> TimelineChanges:

@@ -396,15 +396,22 @@ async def test_what_is_hidden_is_shown_on_request_and_can_come_back(service: Ser
     assert "Checkout fails" in (await here.get()).text
 
 
-async def test_the_narrative_holds_what_people_sent_and_what_was_pinned(service: Service) -> None:
+async def test_the_narrative_holds_notes_and_actions_and_what_was_pinned(
+    service: Service,
+) -> None:
     here = await at_work(service)
+    restarted = {**DEPLOY, "id": "restart", "kind": "action", "title": "Restarted the pods"}
+    await here.case.signals(restarted)
     headers = await service.machine("signals:write", "incidents:write", source="robot")
     paged = {**FIRING, "id": "paged", "title": "Paging Ada"}
     await here.case.send(
         "POST", "/api/v1/signals", {"incident": here.case.id, "items": [paged]}, headers=headers
     )
     seen = await here.get("?view=narrative")
-    assert "Deploy 7" in seen.text
+    assert "Restarted the pods" in seen.text
+    assert "Declared" in seen.text
+    # A person imported it, and it is a machine's fact all the same.
+    assert "Deploy 7" not in seen.text
     assert "Paging Ada" not in seen.text
     await here.post((await here.get()).form("/edits", op="pin", id="paged"))
     seen = await here.get("?view=narrative")

@@ -326,9 +326,14 @@ def test_the_reason_of_a_move_stands_with_it_and_the_narrative_is_what_people_di
 
 @pytest.mark.parametrize(
     ("source", "kind", "narrated"),
-    [("chat", "action", True), ("manual/INC-1/pager", "page", True), ("pager", "page", False)],
+    [
+        ("chat", "action", True),
+        ("manual/INC-1/chat", "note", True),
+        ("manual/INC-1/pager", "page", False),
+        ("pager", "page", False),
+    ],
 )
-def test_the_narrative_holds_actions_and_what_a_person_sent(
+def test_the_narrative_holds_actions_and_notes_of_any_source(
     source: str, kind: str, *, narrated: bool
 ) -> None:
     assert is_narrative(entry("10:01:00", source=source, kind=kind)) is narrated

@@ -33,7 +33,7 @@ __all__ = [
 
 NOON = micros(datetime(2026, 2, 7, 12, 0, tzinfo=UTC))
 LATER = 1_000_000  # A stamp after all of a world.
-SOURCES = ("deploy", "prometheus")
+SOURCES = ("deploy", "prometheus", "manual/INC-1")
 KINDS = (
     "change",
     "alert_firing",
