@@ -440,6 +440,34 @@ async def test_other_rules_of_timelines_are_replaced(app_database_dsn: str) -> N
     assert await query(app_database_dsn, triggers) == [3]
 
 
+async def test_what_other_rules_folded_is_folded_by_these(app_database_dsn: str) -> None:
+    for sql in (
+        """
+        insert into incidents (
+          id, title, description, severity, reporter, declared_at, created_by, timeline_at)
+        values (
+          gen_random_uuid(), 'An incident', 'Made by a test', 'LOW', 'test', now(), 'test', now())""",
+        "insert into incident_measures (incident_id, rules) select id, 2 from incidents",
+        """
+        insert into signals (
+          id, source, external_id, kind, occurred_at, precision, time_basis, title,
+          content_sha256, received_by)
+        select gen_random_uuid(), 'ci', n, 'log', now(), 'exact', 'event', 'HTTP ' || n,
+               sha256('x'), 'test'
+          from unnest(array['404', '500']) n""",
+        """
+        insert into edits (id, incident_id, at, op, signal_id, actor)
+        select gen_random_uuid(), i.id, now(), 'attach', s.id, 'test' from incidents i, signals s""",
+        "update timeline_entries set alike = 7",
+        "comment on table timeline_entries is 'of other rules'",
+    ):
+        await query(app_database_dsn, sql)
+    alike = "select count(distinct alike) from timeline_entries"
+    assert await query(app_database_dsn, alike) == [1]
+    await migrate(app_database_dsn, progress=quiet)
+    assert await query(app_database_dsn, alike) == [2]
+
+
 async def test_tables_without_their_rules_are_no_schema(app_database_dsn: str) -> None:
     await query(app_database_dsn, "comment on table timeline_entries is null")
     assert await revision_of(app_database_dsn) is None

@@ -52,6 +52,15 @@ select i.id
  where not exists (select from incident_measures m where m.incident_id = i.id)
  order by i.id
  limit 500"""
+_LOCK_INCIDENT: Final = "select from incidents where id = $1 for no key update"
+# What earlier rules folded otherwise; what was never folded stays so.
+_REFOLD: Final = """
+update timeline_entries e
+   set alike = timeline_alike(s.source, s.kind, s.services, s.title)
+  from signals s
+ where e.incident_id = $1
+   and s.id = e.signal_id
+   and e.alike <> timeline_alike(s.source, s.kind, s.services, s.title)"""
 
 _HAS_ROLE: Final = "select exists (select from pg_roles where rolname = 'postfacta_app')"
 # A role belongs to the whole cluster: another database's migration may create it at the same
@@ -177,6 +186,7 @@ async def _upgrade(dsn: str, progress: Progress) -> None:
             progress("applied the rules of timelines")
         await _backfill(connection, progress)
         if is_changed:
+            await _refold(connection)
             # A program gets no requests before this is there.
             await connection.execute(f"comment on table timeline_entries is '{timeline_hash}'")
         await _grant(connection, progress)
@@ -252,9 +262,7 @@ async def _backfill(connection: RawConnection, progress: Progress) -> None:
         for (incident,) in incidents:
             async with connection.transaction():
                 # A statement of its own: what the next one reads begins after the lock.
-                await connection.execute(
-                    "select from incidents where id = $1 for no key update", incident
-                )
+                await connection.execute(_LOCK_INCIDENT, incident)
                 await connection.execute("select timeline_rebuild($1)", incident)
         done += len(incidents)
     await connection.execute("set statement_timeout = '5s'")
@@ -267,6 +275,16 @@ def statements(file: Path) -> list[str]:
     parts = file.read_text(encoding="utf-8").strip().split("\n\n")
     bare = [re.sub(r"\A(--.*(\n|\Z))+", "", statement) for statement in parts]
     return [statement for statement in bare if statement]
+
+
+async def _refold(connection: RawConnection) -> None:
+    """Fold the kept entries by the present rules, an incident at a time: only its writers wait."""
+    await connection.execute("set statement_timeout = 0")
+    for (incident,) in await connection.fetch("select id from incidents order by id"):
+        async with connection.transaction():
+            await connection.execute(_LOCK_INCIDENT, incident)
+            await connection.execute(_REFOLD, incident)
+    await connection.execute("set statement_timeout = '5s'")
 
 
 async def _grant(connection: RawConnection, progress: Progress) -> None:

@@ -49,11 +49,30 @@ return (case k
   else 80
 end)::smallint
 
-create or replace function timeline_alike(source text, kind text, title text) returns bigint
+-- A title without its measures: numbers with a unit, and numbers after the noun of a measure that
+-- are no HTTP status. Digits inside of a word or a name stay.
+create or replace function timeline_pattern(title text) returns text
 language sql immutable parallel safe
+return regexp_replace(
+  regexp_replace(
+    title,
+    '(\A|(?<=[ (\[<>=~]))-?[0-9]+([.,][0-9]+)*'
+    '(?= ?(%|°C|[nuµm]?s|sec|seconds?|m|min|minutes?|h|hours?|d|days?'
+    '|[kKMGT]i?B|B|bytes?|[kKMG]?bps|[kKMGT]?i?B/s|[rq]ps|[kMG]?Hz|x)'
+    '[.,:;!?]?([ )\]]|\Z))',
+    '#', 'g'),
+  '((\A|[ (\[])(age|backlog|connections|count|cpu|depth|duration|lag|latency|length|load|memory'
+  '|rate|restarts|retries|size|throughput|total|usage|utili[sz]ation|value)'
+  '( ?[:=<>]=? ?| (is |at |of |above |over |below |under )?))'
+  '(?![1-5][0-9]{2}(?![0-9]|[.,][0-9]))-?[0-9]+([.,][0-9]+)*(?=[.,:;!?]?([ )\]]|\Z))',
+  '\1#', 'gi')
+
+create or replace function timeline_alike(
+  source text, kind text, services text[], title text) returns bigint
+language sql stable parallel safe
 return hashtextextended(
-  source || E'\x01' || kind || E'\x01'
-    || regexp_replace(title, '[0-9a-fA-F-]*[0-9][0-9a-fA-F-]*', '#', 'g'), 0)
+  source || E'\x01' || kind || E'\x01' || array_to_string(services, ' ') || E'\x01'
+    || timeline_pattern(title), 0)
 
 create or replace function timeline_clocks(inc uuid, until timestamptz)
 returns table (source text, shift bigint, at timestamptz)
@@ -117,6 +136,7 @@ begin
            s.external_id as id,
            s.id as signal_id,
            s.kind,
+           s.services,
            timeline_us(s.occurred_at) as occurred,
            s.precision as pn,
            s.sequence,
@@ -135,6 +155,7 @@ begin
            s.external_id as id,
            s.id as signal_id,
            s.kind,
+           s.services,
            timeline_us(s.occurred_at) as occurred,
            s.precision as pn,
            s.sequence,
@@ -153,6 +174,7 @@ begin
            'status:' || c.id,
            null,
            'status',
+           null,
            timeline_us(c.occurred_at),
            'exact',
            null,
@@ -178,6 +200,7 @@ begin
            'annotation:' || n.root,
            null,
            'note',
+           null,
            timeline_us(n.occurred_at),
            coalesce(n.precise, 'exact'),
            null,
@@ -276,13 +299,16 @@ begin
          greatest(f.at, l.at),
          case
            when f.signal_id is not null and l.source is null
-           then timeline_alike(f.source, f.kind, f.title)
+           then timeline_alike(f.source, f.kind, f.services, f.title)
          end
     from facts f
     left join last l on l.source = f.source and l.external_id = f.id
     left join timeline_clocks(inc, until) c on c.source = f.source;
 end
 $$
+
+-- As it was before services counted.
+drop function if exists timeline_alike(text, text, text)
 
 -- Those whose clock stands elsewhere than it did, and those that changed since, as they were.
 create or replace function timeline_seen(inc uuid, until timestamptz)

@@ -243,10 +243,7 @@ class KeptTimelines:
                 key=statements.KEY, size=size, anchor=matches.bind(anchor, "text"), at=at
             )
         tie = statements.TIE_NOW.format(is_known=is_known.replace("e.", "x."))
-        lines = statements.MATCHING
-        if fold:
-            width = statements.WIDTH.format(size=size)
-            lines = statements.FOLDED.format(entries=lines, width=width)
+        lines = statements.FOLDED.format(size=size) if fold else statements.MATCHING
         statement = statements.PAGE.format(
             incident=COLUMNS,
             visible=VISIBLE,

@@ -197,13 +197,16 @@ class Entry:
 class Repeats:
     """The signals that one item stands for.
 
-    Equal but for numbers in their titles, in one window of time.
+    Equal but for measures in their titles, in one window of time.
     """
 
     item: int  # the position of the first of them on the page
     count: int
     until: int  # the time of the last of them
     group: str  # selects them
+    pattern: str  # their title, with `#` in place of measures
+    titles: Sequence[str]  # the first of their distinct titles
+    distinct: int  # how many distinct titles they have
 
 
 # Edits

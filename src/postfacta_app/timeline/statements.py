@@ -11,7 +11,10 @@ from ..signals.model import Precision
 from .rules import AHEAD
 
 # The windows of time within which repeats are folded, in microseconds; each begins at a multiple
-# since 1970.
+# since 1970. All with one pattern share the least width of which `WINDOWS` cover them, so what else
+# is on the timeline moves none, and a pattern takes at most one line more than that below the
+# widest.
+WINDOWS: Final = 6
 WIDTHS: Final = (
     60_000_000,
     300_000_000,
@@ -64,7 +67,8 @@ annotated as (
     from i
     join annotations a on a.incident_id = i.id
    where a.entry_source is not null)"""
-# The first entry of each group of repeats, and entries that stand alone.
+# The first entry of each group of repeats, and entries that stand alone. Nothing is folded before
+# more than a page could be.
 FOLDED: Final = f"""
 select *
   from (
@@ -74,12 +78,19 @@ select *
            row_number() over (w order by {KEY}) as nth
       from (
         select e.*,
-               e.t - (e.t % f.width + f.width) % f.width as start,
-               f.width,
+               e.t - (e.t % e.width + e.width) % e.width as start,
                case
-                 when f.width > 0 and (e.source, e.id) not in (select * from annotated) then e.alike
+                 when e.foldable > {{size}} and (e.source, e.id) not in (select * from annotated)
+                 then e.alike
                end as alike_group
-          from ({{entries}}) e, ({{width}}) f(width)) e
+          from (
+            select e.*,
+                   count(e.alike) over () as foldable,
+                   (array{[*WIDTHS]}::bigint[])[1 + width_bucket(
+                     max(e.t) over p - min(e.t) over p - 1,
+                     array{[WINDOWS * width for width in WIDTHS[:-1]]}::bigint[])] as width
+              from matching e
+            window p as (partition by e.alike)) e) e
     window w as (
       partition by
         e.alike_group,
@@ -87,15 +98,40 @@ select *
         case when e.alike_group is null then e.source end,
         case when e.alike_group is null then e.id end)) e
  where e.nth = 1"""  # noqa: S608 - only constants of this module
+SHOWN: Final = 5  # the most distinct titles of a line
 REPEATS: Final = f"""
 (select json_agg(
           json_build_array(
             e.item,
             e.repeats,
             e.until,
-            e.alike_group || '.' || e.start || '.' || e.width)
+            e.alike_group || '.' || e.start || '.' || e.width,
+            timeline_pattern(e.title),
+            h.titles,
+            h.count)
           order by e.item)
    from (select e.*, row_number() over (order by {KEY}) - 1 as item from page e) e
+   join (
+     select g.alike_group,
+            g.start,
+            max(g.nth) as count,
+            json_agg(g.title order by g.nth) filter (where g.nth <= {SHOWN}) as titles
+       from (
+         select f.alike_group,
+                f.start,
+                e.title,
+                row_number() over (
+                  partition by f.alike_group, f.start order by min(e.t), e.title) as nth
+           from page f
+           join matching e
+             on e.alike = f.alike_group
+            and e.t >= f.start
+            and e.t < f.start + f.width
+          where f.repeats > 1
+            and (e.source, e.id) not in (select * from annotated)
+          group by f.alike_group, f.start, e.title) g
+      group by g.alike_group, g.start) h
+     on h.alike_group = e.alike_group and h.start = e.start
   where e.repeats > 1)"""  # noqa: S608 - only constants of this module
 OF_GROUP: Final = """
 e.alike::text = split_part({0}::text, '.', 1)
@@ -207,14 +243,6 @@ TIE: Final = """
     where x.t = e.t
       and {is_known}
       and (x.source, x.id) <> (e.source, e.id)))"""
-# Above a page, the least width of which thirty cover the view; so there are at most thirty lines of
-# a kind.
-WIDTH: Final = f"""
-select min(w)
-  from unnest(array{[*WIDTHS]}::bigint[]) w,
-       (select count(*) as entries, max(t) - min(t) as length from matching) o
- where o.entries > {{size}}
-   and (o.length <= 30 * w or w = {max(WIDTHS)})"""  # noqa: S608 - only constants of our modules
 # A page by its number, of the present.
 PAGE: Final = """
 with i as materialized (

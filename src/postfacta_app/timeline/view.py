@@ -47,6 +47,12 @@ class Line:
         return self.repeats.until if self.repeats else self.entry.t
 
     @property
+    def title(self) -> str:
+        """The title, or what the titles of several signals have in common."""
+        varies = self.repeats and self.repeats.distinct > 1
+        return self.repeats.pattern if self.repeats and varies else self.entry.title
+
+    @property
     def last(self) -> str:
         """That time, to the precision of the first."""
         return _within(self.until, self.entry.p, self.entry.t)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from postfacta_app.timeline.kept import TimelinePage, TimelineQuery
 from postfacta_app.timeline.model import Entry, Facts, Milestone
 from postfacta_app.timeline.rules import RULES, Timeline, build, sort_key
 
-__all__ = ["changes", "cut", "etag", "is_narrative", "marks", "post_mortem", "shows"]
+__all__ = ["changes", "cut", "etag", "is_narrative", "marks", "pattern", "post_mortem", "shows"]
 
 _ENDED = ("RESOLVED", "CLOSED")
 
@@ -49,6 +50,34 @@ def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> Timeline
         items=items,
         next_cursor=query.cursor_after(incident_id, items[-1]) if len(asked) > len(items) else None,
     )
+
+
+_UNITS = (
+    "%|°C|[nuµm]?s|sec|seconds?|m|min|minutes?|h|hours?|d|days?|[kKMGT]i?B|B|bytes?"
+    "|[kKMG]?bps|[kKMGT]?i?B/s|[rq]ps|[kMG]?Hz|x"
+)
+_NOUNS = (
+    "age|backlog|connections|count|cpu|depth|duration|lag|latency|length|load|memory|rate|restarts"
+    "|retries|size|throughput|total|usage|utili[sz]ation|value"
+)
+_NUMBER = r"-?[0-9]+(?:[.,][0-9]+)*"
+_END = r"[.,:;!?]?(?:[ )\]]|\Z)"
+_WITH_UNIT = re.compile(rf"(?:\A|(?<=[ (\[<>=~])){_NUMBER}(?= ?(?:{_UNITS}){_END})")
+_AFTER_NOUN = re.compile(
+    rf"((?:\A|[ (\[])(?:{_NOUNS})(?: ?[:=<>]=? ?| (?:(?:is|at|of|above|over|below|under) )?))"
+    rf"({_NUMBER})(?={_END})",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+def pattern(title: str) -> str:
+    """Return a title without its measures, as `timeline_pattern` does."""
+
+    def measured(found: re.Match[str]) -> str:
+        is_status = re.fullmatch("[1-5][0-9]{2}", found[2])
+        return found[0] if is_status else found[1] + "#"
+
+    return _AFTER_NOUN.sub(measured, _WITH_UNIT.sub("#", title))
 
 
 def is_narrative(entry: Entry) -> bool:

@@ -6,7 +6,6 @@ Entries, order, digest and durations, at every as-of.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -41,11 +40,18 @@ from postfacta_app.timeline.model import (
     moment,
 )
 from postfacta_app.timeline.rules import RULES, build
-from postfacta_app.timeline.statements import WIDTHS
+from postfacta_app.timeline.statements import WIDTHS, WINDOWS
 from postfacta_app.timeline.view import anchor
 from postfacta_embedded.account import Account
 from postfacta_postgres import Connection, Database
-from tests.app.timeline.oracle import etag as etag_of, is_narrative, marks, post_mortem, shows
+from tests.app.timeline.oracle import (
+    etag as etag_of,
+    is_narrative,
+    marks,
+    pattern,
+    post_mortem,
+    shows,
+)
 from tests.app.timeline.stored import Row, incident_of, keep, rows
 from tests.app.timeline.worlds import (
     KINDS,
@@ -67,7 +73,19 @@ BODIES = (
     "", "Rolled\u2028back", "\u3000 Wide \x1f\nmore", '"quoted" \\ back', "tab\tand \x01 control \x7f", "\U0001d518\U0001d52b é",
     "\n\n second", "x" * 250, "\u0085", "a\r\nb",
 )  # fmt: skip
-TITLES = ("Deploy", "Latency", "Zürich", '"q" \\ \x02', "\U0001d518\ue000", "tab\t", "\u2028")
+TITLES = (
+    "Deploy",
+    "Latency",
+    "Zürich",
+    '"q" \\ \x02',
+    "\U0001d518\ue000",
+    "tab\t",
+    "\u2028",
+    "Wait 8 ms",
+    "Wait 9.5 ms",
+    "HTTP 500",
+    "HTTP 404",
+)
 NAMES = ("z", "Z", "é", "\U0001d518", "\ue000", "a")
 MOVES = (("OPEN", None), ("IN_PROGRESS", None), ("RESOLVED", None), ("CLOSED", "workaround"))
 
@@ -212,19 +230,32 @@ async def differences(
     return [*found, *await _measure_differences(connection, incident, facts)]
 
 
-def folded(entries: Iterable[Entry], facts: Facts, width: int) -> list[tuple[Entry, list[Entry]]]:
-    """Fold a whole list: by source, kind, title without numbers, and window.
+def folded(entries: Sequence[Entry], facts: Facts, size: int) -> list[tuple[Entry, list[Entry]]]:
+    """Fold a whole list: by source, kind, services, title without measures, and window.
 
     What an edit touched stands alone.
     """
     touched = {(it.source, it.external_id) for it in facts.edits}
+    foldable = [it for it in entries if it.signal_id and (it.source, it.id) not in touched]
+    if len(foldable) <= size:
+        return [(it, [it]) for it in entries]
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for it in foldable:
+        alike.setdefault(_alike(it), []).append(it.t)
     groups: dict[tuple[object, ...], list[Entry]] = {}
     for it in entries:
-        title = re.sub("[0-9a-fA-F-]*[0-9][0-9a-fA-F-]*", "#", it.title)
-        is_alone = it.signal_id is None or (it.source, it.id) in touched
-        key = (it.source, it.kind, title, it.t // width) if not is_alone else (it.source, it.id)
+        key: tuple[object, ...] = (it.source, it.id)
+        if it in foldable:
+            times = alike[_alike(it)]
+            length = max(times) - min(times)
+            width = next((w for w in WIDTHS if length <= WINDOWS * w), max(WIDTHS))
+            key = (*_alike(it), it.t // width)
         groups.setdefault(key, []).append(it)
     return [(group[0], group) for group in groups.values()]
+
+
+def _alike(entry: Entry) -> tuple[object, ...]:
+    return entry.source, entry.kind, entry.services, pattern(entry.title)
 
 
 async def _change_differences(
@@ -285,10 +316,8 @@ async def _page_differences(
     fold = turned is None and not narrative and random.random() < 0.5
     total = len(shown)
     groups = [(it, [it]) for it in shown]
-    if fold and total > size:
-        length = shown[-1].t - shown[0].t
-        width = next((it for it in WIDTHS if length <= 30 * it), max(WIDTHS))
-        groups = folded(shown, facts, width)
+    if fold:
+        groups = folded(shown, facts, size)
     shown, last = [it for it, _ in groups], max(0, len(groups) - 1) // size
     view = Wanted(
         known_as_of=None if known is None else moment(known),
@@ -304,7 +333,11 @@ async def _page_differences(
         of_group = view.model_copy(update={"group": it.group})
         inner = (await KeptTimelines().page(unit, incident, of_group, size=2000)).entries
         alike = next(group for first, group in groups if first == got.entries[it.item])
-        if (inner, it.until) != (alike, alike[-1].t):
+        titles = list(dict.fromkeys(entry.title for entry in alike))
+        about = (pattern(titles[0]), len(titles), len(it.titles), {*it.titles} <= {*titles})
+        if (inner, it.until) != (alike, alike[-1].t) or (it.pattern, it.distinct) != about[:2]:
+            return [f"group {it} is not {about}"]
+        if about[2:] != (min(5, len(titles)), True):
             return [f"group {it} opens to {inner} for {alike}"]
     at = min(at, last) if turned is None else turned // size
     wanted = (

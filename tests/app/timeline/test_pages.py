@@ -572,7 +572,7 @@ async def repeating(service: Service) -> Browser:
     here = await at_work(service)
     case, source = here.case, f"storm-{here.case.number}"
     noise = [
-        {"kind": "log", "source": source, "id": f"n{n}", "title": f"Disk {n} is full", "occurred_at": f"2026-02-07T10:00:0{n}Z"}
+        {"kind": "log", "source": source, "id": f"n{n}", "title": f"Disk is 9{n} % full", "occurred_at": f"2026-02-07T10:00:0{n}Z"}
         for n in range(9)
     ]  # fmt: skip
     await case.signals(*noise)
@@ -583,7 +583,8 @@ async def repeating(service: Service) -> Browser:
 
 
 def disks(seen: Seen) -> list[str]:
-    return re.findall(r"<h4>Disk (\d) is full</h4>", seen.html)
+    """Return the digit of each title, `#` for a pattern."""
+    return re.findall(r"<h4>Disk is 9?([\d#]) % full</h4>", seen.html)
 
 
 async def test_repeats_of_a_long_timeline_share_a_line_that_opens(
@@ -593,7 +594,11 @@ async def test_repeats_of_a_long_timeline_share_a_line_that_opens(
     assert len(disks(await here.get("?"))) == 9
     monkeypatch.setattr("postfacta_app.incident_page._PAGE", 8)
     seen = await here.get("?")
-    assert disks(seen) == ["0", "5", "7"]
+    assert disks(seen) == ["#", "5", "7"]
+    assert (
+        "7 titles: Disk is 90 % full; Disk is 91 % full; Disk is 92 % full; Disk is 93 % full;"
+        " Disk is 94 % full; …" in seen.text
+    )
     assert "7, 10:00:00 to 10:00:08" in seen.text
     total = len((await here.case.get("timeline"))["items"])
     assert f"{total} entries in {total - 6} lines" in seen.text
@@ -601,9 +606,9 @@ async def test_repeats_of_a_long_timeline_share_a_line_that_opens(
     assert opened
     inner = await here.get(opened[1])
     assert disks(inner) == ["0", "1", "2", "3", "4", "6", "8"]
-    assert "Showing 7 equal signals." in inner.text
-    assert "Fold equal signals" in (await here.get("?repeats=each&page=2")).text
-    assert "Showing 0 equal signals." in (await here.get(f"?group={2**63}.0.1")).text
+    assert "Showing 7 signals of one pattern." in inner.text
+    assert "Fold repeated signals" in (await here.get("?repeats=each&page=2")).text
+    assert "Showing 0 signals of one pattern." in (await here.get(f"?group={2**63}.0.1")).text
     for odd in ("group=1.2", "group=x", f"group={10**19}.0.1", f"group=0.{2**62}.{2**62}"):
         assert (
             await here.case.send("GET", f"/incidents/INC-{here.case.number}?{odd}")

@@ -193,7 +193,7 @@ def test_only_more_than_ten_minutes_are_a_silence(second: str, *, silence: bool)
 
 def test_a_silence_begins_after_the_last_repeat() -> None:
     shown = [entry("10:00:00"), entry("10:05:00"), entry("10:25:00")]
-    repeats = [Repeats(0, 9, at("10:20:00"), "")]
+    repeats = [Repeats(0, 9, at("10:20:00"), "", "", [], 1)]
     assert not [it for it in days(lines(shown, repeats=repeats), [])[0][1] if isinstance(it, str)]
     assert [it for it in days(lines(shown), [])[0][1] if isinstance(it, str)]
 
