@@ -19,7 +19,9 @@ def lazy(
     `names` is what each of its modules exports. Type checkers read the same from imports under
     `TYPE_CHECKING`. `elsewhere` is where names stand that are often looked for here.
     """
-    homes = {name: module for module, exported in names.items() for name in exported}
+    homes: dict[str, str] = {}
+    for module, exported in names.items():
+        homes.update(dict.fromkeys(exported, module))
 
     def load(name: str) -> object:
         if name == "__all__":

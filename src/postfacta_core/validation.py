@@ -46,7 +46,8 @@ def name(field: str, value: object, *, example: str = '"billing"') -> str:
 
 def choice(field: str, value: object, kind: type[E]) -> E:
     """Check one of an enumeration, given as its member or as its text."""
-    return kind(one_of(field, value, [member.value for member in kind]))
+    texts_of_members = [member.value for member in kind]
+    return kind(one_of(field, value, texts_of_members))
 
 
 class _Bounds(TypedDict, total=False):
@@ -60,15 +61,20 @@ _IS_WITHIN: Final = {"above": gt, "at_least": ge, "below": lt, "at_most": le}
 
 
 def number(
-    field: str, value: object, *, finite: bool = True, example: str = "", **bounds: Unpack[_Bounds]
+    field: str,
+    value: object,
+    *,
+    finite: bool = True,
+    example: str = "",
+    **bounds: Unpack[_Bounds],
 ) -> float:
     """Check a real number and its bounds; not a bool, and not NaN."""
-    most = sys.float_info.max if finite else math.inf
-    is_one = (
-        isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
-    )
     kind = "a finite number" if finite else "a number"
-    return _within(field, value, is_one=is_one, kind=kind, bounds=bounds, example=example)
+    most = sys.float_info.max if finite else math.inf
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # A comparison with NaN is false.
+    is_number = is_number and -most <= cast("float", value) <= most
+    return _within(field, value, kind, is_kind=is_number, bounds=bounds, example=example)
 
 
 def seconds(
@@ -87,22 +93,25 @@ def seconds(
 def whole(field: str, value: object, *, example: str = "", **bounds: Unpack[_Bounds]) -> int:
     """Check a whole number and its bounds, by default from 1 up; not a bool."""
     limits: _Bounds = {"at_least": 1, **bounds}
-    is_one = isinstance(value, int) and not isinstance(value, bool)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
     example = example or f"{limits['at_least']:g}"
-    return int(
-        _within(field, value, is_one=is_one, kind="a whole number", bounds=limits, example=example)
+    checked = _within(
+        field, value, "a whole number", is_kind=is_whole, bounds=limits, example=example
     )
+    return int(checked)
 
 
 def _within(
-    field: str, value: object, *, is_one: bool, kind: str, bounds: _Bounds, example: str
+    field: str, value: object, kind: str, *, is_kind: bool, bounds: _Bounds, example: str
 ) -> float:
+    """Return a value of the right kind that is within all bounds; else refuse it."""
     limits = cast("dict[str, float]", bounds)
     amount = cast("float", value)
-    if is_one and all(_IS_WITHIN[name](amount, limit) for name, limit in limits.items()):
+    if is_kind and all(_IS_WITHIN[name](amount, limit) for name, limit in limits.items()):
         return amount
-    rule = "".join(f" and {name.replace('_', ' ')} {limit:g}" for name, limit in limits.items())
-    refuse(field, value, f"{kind}{rule.removeprefix(' and')}", example=example)
+    rules = [f"{name.replace('_', ' ')} {limit:g}" for name, limit in limits.items()]
+    rule = " and ".join(rules)
+    refuse(field, value, f"{kind} {rule}".rstrip(), example=example)
 
 
 def text(field: str, value: object, *, empty: bool = True, example: str = '""') -> str:
@@ -114,23 +123,23 @@ def text(field: str, value: object, *, empty: bool = True, example: str = '""') 
 
 def secret(field: str, value: object, *, example: str) -> str:
     """Check a text that no error may repeat: a refusal shows only the type of the value."""
-    return (
-        value if isinstance(value, str) else refuse(field, type(value), "a text", example=example)
-    )
+    if isinstance(value, str):
+        return value
+    refuse(field, type(value), "a text", example=example)
 
 
 def instance(field: str, value: object, kind: type[T], *, example: str) -> T:
     """Check the class of an object."""
-    return (
-        value
-        if isinstance(value, kind)
-        else refuse(field, value, f"a {kind.__name__}", example=example)
-    )
+    if isinstance(value, kind):
+        return value
+    refuse(field, value, f"a {kind.__name__}", example=example)
 
 
 def function(field: str, value: object, *, example: str) -> Callable[..., object]:
     """Check that something can be called."""
-    return value if callable(value) else refuse(field, value, "a function", example=example)
+    if callable(value):
+        return value
+    refuse(field, value, "a function", example=example)
 
 
 def functions(owner: str, **replacements: object) -> None:
@@ -141,18 +150,17 @@ def functions(owner: str, **replacements: object) -> None:
 
 def flag(field: str, value: object, *, example: str = "True") -> bool:
     """Check a bool; what is only as good as one, such as 1 or a text, is refused."""
-    return (
-        value if isinstance(value, bool) else refuse(field, value, "True or False", example=example)
-    )
+    if isinstance(value, bool):
+        return value
+    refuse(field, value, "True or False", example=example)
 
 
 def one_of(field: str, value: object, options: Collection[str]) -> str:
     """Check one of a few texts."""
     if isinstance(value, str) and value in options:
         return value
-    refuse(
-        field, value, f"one of {', '.join(map(repr, options))}", example=repr(next(iter(options)))
-    )
+    choices = [repr(option) for option in options]
+    refuse(field, value, f"one of {', '.join(choices)}", example=choices[0])
 
 
 def texts(field: str, value: object, *, example: str) -> tuple[str, ...]:
@@ -174,7 +182,9 @@ def error_types(field: str, value: object, *, example: str) -> tuple[type[Except
     What is no `Exception`, such as a cancellation, is refused.
     """
     original: object = value
-    types = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (original,)
+    types: tuple[object, ...] = (original,)
+    if isinstance(value, tuple):
+        types = cast("tuple[object, ...]", value)
     for kind in types:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             refuse(field, original, "a type of Exception or a tuple of them", example=example)

@@ -85,7 +85,7 @@ SABOTEURS = {
         "        if exchange.error is None:\n            self._count",
     ),
     "R18": Saboteur(
-        f"{_CORE}/telemetry/metrics.py", "return len(self) >= self.cap", "return False"
+        f"{_CORE}/telemetry/families.py", "return len(self) >= self.cap", "return False"
     ),
     "R19": Saboteur(f"{_CORE}/telemetry/catalogue.py", "    0.2,\n", ""),
     "R20": Saboteur(f"{_CORE}/telemetry/metrics.py", "int(request.trace_flags, 16) & 1:", "False:"),

@@ -23,7 +23,8 @@ from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.events import Sample
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.catalogue import About as Metric
-from postfacta_core.telemetry.metrics import Family, Metrics
+from postfacta_core.telemetry.families import Family
+from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database
 from postfacta_slo.status.report import facts, percent, plot
 from postfacta_slo.status.watch import Watch

@@ -31,21 +31,25 @@ def memory_limit(root: Path = _ROOT) -> int:
 
     What its cgroups (version 2) say, or else what the machine has.
     """
-    there_is = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [_read(place / "memory.max") for place in _cgroups(root)]
-    return min([there_is, *(int(text) for text in limits if text.isdigit())])
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for folder in _cgroups(root):
+        # Without a limit it says `max`.
+        limit = _read(folder / "memory.max")
+        if limit.isdigit():
+            limits.append(int(limit))
+    return min(limits)
 
 
 def cpu_limit(root: Path = _ROOT) -> float:
     """Read how many processors this process may use, by cgroups (version 2) and affinity."""
+    count = os.cpu_count() or 1
     # Only Linux binds processes to processors.
-    bound_to = (
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
-    limits = [float(len(bound_to))]
-    for place in _cgroups(root):
-        # Without a bound it says `max` in place of the quota.
-        quota, _, period = _read(place / "cpu.max").partition(" ")
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    limits = [float(count)]
+    for folder in _cgroups(root):
+        # Without a limit it says `max` in place of the quota.
+        quota, _, period = _read(folder / "cpu.max").partition(" ")
         if quota.isdigit() and period.isdigit():
             limits.append(int(quota) / int(period))
     return min(limits)
@@ -61,7 +65,8 @@ def _cgroups(root: Path) -> Iterator[Path]:
             # In a container the path may be the machine's, of which only the lowest folder is
             # there, as the top.
             relative = Path(line.removeprefix("0::/"))
-            yield from (root / "sys/fs/cgroup" / part for part in (relative, *relative.parents))
+            for folder in (relative, *relative.parents):
+                yield root / "sys/fs/cgroup" / folder
 
 
 def _read(file: Path) -> str:

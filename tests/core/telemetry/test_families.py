@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from postfacta_core.events import HttpCallFinished, LogsSuppressed, TaskCrashed
 from postfacta_core.telemetry.catalogue import INSTRUMENTS
-from postfacta_core.telemetry.metrics import Family, Metrics
+from postfacta_core.telemetry.families import Family
+from postfacta_core.telemetry.metrics import Metrics
 
 CRASHES = "postfacta_task_crashes_total"
 LAG = "postfacta_event_loop_lag_seconds"
