@@ -88,7 +88,7 @@ rules-test: .venv/dev ## tests: Let promtool prove that each alert fires and sta
 gen: .venv/dev    ## first: Write rules, dashboards and the schema of exports anew
 	python -m postfacta_slo generate deploy/slo/postfacta.openslo.yaml --rules deploy/prometheus/rules/slo.gen.yml --tests deploy/prometheus/tests/slo.gen.yml --dashboard deploy/grafana/dashboards/postfacta-slo.gen.json --table docs/reference/objectives.md
 	python deploy/grafana/generate.py
-	python -c 'import json; from postfacta_app.export import Document as D; print(json.dumps(D.model_json_schema(mode="serialization"), indent=2))' > docs/reference/export.schema.json
+	python -c 'import json; from postfacta_app.export import IncidentExport as D; print(json.dumps(D.model_json_schema(mode="serialization"), indent=2))' > docs/reference/export.schema.json
 DRILLS := canary failover fleet migration restore rollback rotation
 drill: .venv/dev  ## faults: Deploy, break and restore a running service: ONLY=canary, failover, fleet, migration, restore, rollback or rotation, each of half a minute to six minutes. What follows goes to the drill: ONLY="failover --random 100"
 	@$(if $(filter $(DRILLS),$(firstword $(ONLY))),,echo 'Name a drill: make drill ONLY=NAME, of $(DRILLS)' >&2; exit 2)

@@ -54,7 +54,6 @@ __all__ = [
     "documented",
     "exported",
     "fill",
-    "group_of",
     "list_entries",
     "page_text",
     "parse",
@@ -628,19 +627,6 @@ def _costs(_asked: str) -> str:
     return "\n".join(rows)
 
 
-# The first that fits is the group of a path.
-_GROUPS: Final = {
-    "v0": r"/api/v0/",
-    "signals": r"/api/v1/(signals|ingest)|/api/v1/incidents/{ref}/signals",
-    "timeline": r"/api/v1/annotations|/api/v1/incidents/{ref}/(timeline|edits|annotations)",
-    "durations": r"/api/v1/(incidents/{ref}/)?durations",
-    "postmortems": r"/api/v1/factors|/api/v1/incidents/{ref}/postmortem",
-    "follow-up": r"/api/v1/action-items|/api/v1/incidents/{ref}/(action-items|links|labels)",
-    "export": r"/api/v1/(incidents/{ref}/)?export",
-    "incidents": r"/api/v1/incidents",
-    "people": r"/api/v1/(me|tokens|users|audit)|/(login|register|logout)",
-    "service": r"/",
-}
 _MAY: Final = {
     Access.OPEN: "anyone",
     Access.SIGNED_IN: "any signed-in person",
@@ -650,11 +636,6 @@ _MAY: Final = {
     Access.INGEST: "responder, `signals:write`",
     Access.ADMIN: "admin",
 }
-
-
-def group_of(path: str) -> str:
-    """Return the heading of a path on the page about the API."""
-    return next(group for group, pattern in _GROUPS.items() if re.match(pattern, path))
 
 
 @cache
@@ -679,8 +660,8 @@ def _api(asked: str) -> str:
     ]
     for rule in rules:
         path = re.sub(r":\w+", "", rule.path)
-        if group_of(path) == asked.strip():
-            operation = paths[path][rule.method.lower()]
+        operation = paths[path][rule.method.lower()]
+        if operation["tags"] == [asked.strip()]:
             answers = " ".join(status for status in operation["responses"] if status < "400")
             own = ", ".join(f"`{slug}`" for slug in dict.fromkeys(rule.problems))
             rows.append(

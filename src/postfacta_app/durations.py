@@ -21,7 +21,7 @@ from starlette.responses import Response
 from .db import VISIBLE, Reader, sees
 from .incidents.access import COLUMNS, Ref, Share, incident_of, missing, ref_of, where_of
 from .incidents.api import filter_form, filters_of, page_query
-from .incidents.model import IncidentFilters, Kind, Severity, Visibility
+from .incidents.model import IncidentFilters, IncidentKind, Severity, Visibility
 from .principal import Access
 from .signals.model import PRECISIONS, Precision
 from .timeline.model import Instant, Milestone
@@ -284,7 +284,7 @@ async def aggregate(
 
     Return the aggregates as JSON, and which visibilities the incidents have.
     """
-    where = where_of(q.principal, filters, [Kind.INCIDENT])
+    where = where_of(q.principal, filters, [IncidentKind.INCIDENT])
     every_phase = where.bind(list(Phase))
     selected = where.bind(phases or list(Phase))
     sql = _ALL.format(where=where, every=every_phase, phases=selected)
@@ -337,7 +337,7 @@ class InsightQuery(IncidentFilters, frozen=True):
 async def show(q: Reader, *, request: Request, share: Share) -> Page:
     query, errors = page_query(request, InsightQuery)
     text, shown = await aggregate(q, query, query.phase)
-    where = where_of(q.principal, query, [Kind.INCIDENT])
+    where = where_of(q.principal, query, [IncidentKind.INCIDENT])
     sql = _WEEKS.format(where=where, severities=where.bind(list(Severity)[::-1]))
     weeks = await q.fetch(sql, *where.args, operation="durations_weeks")
     share(*shown)

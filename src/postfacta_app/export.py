@@ -69,7 +69,7 @@ class TimelineDocument(BaseModel):
     entries: Sequence[model.Entry]
 
 
-class Remark(BaseModel):
+class ExportedAnnotation(BaseModel):
     """The current version of an annotation.
 
     On an entry, at a time of its own, or on the incident.
@@ -85,7 +85,7 @@ class Remark(BaseModel):
     at: Time
 
 
-class Document(BaseModel):
+class IncidentExport(BaseModel):
     """What the caller may see of an incident.
 
     Equal states give equal bytes: there is no time of export.
@@ -95,7 +95,7 @@ class Document(BaseModel):
     incident: Incident
     labels: Sequence[Label]
     timeline: TimelineDocument
-    annotations: Sequence[Remark]
+    annotations: Sequence[ExportedAnnotation]
     postmortem: PostMortem | None = Field(
         description="Null if there is none, or none that the caller may read."
     )
@@ -158,7 +158,7 @@ _MARKDOWN.filters.update(quote=quote, item=item, url=lambda address: _Inert(f"<{
 _TEMPLATE: Final = _MARKDOWN.get_template("incident.md")
 
 
-def frame(document: Document) -> tuple[bytes, bytes]:
+def frame(document: IncidentExport) -> tuple[bytes, bytes]:
     """Render the document in UTF-8.
 
     What comes before the entries of its timeline, and after them.
@@ -189,7 +189,7 @@ Later = Annotated[Reader, Fill(lambda call, _: call.tools.transactions.reader(ca
 )
 async def export(
     unit: Snapshot, ref: Ref, query: OneQuery, *, request: Request, timelines: Kept, later: Later
-) -> Annotated[Response, Document]:
+) -> Annotated[Response, IncidentExport]:
     """Read the first entries and all else from one snapshot.
 
     If there are more entries, they follow in a stream: each group is read as of that snapshot, by a
@@ -238,12 +238,12 @@ async def export(
 class _Form:
     kind: str
     # Writes what comes before its entries, and after them.
-    frame: Callable[[Document], tuple[bytes, bytes]]
+    frame: Callable[[IncidentExport], tuple[bytes, bytes]]
     entries: Callable[[Sequence[model.Entry]], bytes]  # writes entries
     between: bytes  # stands between two groups of entries
 
 
-def _json_frame(document: Document) -> tuple[bytes, bytes]:
+def _json_frame(document: IncidentExport) -> tuple[bytes, bytes]:
     # Within a string, quotation marks are escaped.
     text = document.__pydantic_serializer__.to_json(document)
     before, begin, after = text.partition(b'"entries":[')
@@ -260,13 +260,16 @@ _FORMS: Final[Mapping[ExportFormat, _Form]] = {
 
 async def _document(
     unit: Unit, incident: Incident, page: TimelinePage, *, rev: int | None
-) -> Document:
+) -> IncidentExport:
     """Read all but the entries of the timeline."""
     read = postmortems.find if rev is None else partial(postmortems.read_revision, rev=rev)
     revision = await read(unit, incident.id)
     annotations = await timeline_api.remarks(unit, incident.id)
-    remarks = [Remark(**note.model_dump(include={*Remark.model_fields})) for note in annotations]
-    return Document(
+    remarks = [
+        ExportedAnnotation(**note.model_dump(include={*ExportedAnnotation.model_fields}))
+        for note in annotations
+    ]
+    return IncidentExport(
         incident=incident,
         labels=(await labels.of(unit, incident.id)).labels,
         timeline=TimelineDocument(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, cast
 
 import pytest
+from pydantic import BaseModel
 
 from postfacta_app.app import declared
 from postfacta_app.errors import AppError
@@ -94,10 +96,44 @@ def test_every_route_is_in_it_but_the_pages(rules: list[Rule], document: dict[st
     assert {plain(rule) for rule in rules if not rule.summary} == PAGES
 
 
-def test_operation_ids_and_summaries_are_unique_for_each_api(document: dict[str, Any]) -> None:
-    ids = [operation["operationId"] for _, operation in operations(document)]
-    assert len(set(ids)) == len(ids)
+def test_operation_ids_are_unique_and_begin_with_a_verb(document: dict[str, Any]) -> None:
+    ids = {operation["operationId"]: name for name, operation in operations(document)}
+    assert len(ids) == len(list(operations(document)))
     assert all(operation["summary"] for _, operation in operations(document))
+    assert {name.split("_")[0] for name in ids} == {
+        *("get", "list", "create", "replace", "update", "delete"),
+        *("move", "send", "attach", "detach", "restore", "start", "change", "reset"),
+        *("sign", "register", "greet"),
+    }
+    assert ids["list_signals"] == "GET /api/v1/signals"
+    assert ids["send_signals"] == "POST /api/v1/signals"
+    assert ids["get_incident_postmortem_revision"].endswith("/revisions/{rev}")
+    assert ids["create_incident_action_item"] == "POST /api/v1/incidents/{ref}/action-items"
+
+
+def test_each_operation_has_one_tag_which_is_declared(document: dict[str, Any]) -> None:
+    tags = [operation["tags"] for _, operation in operations(document)]
+    assert {len(names) for names in tags} == {1}
+    assert {name for (name,) in tags} == {tag["name"] for tag in document["tags"]}
+
+
+def test_names_of_schemas_are_public_and_no_title_stands_beside_them(
+    document: dict[str, Any],
+) -> None:
+    schemas = document["components"]["schemas"]
+    assert [name for name in schemas if not name.isalnum()] == []
+    assert {"SignalKind", "IncidentKind", "IncidentExport"} <= schemas.keys()
+    assert [title for title in find(schemas, "title") if isinstance(title, str)] == []
+
+
+def test_two_models_with_one_name_are_refused_by_name(rules: list[Rule]) -> None:
+    class Signal(BaseModel):
+        id: int
+
+    (rule,) = (rule for rule in rules if rule.path == "/api/v1/me" and rule.summary)
+    clash = replace(rule, path="/api/v1/clash", answers={200: Signal})
+    with pytest.raises(ValueError, match=r"share a name.*Signal"):
+        openapi_document([*rules, clash], version="")
 
 
 def test_what_needs_a_caller_says_so(rules: list[Rule], document: dict[str, Any]) -> None:

@@ -104,6 +104,7 @@ Only = Annotated[UUID | None, Fill(_id_in_path)]
     status=200,
     kind=AUTH,
     problems=("rate-limited", "unauthenticated"),
+    operation="sign_in",
 )
 async def login(sent: model.Credentials, desk: Desk) -> Reply[model.SignedIn]:
     minted = await desk.accounts.sign_in(desk.call, sent, model.Kind.BEARER)
@@ -117,6 +118,7 @@ async def login(sent: model.Credentials, desk: Desk) -> Reply[model.SignedIn]:
     "Register an account, if registration is open",
     kind=AUTH,
     problems=("registration-closed", "conflict", "rate-limited"),
+    operation="register",
 )
 async def register(sent: model.Registration, desk: Desk) -> Annotated[Response, model.Registered]:
     if not desk.settings.register_open:
@@ -127,7 +129,13 @@ async def register(sent: model.Registration, desk: Desk) -> Annotated[Response, 
         return await _add(desk, viewer, model.Registered)
 
 
-@routes.api("POST /logout", SIGNED_IN, "End the current session or bearer token", kind=AUTH)
+@routes.api(
+    "POST /logout",
+    SIGNED_IN,
+    "End the current session or bearer token",
+    kind=AUTH,
+    operation="sign_out",
+)
 async def logout(unit: Unit, desk: Desk) -> Response:
     caller = unit.principal
     if caller.scopes:
@@ -156,6 +164,7 @@ async def me(q: Reader) -> model.Me:
     SIGNED_IN,
     "Change your password and end your other sessions",
     problems=("conflict",),
+    operation="change_password",
 )
 async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) -> Response:
     local, stored = desk.local_password(owner)
@@ -184,6 +193,7 @@ async def change_password(owner: Owner, sent: model.PasswordChange, desk: Desk) 
     "Reset a person's password; the new one is returned once",
     status=200,
     problems=("conflict",),
+    operation="reset_password",
 )
 async def reset(owner: Owner, desk: Desk) -> Reply[model.IssuedPassword]:
     local, _ = desk.local_password(owner)

@@ -22,9 +22,9 @@ from ..web.slices import Fill
 from .model import (
     Incident,
     IncidentFilters,
+    IncidentKind,
     IncidentPage,
     IncidentQuery,
-    Kind,
     Severity,
     Sort,
     Visibility,
@@ -188,7 +188,7 @@ def incident_of(row: Any) -> Incident:
 def where_of(
     principal: Principal,
     query: IncidentFilters,
-    kinds: Sequence[Kind] = (Kind.INCIDENT, Kind.NEAR_MISS),
+    kinds: Sequence[IncidentKind] = (IncidentKind.INCIDENT, IncidentKind.NEAR_MISS),
 ) -> Where:
     """Select the matching incidents of these kinds that the caller may see; no archived ones."""
     where = Where(*sees(principal))

@@ -30,7 +30,7 @@ from ..web.routes import Call, RouteClass
 from ..web.slices import Fields, Fill, Matches, Now, Page, Reply, Routes
 from . import access, model
 from .access import COLUMNS, Ref, Share, check_active, lock, read_incident
-from .model import Change, Incident, Kind, NewIncident, Visibility
+from .model import Change, Incident, IncidentKind, NewIncident, Visibility
 
 M = TypeVar("M", bound=BaseModel)
 L = TypeVar("L", bound=Listed[Any])
@@ -172,7 +172,7 @@ async def _note_changes(unit: Unit, old: Incident, new: Incident) -> None:
 @routes.api("DELETE /api/v1/incidents/{ref}", WRITE, "Archive an incident")
 async def archive(unit: Unit, ref: Ref, *, matches: Matches, now: Now) -> None:
     incident = await lock(unit, ref)
-    if not (unit.principal.is_admin or incident.kind == Kind.EXERCISE):
+    if not (unit.principal.is_admin or incident.kind == IncidentKind.EXERCISE):
         raise ForbiddenError("Only administrators may archive anything but exercises")
     matches(incident.etag)
     if incident.archived_at is None:
@@ -187,6 +187,7 @@ async def archive(unit: Unit, ref: Ref, *, matches: Matches, now: Now) -> None:
     status=(200, 201),
     once=True,
     problems=("illegal-transition",),
+    operation="move_incident",
 )
 async def transition(unit: Unit, ref: Ref, wish: model.Move, *, now: Now) -> Reply[Incident]:
     old = await lock(unit, ref)
@@ -222,7 +223,7 @@ async def transition(unit: Unit, ref: Ref, wish: model.Move, *, now: Now) -> Rep
 
 def _is_counted(incident: Incident) -> bool:
     # Readers of the metrics may not be members.
-    return incident.kind != Kind.EXERCISE and incident.visibility is Visibility.INTERNAL
+    return incident.kind != IncidentKind.EXERCISE and incident.visibility is Visibility.INTERNAL
 
 
 async def _check_members(unit: Unit, members: Sequence[UUID]) -> None:
@@ -382,5 +383,5 @@ def filter_form(
         "query": urlencode(filters),
         "statuses": list(model.Status),
         "severities": list(model.Severity)[::-1],
-        "kinds": list(Kind),
+        "kinds": list(IncidentKind),
     }

@@ -32,7 +32,7 @@ class Severity(StrEnum):
     CRITICAL = "CRITICAL"
 
 
-class Kind(StrEnum):
+class IncidentKind(StrEnum):
     """The kind of event."""
 
     INCIDENT = "incident"
@@ -76,7 +76,7 @@ class NewIncident(BaseModel, extra="forbid"):
     title: Title
     description: Description
     severity: Severity
-    kind: Kind = Kind.INCIDENT
+    kind: IncidentKind = IncidentKind.INCIDENT
     reporter: Reporter | None = None
     owner: Owner | None = None
     services: Slugs = []
@@ -121,7 +121,7 @@ class Incident(BaseModel, frozen=True):
     number: int
     title: str
     description: str
-    kind: Kind
+    kind: IncidentKind
     severity: Severity
     status: Status
     outcome: Outcome | None
@@ -224,7 +224,7 @@ class IncidentFilters(BaseModel, extra="forbid", frozen=True):
         None, alias="from", description="Incidents that ended at or after it, or are open."
     )
     until: Time | None = Field(None, alias="to", description="Incidents declared before it.")
-    kind: Many[Kind] = []
+    kind: Many[IncidentKind] = []
     service: Many[Slug] = []
     team: Many[Slug] = []
     label: Many[Slug] = []

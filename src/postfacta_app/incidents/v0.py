@@ -47,7 +47,7 @@ _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 # fields are ignored.
 
 
-class Remark(BaseModel):
+class StartNote(BaseModel):
     """A note of a request."""
 
     timestamp: Time | None = None
@@ -62,7 +62,7 @@ class Start(BaseModel):
     reporter: Reporter
     severity: Severity
     owner: Annotated[str, StringConstraints(max_length=100)] | None = None
-    notes: list[Remark | None] | None = None
+    notes: list[StartNote | None] | None = None
 
 
 class Started(BaseModel):
@@ -291,7 +291,12 @@ async def read(store: Store, id: UUID, *, request: Request) -> Annotated[Respons
 
 
 @routes.api(
-    "POST /api/v0/incidents/start", Access.WRITE, "Start an incident", reads=Start, once=True
+    "POST /api/v0/incidents/start",
+    Access.WRITE,
+    "Start an incident",
+    reads=Start,
+    once=True,
+    operation="start_v0_incident",
 )
 async def start(store: Store, call: CallPart, *, now: Now) -> Annotated[Response, Started]:
     key = idempotency_key(call.request)

@@ -307,6 +307,7 @@ async def write(unit: Unit, ref: Ref, draft: Draft, *, follows: Follows) -> Repl
     status=(200, 201),
     headers=_STARTS_FROM,
     problems=(*_OUTDATED, "illegal-transition", "not-publishable"),
+    operation="move_postmortem",
 )
 async def transition(
     unit: Unit, ref: Ref, change: Transition, *, follows: Follows
@@ -339,6 +340,7 @@ async def transition(
     status=(200, 201),
     headers=_STARTS_FROM,
     problems=_OUTDATED,
+    operation="restore_postmortem",
 )
 async def restore(unit: Unit, ref: Ref, request: Restore, *, follows: Follows) -> Reply[Revision]:
     incident, old = await _locked(unit, ref, follows)

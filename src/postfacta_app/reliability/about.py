@@ -76,7 +76,7 @@ class ServiceInfo(BaseModel):
     codebase: Codebase
 
 
-class Document(RootModel[dict[str, JsonValue]]):
+class OpenApiDocument(RootModel[dict[str, JsonValue]]):
     """An OpenAPI document."""
 
 
@@ -115,7 +115,11 @@ ThisService = Annotated[About, part(About)]
 
 
 @routes.api(
-    "GET /", OPEN, "Greet API clients; redirect browsers to the incidents", status=(200, 303)
+    "GET /",
+    OPEN,
+    "Greet API clients; redirect browsers to the incidents",
+    status=(200, 303),
+    operation="greet",
 )
 async def root(*, request: Request) -> Annotated[Response, Greeting]:
     if "text/html" in request.headers.get("accept", "").lower():
@@ -148,7 +152,9 @@ async def service_info(service: ThisService) -> Annotated[Response, ServiceInfo]
 
 
 @routes.api("GET /openapi.json", OPEN, "Read this OpenAPI document", conditional=True)
-async def openapi(service: ThisService, *, request: Request) -> Annotated[Response, Document]:
+async def openapi(
+    service: ThisService, *, request: Request
+) -> Annotated[Response, OpenApiDocument]:
     headers = {"ETag": service.etag}
     if is_not_modified(request, service.etag):
         return Response(status_code=304, headers=headers)

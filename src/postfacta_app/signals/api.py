@@ -258,6 +258,7 @@ Alerts = Annotated[tuple[Webhook, Sequence[Fact | ItemResult]], Fill(_alerts)]
     kind=RouteClass.INGEST,
     reads=Batch,
     problems=("conflict", "not-found"),
+    operation="send_signals",
 )
 async def ingest(unit: Unit, received: Items, *, now: Now) -> Ingested:
     batch, items = received
@@ -273,6 +274,7 @@ async def ingest(unit: Unit, received: Items, *, now: Now) -> Ingested:
     kind=RouteClass.INGEST,
     reads=Webhook,
     only_5xx=True,
+    operation="send_alerts",
 )
 async def alertmanager(unit: Unit, received: Alerts, *, now: Now) -> Ingested:
     webhook, items = received
@@ -304,7 +306,12 @@ async def read(q: Reader, id: UUID) -> model.SignalDetail:
 
 
 @routes.api(
-    f"POST {_OF_INCIDENT}", Access.WRITE, "Attach signals to an incident", status=200, once=True
+    f"POST {_OF_INCIDENT}",
+    Access.WRITE,
+    "Attach signals to an incident",
+    status=200,
+    once=True,
+    operation="attach_signals",
 )
 async def attach(unit: Unit, ref: Ref, wish: model.Attachments) -> model.AttachedPage:
     became = dict(await _attach(unit, await lock_active(unit, ref), wish.ids))
@@ -317,7 +324,9 @@ async def attach(unit: Unit, ref: Ref, wish: model.Attachments) -> model.Attache
     return model.AttachedPage(results=results)
 
 
-@routes.api(f"DELETE {_OF_INCIDENT}/{{id}}", Access.WRITE, "Detach a signal")
+@routes.api(
+    f"DELETE {_OF_INCIDENT}/{{id}}", Access.WRITE, "Detach a signal", operation="detach_signal"
+)
 async def detach(unit: Unit, ref: Ref, id: UUID) -> None:
     incident = await lock_active(unit, ref)
     if not await unit.fetch(_IS_ATTACHED, incident.id, id, operation="signal_attached"):
@@ -467,7 +476,7 @@ def _result(
     if sha256 == item.sha256:
         result = Result.CREATED if new.get(item.key) is item else Result.DUPLICATE
     unit.counts.append((_COUNTER, sent.kind, result))
-    outcome = sent.payload.get("outcome") if sent.kind is model.Kind.CHANGE else None
+    outcome = sent.payload.get("outcome") if sent.kind is model.SignalKind.CHANGE else None
     if result is Result.CREATED and isinstance(outcome, str) and outcome in _DEPLOYED:
         unit.counts.append(("postfacta_deployments_total", sent.environment or "unknown", outcome))
     return ItemResult(

@@ -63,7 +63,7 @@ class Precision(StrEnum):
 PRECISIONS: Final = tuple(Precision)  # all of them, by their rank
 
 
-class Kind(StrEnum):
+class SignalKind(StrEnum):
     """The kind of a signal."""
 
     CHANGE = "change"
@@ -118,7 +118,7 @@ class NewSignal(BaseModel, extra="forbid", frozen=True):
     id: ExternalId | None = Field(
         None, description="Its id within its source; by default the hash of its content."
     )
-    kind: Kind
+    kind: SignalKind
     occurred_at: Time | None = Field(None, description="Default: the time of receipt.")
     precision: Precision = Precision.EXACT
     title: EntryTitle
@@ -306,7 +306,7 @@ class Signal(BaseModel, frozen=True):
     id: UUID
     source: str
     external_id: str
-    kind: Kind
+    kind: SignalKind
     occurred_at: Time
     precision: Precision
     time_basis: str = Field(description="`event`, or `received` if the sender sent no time.")
@@ -360,7 +360,7 @@ class SignalQuery(Paged, frozen=True):
     """The filters; different ones are joined by "and"."""
 
     source: Many[Word] = Field([], description="The full source, including its refinement.")
-    kind: Many[Kind] = Field([])
+    kind: Many[SignalKind] = Field([])
     service: Many[Slug] = Field([])
     since: Time | None = Field(
         None, alias="from", description="Signals that occurred at or after it."

@@ -68,6 +68,8 @@ class Rule:
     route_class: RouteClass
     noun: str = ""  # what it is about, as errors call it
     summary: str = ""  # for the OpenAPI document; empty leaves the route out of it (pages)
+    # Its id there, if a verb of HTTP and the nouns of the path make none that reads well.
+    operation: str = ""
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     # The model of each success status; None for no body.

@@ -12,7 +12,7 @@ import jsonschema_rs
 import pytest
 
 from postfacta_app import export
-from postfacta_app.export import Document
+from postfacta_app.export import IncidentExport
 from postfacta_app.timeline.kept import KeptTimelines
 from tests.app.desk import FULL, Desk, desk_of
 from tests.app.live import Body, Service
@@ -61,7 +61,7 @@ async def full(service: Service) -> Desk:
 
 
 def test_the_published_schema_is_that_of_the_code() -> None:
-    made = Document.model_json_schema(mode="serialization")
+    made = IncidentExport.model_json_schema(mode="serialization")
     assert json.loads(SCHEMA.read_text()) == made, "write it anew: see docs/reference/export.md"
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from postfacta_app.export import Document, entry_lines, frame, item, plain, quote
+from postfacta_app.export import IncidentExport, entry_lines, frame, item, plain, quote
 
 PIECES = [
     *("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<javascript:alert(1)>", "<a href='x'>"),
@@ -107,12 +107,12 @@ def test_markdown_that_does_no_harm_keeps_its_form() -> None:
 AT = "2026-01-05T10:00:00Z"
 
 
-def written(document: Document) -> str:
+def written(document: IncidentExport) -> str:
     before, after = frame(document)
     return (before + entry_lines(document.timeline.entries) + after).decode()
 
 
-def document_of(text: str) -> Document:
+def document_of(text: str) -> IncidentExport:
     """Fill every text of a document."""
     entry = {"source": text, "id": text}
     shown = {
@@ -173,7 +173,7 @@ def document_of(text: str) -> Document:
         "author": text, "at": AT,
     }  # fmt: skip
     turns = {"detected": {"t": 0, "p": "minute"}}
-    return Document.model_validate(
+    return IncidentExport.model_validate(
         {
             "incident": incident,
             "labels": ["dns", "late"],

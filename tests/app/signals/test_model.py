@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from postfacta_app.identity.model import NewToken
 from postfacta_app.principal import ANONYMOUS, Principal, Role
-from postfacta_app.signals.model import Fact, Kind, NewSignal, Precision, is_suspect, source_of
+from postfacta_app.signals.model import (
+    Fact,
+    NewSignal,
+    Precision,
+    SignalKind,
+    is_suspect,
+    source_of,
+)
 
 A_PERSON = Principal(actor="user:1", name="Ada", user_id=uuid4(), role=Role.RESPONDER)
 RESERVED = {"postfacta", "human", "manual"}
@@ -32,7 +39,7 @@ json_values = st.recursive(
 times = st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis wants them naive
 zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 signals = st.fixed_dictionaries(
-    {"kind": st.sampled_from(Kind), "title": text.filter(bool)},
+    {"kind": st.sampled_from(SignalKind), "title": text.filter(bool)},
     optional={
         "occurred_at": times,
         "known_at": times,
@@ -103,7 +110,7 @@ def test_each_field_counts(fields: dict[str, Any], data: st.DataObject) -> None:
     }  # fmt: skip
     name = data.draw(st.sampled_from(sorted(full)))
     changed: dict[str, Any] = {
-        "kind": next(kind for kind in Kind if kind != full["kind"]),
+        "kind": next(kind for kind in SignalKind if kind != full["kind"]),
         "precision": next(precision for precision in Precision if precision != full["precision"]),
         "occurred_at": full["occurred_at"] + timedelta(microseconds=1),
         "known_at": full["known_at"] + timedelta(microseconds=1),

@@ -23,7 +23,7 @@ from postfacta_app.errors import (
     MalformedError,
     NotFoundError,
 )
-from postfacta_app.incidents.model import Kind, NewIncident, Severity, Slugs
+from postfacta_app.incidents.model import IncidentKind, NewIncident, Severity, Slugs
 from postfacta_app.principal import ANONYMOUS, Principal, Role
 from postfacta_app.web.body import Time
 from postfacta_app.web.forms import (
@@ -172,7 +172,7 @@ def test_typed_texts_become_what_the_model_wants() -> None:
     assert (made.title, made.severity, made.kind, made.owner) == (
         " a ",
         Severity.HIGH,
-        Kind.NEAR_MISS,
+        IncidentKind.NEAR_MISS,
         None,
     )
     assert (made.services, made.declared_at) == (
