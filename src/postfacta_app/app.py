@@ -9,6 +9,7 @@ from typing import Any
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 from starlette.applications import Starlette
+from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
@@ -47,14 +48,28 @@ from .signals import api as signals
 from .signals.intake import Intake
 from .timeline import api as timeline
 from .timeline.kept import KeptTimelines
-from .web.render import STATIC, Pages, stale_answers
-from .web.routes import RouteClass, Rule, Tools, build_routes
+from .web.render import ASSETS_VERSION, STATIC, Pages, stale_answers
+from .web.routes import RouteClass, Rule, Tools, build_routes, packed
 
 _SLICES = (
     *(incidents, incident_page, signals, timeline, postmortems, durations, actions, links, labels),
     *(export, v0, identity, about, problems),
 )
-_ASSETS = Mount("/static", StaticFiles(directory=STATIC))
+
+
+class _Assets(StaticFiles):
+    """Files that browsers keep for a year, if they ask for the version that this process has."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        scope = kwargs.get("scope") or args[2]
+        is_this = scope["query_string"].decode("latin-1") == ASSETS_VERSION
+        lifetime = "public, max-age=31536000, immutable" if is_this else "no-cache"
+        response.headers["Cache-Control"] = lifetime
+        return response
+
+
+_ASSETS = Mount("/static", packed(_Assets(directory=STATIC)))
 _CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
 _EXPOSED = ["Age", "As-Of", "Cache-Status", "ETag", "Link", "Location", "Idempotency-Replayed"]
 _HEADERS = (

@@ -217,21 +217,28 @@ class Transactions:
         return Reader(self._database, principal)
 
     async def write(
-        self, request: Request, principal: Principal, work: Work, *, key: str | None = None
+        self,
+        request: Request,
+        principal: Principal,
+        work: Work,
+        *,
+        key: str | None = None,
+        content: bytes | None = None,
     ) -> Response:
         """Run the work in one transaction, perhaps again after a deadlock.
 
         Respond only after the commit.
 
-        With an Idempotency-Key, the response to the same method, path and body is replayed; raise
-        if the key had another request, the first is under way, or it is about an incident hidden
-        since.
+        With an Idempotency-Key, the response to the same method, path and content is replayed.
+        Raise if the key had another request, the first is under way, or it is about an incident
+        hidden since.
         """
         fingerprint = b""
         if key is not None:
             # The path as a Python literal: a decoded line break must not end it.
+            sent = await request.body() if content is None else content
             head = f"{request.method} {request.scope['path']!r}\n".encode()
-            fingerprint = hashlib.sha256(head + await request.body()).digest()
+            fingerprint = hashlib.sha256(head + sent).digest()
 
         async def run(connection: Connection) -> tuple[Unit, Response | None]:
             unit = Unit(connection, principal, _client(request))

@@ -107,7 +107,7 @@ SchemaMissingError = _kind("schema-missing", 503, "The database is not ready for
 def slow_down(seconds: float) -> AppError:
     wait = max(1, math.ceil(seconds))
     return RateLimitedError(
-        "Too many attempts; wait before the next one", headers={"Retry-After": str(wait)}
+        f"Too many attempts; try again in {wait} s", headers={"Retry-After": str(wait)}
     )
 
 

@@ -135,6 +135,15 @@ def quote(markdown: str) -> str:
     return _Inert("> " + "\n> ".join(_lines(markdown)))
 
 
+_PRECISE: Final = {"day": 10, "minute": 16}  # Letters of a time that is known no better.
+
+
+def time_text(at: str, precision: str = "second") -> str:
+    """Return an instant of the document for readers, to the second, or to its precision."""
+    text = at[: _PRECISE.get(precision, 19)].replace("T", " ")
+    return _Inert(f"{text} UTC")
+
+
 def item(markdown: str) -> str:
     # A list item that begins with two blank lines would end there.
     return _Inert("- " + "\n  ".join(_lines(markdown.strip())))
@@ -154,7 +163,9 @@ def _escape(match: re.Match[str]) -> str:
 # Not HTML: `finalize` escapes.
 _MARKDOWN: Final = TEMPLATES.overlay(autoescape=False, finalize=plain, keep_trailing_newline=True)
 _MARKDOWN.filters = _MARKDOWN.filters.copy()
-_MARKDOWN.filters.update(quote=quote, item=item, url=lambda address: _Inert(f"<{address}>"))
+_MARKDOWN.filters.update(
+    quote=quote, item=item, time=time_text, url=lambda address: _Inert(f"<{address}>")
+)
 _TEMPLATE: Final = _MARKDOWN.get_template("incident.md")
 
 
@@ -169,7 +180,7 @@ def frame(document: IncidentExport) -> tuple[bytes, bytes]:
 
 def entry_lines(entries: Sequence[model.Entry]) -> bytes:
     return "".join(
-        f"- {model.format_micros(entry.t)} ({entry.p}), {plain(entry.source)},"
+        f"- {time_text(model.format_micros(entry.t), entry.p)}, {plain(entry.source)},"
         f" {plain(entry.kind)}: {plain(entry.title)}\n"
         for entry in entries
     ).encode()

@@ -31,7 +31,7 @@ from .timeline.kept import NumberedPage, Short, Wanted
 from .timeline.model import AnnotationChange
 from .timeline.view import Line, anchor, chart, clock, days, lines, stamp
 from .web.body import Paged, format_time, next_page, parse, parse_time
-from .web.forms import formed, read_typed_time
+from .web.forms import formed, read_typed_time, tidy_time
 from .web.merging import any_version, merged
 from .web.routes import Call
 from .web.slices import Fields, Fill, Now, Page, Routes, Snapshot
@@ -39,7 +39,7 @@ from .web.slices import Fields, Fill, Now, Page, Routes, Snapshot
 _ONE: Final = "/incidents/{ref}"
 _SIGNAL: Final = re.compile(r"signal-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_SECONDS: Final = re.compile(r"\d:\d\d:\d\d(\.)?|-\d+ ?s$", re.ASCII)
+_SECONDS: Final = re.compile(r"\d:\d\d:\d\d(\.)?|\d ?s(?:ec(?:ond)?s?)?(?: ?ago)?$", re.ASCII)
 _OFFSET: Final = re.compile(r"[+-]?\d{1,6}(\.\d{1,3})?", re.ASCII)
 _PAGE: Final = 100  # the most entries of one page
 _MOST_ANNOTATIONS: Final = _PAGE + 100  # of a page; the API lists all
@@ -71,7 +71,7 @@ async def _search(
     context: dict[str, object] = {"fields": fields, "found": None, "errors": ()}
     if view.since is not None:
         try:
-            query = formed(SignalQuery, {**fields, "attached": False})
+            query = formed(SignalQuery, {**fields, "attached": False}, now)
             context["found"] = (await signals.rows(unit, query))[: query.limit]
         except InvalidFieldsError as refusal:
             context["errors"] = refusal.errors
@@ -201,7 +201,7 @@ def _new_note(call: Call, _: str) -> model.NewAnnotation:
     precision = precision_of(when) if when else None
     when = f"{when} 00:00" if precision is Precision.DAY else when
     members = {**fields, "entry": entry, "occurred_at": when, "precision": precision}
-    return formed(model.NewAnnotation, members, call.now)
+    return formed(model.NewAnnotation, members, call.received)
 
 
 NewNote = Annotated[model.NewAnnotation, Fill(_new_note)]
@@ -250,10 +250,10 @@ async def renote(
 # Edits
 
 
-def read_instant(text: str, now: datetime | None = None) -> dict[str, JsonValue]:
+def read_instant(text: str, now: datetime | None = None, day: str = "") -> dict[str, JsonValue]:
     precision = precision_of(text)
     text = text.strip()
-    at = read_typed_time(f"{text} 00:00" if precision is Precision.DAY else text, now)
+    at = read_typed_time(f"{text} 00:00" if precision is Precision.DAY else text, now, day=day)
     return {"at": format_time(at), "precision": precision}
 
 
@@ -262,7 +262,7 @@ def precision_of(text: str) -> Precision:
 
     `now` is exact, `-30s` to the second, `-5m` and `10:04` to the minute.
     """
-    text = text.strip().lower()
+    text = tidy_time(text)
     if _DAY.fullmatch(text):
         return Precision.DAY
     if text == "now":
@@ -292,8 +292,9 @@ def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> model.N
 def _value(op: model.Op, fields: Mapping[str, str], now: datetime | None) -> JsonValue:
     typed = fields.get("value", "")
     if op is model.Op.SET_TIME:
-        # Without `now`: a bare `10:04` would move an entry of another day to today.
-        return read_instant(typed) if typed.strip() else None
+        # A bare `10:04` is of the day on which the entry is shown.
+        day = fields.get("day", "")
+        return read_instant(typed, now, day) if typed.strip() else None
     if op is model.Op.SET_TITLE:
         return {"title": typed} if typed.strip() else None
     if op is model.Op.MILESTONE:
@@ -319,7 +320,7 @@ def _change(call: Call, _: str) -> model.NewEdit | Attachments | UUID:
             return UUID(fields.get("signal", ""))
         except ValueError:
             raise signals.missing() from None
-    return read_edit(fields, call.now)
+    return read_edit(fields, call.received)
 
 
 Change = Annotated[model.NewEdit | Attachments | UUID, Fill(_change)]

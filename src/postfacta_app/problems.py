@@ -181,6 +181,7 @@ def _page(pages: Pages, fault: AppError, scope: Scope, *, request_id: str) -> Re
         "here": "problem",
         "title": fault.title,
         "detail": fault.detail,
+        "slug": fault.slug,
         "request_id": request_id,
         "typed": typed,
         "path": quote(scope["path"]),

@@ -94,6 +94,13 @@ class Screen:
         assert page.status_code == expect, page.text
         return page
 
+    async def shown_once(self, sent: httpx2.Response) -> httpx2.Response:
+        """Follow a form to the page that shows a secret, with the cookie that carries it."""
+        assert sent.headers["cache-control"] == "no-store"
+        secret = sent.headers["set-cookie"].partition(";")[0]
+        cookies = f"{self.headers['Cookie']}; {secret}"
+        return await Screen(self.service, {"Cookie": cookies}).get(sent.headers["location"])
+
     async def send(
         self,
         page: httpx2.Response,

@@ -34,6 +34,7 @@ EXPECTED: dict[str, set[str]] = {
     "GET /healthz": EVERYBODY,
     "GET /service-info": EVERYBODY,
     "POST /login": EVERYBODY,
+    "GET /login": EVERYBODY,
     "POST /register": EVERYBODY,
     "GET /signin": EVERYBODY,
     "POST /signin": EVERYBODY,

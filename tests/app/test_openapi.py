@@ -23,7 +23,7 @@ from tests.app.live import Service, in_process
 # Exactly these answer in HTML, and people find them without a document.
 PAGES = {
     "GET /reliability", "GET /insights", "GET /actions",
-    "GET /incidents", "GET /incidents/{ref}", "GET /signin", "POST /signin", "POST /signout", "GET /problems/{slug}",
+    "GET /incidents", "GET /incidents/{ref}", "GET /login", "GET /signin", "POST /signin", "POST /signout", "GET /problems/{slug}",
     "GET /incidents/new", "POST /incidents/new",
     "POST /incidents/{ref}/moves", "POST /incidents/{ref}/edits", "POST /incidents/{ref}/notes", "POST /incidents/{ref}/notes/{root}",
     "POST /incidents/{ref}/links", "POST /incidents/{ref}/labels", "GET /incidents/{ref}/edit", "POST /incidents/{ref}/edit",

@@ -172,7 +172,7 @@ QUERIES: dict[str, type[BaseModel]] = {
 # What shows nothing of an incident to anybody, or nothing of a private one; all others must show it
 # to its members.
 SILENT = {
-    "/", "/home", "/healthz", "/service-info", "/openapi.json", "/signin", "/problems/{slug}", "/reliability",
+    "/", "/home", "/healthz", "/service-info", "/openapi.json", "/login", "/signin", "/problems/{slug}", "/reliability",
     "/api/v1/me", "/api/v1/tokens", "/api/v1/users",
     "/api/v1/me/sessions", "/api/v1/users/{id}", "/api/v1/users/{id}/sessions", "/account", "/people", "/people/{id}",
     "/api/v0/incidents", "/api/v0/incidents/{id:uuid}",

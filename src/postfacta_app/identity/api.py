@@ -48,8 +48,6 @@ class RequestAccounts:
         self.settings = self._guard.settings
         self.q = call.tools.transactions.reader(call.principal)
         self.token_id: UUID | None = call.request.scope.get(PRESENTED)
-        # What a page shows once: a secret, or the change before it.
-        self.notices: dict[str, object] = {"done": call.request.query_params.get("done")}
 
     def lose(self, revoked: str | UUID) -> None:
         """Stop trusting these tokens once the transaction is over.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Final
 from uuid import UUID
 
+from pydantic import TypeAdapter
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -42,12 +47,20 @@ from .api import (
 )
 
 _MOST: Final = 1000  # People or tokens on a page.
+_ONCE: Final = "postfacta-once"
+_SHOWN_ONCE: Final = {"added", "password", "token"}
+_SECRETS: Final = TypeAdapter(dict[str, str])
 
 
 @routes.page("/signin", OPEN)
 async def sign_in(*, request: Request) -> Page:
     target = _local_path(request.query_params.get("next", ""))
     return Page("signin.html", {"next": target})
+
+
+@routes.page("/login", OPEN)
+async def login_page() -> str:
+    return "/signin"
 
 
 @routes.page("POST /signin", OPEN, kind=AUTH)
@@ -97,8 +110,36 @@ def _local_path(target: str) -> str:
     return target if is_here and target.isascii() and target.isprintable() else "/incidents"
 
 
+def _show_once(desk: RequestAccounts, page: str, **notices: str) -> Response:
+    """Go to a page that shows a secret; to load it again neither shows nor creates another.
+
+    The secret is in a cookie of that page, for a minute.
+    """
+    value = base64.urlsafe_b64encode(to_json(notices)).decode()
+    cookie = _cookie_once(desk, page, value=value, seconds=60)
+    return Response(status_code=303, headers={"Location": page, "Set-Cookie": cookie, **NO_STORE})
+
+
+def _notices(desk: RequestAccounts) -> tuple[Mapping[str, object], Mapping[str, str]]:
+    """Return what a page shows once, and the header that lets its browser forget it."""
+    notices: dict[str, object] = {"done": desk.request.query_params.get("done")}
+    value = desk.request.cookies.get(_ONCE)
+    if not value or desk.request.method != "GET":
+        return notices, {}
+    with suppress(ValueError):
+        shown = _SECRETS.validate_json(base64.urlsafe_b64decode(value))
+        notices |= {name: text for name, text in shown.items() if name in _SHOWN_ONCE}
+    return notices, {"Set-Cookie": _cookie_once(desk, desk.request.scope["path"])}
+
+
+def _cookie_once(desk: RequestAccounts, page: str, *, value: str = "", seconds: int = 0) -> str:
+    secure = "" if desk.settings.is_local else "; Secure"
+    return f"{_ONCE}={value}; Max-Age={seconds}; Path={page}{secure}; HttpOnly; SameSite=Strict"
+
+
 @routes.page("/people", ADMIN, kind=SEARCH)
 async def people(desk: Desk) -> Page:
+    notices, headers = _notices(desk)
     context = {
         "new": fields_of(model.NewUser),
         "new_token": fields_of(model.NewToken),
@@ -106,31 +147,29 @@ async def people(desk: Desk) -> Page:
         "tokens": await accounts.tokens(desk.q, None, _MOST),
         "most": _MOST,
         "now": desk.now,
-        **desk.notices,
+        **notices,
     }
-    return Page("people.html", context)
+    return Page("people.html", context, headers=headers)
 
 
 @routes.form("/people", ADMIN, again=people, kind=AUTH)
-async def add_person(*, fields: Fields, desk: Desk) -> Page:
+async def add_person(*, fields: Fields, desk: Desk) -> Response:
     password = new_password()
     new = formed(model.NewUser, {**fields, "password": password})
     await add_user(new, desk)
-    desk.notices |= {"added": new.email, "password": password}
-    return await people(desk)
+    return _show_once(desk, "/people", added=new.email, password=password)
 
 
 @routes.form("/people/tokens", ADMIN, again=people, kind=AUTH)
-async def add_machine(*, fields: Fields, desk: Desk) -> Page:
+async def add_machine(*, fields: Fields, desk: Desk) -> Response:
     scopes = [scope for scope in model.Scope if f"scope-{scope}" in fields]
     new = formed(model.NewToken, {**fields, "scopes": scopes}, desk.now)
 
-    async def work(unit: Unit) -> None:
+    async def work(unit: Unit) -> Response:
         issued = await create_token(unit, new, desk)
-        desk.notices |= {"added": new.name, "token": issued.value.secret}
+        return _show_once(desk, "/people", added=new.name, token=issued.value.secret)
 
-    await desk.call.write(work)
-    return await people(desk)
+    return await desk.call.write(work)
 
 
 @routes.form("/people/tokens/{id}", ADMIN, again=people)
@@ -144,15 +183,16 @@ async def revoke(unit: Unit, id: UUID, desk: Desk) -> str:
 async def account(owner: Owner, desk: Desk) -> Page:
     open_sessions = await sessions(owner, desk)
     has_password = isinstance(desk.accounts, LocalAccounts) and owner.password_hash is not None
+    notices, headers = _notices(desk)
     context = {
         "user": owner,
         "is_own": "id" not in desk.request.path_params,
         "changed": fields_of(model.UserChange),
         "has_password": has_password,
         "sessions": open_sessions.items,
-        **desk.notices,
+        **notices,
     }
-    return Page("account.html", context)
+    return Page("account.html", context, headers=headers)
 
 
 @routes.form("/account/password", SIGNED_IN, again=account, kind=AUTH)
@@ -176,10 +216,9 @@ async def change_access(unit: Unit, id: UUID, *, fields: Fields, desk: Desk) -> 
 
 
 @routes.form("/people/{id}/password", ADMIN, again=account, kind=AUTH)
-async def reset_shown(owner: Owner, desk: Desk) -> Page:
+async def reset_shown(owner: Owner, desk: Desk) -> Response:
     issued = await reset(owner, desk)
-    desk.notices["password"] = issued.value.password
-    return await account(owner, desk)
+    return _show_once(desk, f"/people/{owner.id}", password=issued.value.password)
 
 
 @routes.form("/account/sessions/{session}", SIGNED_IN, again=account)

@@ -48,6 +48,7 @@ from .model import (
     lacks,
     move,
     next_stage,
+    references,
 )
 
 READ = Access.READ
@@ -60,6 +61,17 @@ OTHERS: Final = (
 )
 _STARTS_FROM: Final = {"If-Match": False, "If-None-Match": False}
 _OUTDATED: Final = ("precondition-failed", "precondition-required", "conflict")
+
+
+_UNKNOWN: Final = """
+select n.source, n.id
+  from unnest($2::text[], $3::text[]) n (source, id)
+ where not exists (
+   select from timeline_entries t
+    where t.incident_id = $1
+      and t.present
+      and t.source = n.source collate "C"
+      and t.id = n.id collate "C")"""
 
 
 def number(text: str) -> int:
@@ -299,6 +311,14 @@ async def write(unit: Unit, ref: Ref, draft: Draft, *, follows: Follows) -> Repl
     return Reply(new, 201 if old is None else 200)
 
 
+async def unknown(unit: Unit, incident_id: UUID, content: Content) -> set[tuple[str, str]]:
+    """Return source and id of what the content refers to that is not on the timeline."""
+    refs = references(content)
+    names = ([ref.source for ref in refs], [ref.id for ref in refs])
+    missing = await unit.fetch(_UNKNOWN, incident_id, *names, operation="references_unknown")
+    return {(row["source"], row["id"]) for row in missing}
+
+
 @routes.api(
     f"POST {_ONE}/transitions",
     WRITE,
@@ -320,7 +340,8 @@ async def transition(
     if change.to is Stage.PUBLISHED:
         action_items = await actions.of(unit, incident.id)
         unowned = [action for action in action_items if action.is_open and action.owner is None]
-        missing = lacks(content, has_owners=not unowned)
+        is_known = not await unknown(unit, incident.id, content)
+        missing = lacks(content, has_owners=not unowned, has_evidence=is_known)
         if missing:
             detail = f"Before it can be published, add: {', '.join(missing)}"
             extra = {

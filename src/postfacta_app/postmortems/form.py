@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import unified_diff
 from typing import Final, cast
@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from postfacta_web import strict_json
 
 from ..errors import FieldError, InvalidFieldsError
+from ..timeline.model import EntryRef
 from ..web.body import parse
 from ..web.merging import merge
 from . import model
@@ -280,6 +281,22 @@ def _named(section: str, error: FieldError) -> FieldError:
         message = f"item {item_number} {message}"
         parts = parts[:1]
     return FieldError("-".join(parts) or section, error.code, message)
+
+
+def check_references(content: Content, lost: Collection[tuple[str, str]]) -> None:
+    """Refuse the fields that name one of these entries, which are not on the timeline."""
+    named: list[tuple[str, EntryRef]] = []
+    for n, factor in enumerate(content.factors):
+        named += [(f"factors-{n}-evidence", ref) for ref in factor.evidence]
+    if content.trigger.entry is not None:
+        named.append(("trigger-entry", content.trigger.entry))
+    field_errors = [
+        FieldError(name, "unknown", f"{entry_text(ref.source, ref.id)} is not on the timeline")
+        for name, ref in named
+        if (ref.source, ref.id) in lost
+    ]
+    if field_errors:
+        raise InvalidFieldsError("Some fields are invalid", errors=field_errors)
 
 
 # What differs between revisions

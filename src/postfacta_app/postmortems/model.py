@@ -262,12 +262,22 @@ def next_stage(stage: Stage | None) -> Stage:
     return Stage.IN_REVIEW if stage is Stage.IN_REVIEW else Stage.DRAFT
 
 
-def lacks(content: Content, *, has_owners: bool) -> Sequence[str]:
-    """List what content lacks before it can be published; open action items need owners."""
+def references(content: Content) -> Sequence[EntryRef]:
+    """Return the timeline entries that it refers to: evidence, and what triggered the incident."""
+    refs = [ref for factor in content.factors for ref in factor.evidence]
+    return [*refs, content.trigger.entry] if content.trigger.entry else refs
+
+
+def lacks(content: Content, *, has_owners: bool, has_evidence: bool) -> Sequence[str]:
+    """List what content lacks before it can be published.
+
+    Open action items need owners, and evidence must be on the timeline.
+    """
     sections = {
         "summary": bool(content.summary.strip()),
         "impact": bool(content.impact.description.strip()),
         "factors": bool(content.factors) or content.factors_none_found,
         "owners": has_owners,
+        "evidence": has_evidence,
     }
     return [name for name, is_present in sections.items() if not is_present]

@@ -17,7 +17,7 @@ from ..incidents.model import Incident
 from ..principal import Access
 from ..timeline.api import Kept, names as names_of
 from ..timeline.kept import NumberedPage, Wanted
-from ..timeline.model import Entry, EntryRef, moment
+from ..timeline.model import Entry, moment
 from ..timeline.view import anchor, clock
 from ..web.body import Paged, next_page, parse
 from ..web.forms import Typed, fields_of
@@ -39,6 +39,7 @@ from .form import (
     LISTS,
     MOST_ROWS,
     SECTIONS,
+    check_references,
     compare,
     draft,
     entry_text,
@@ -81,6 +82,8 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, timelines: 
     changed_entries = _changed_entries(timeline_changes)
     ids_of_changed = {(entry.source, entry.id) for _, entry in changed_entries}
     has_owners = all(action.owner for action in action_items if action.is_open)
+    cited = await _cited(q, revision, timelines=timelines)
+    has_evidence = all((ref.source, ref.id) in cited for ref in model.references(content))
     share(incident.visibility)
     context = {
         "revision": revision,
@@ -88,10 +91,10 @@ async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, timelines: 
         "moved": timeline_changes,
         "changed": changed_entries,
         "count": len(ids_of_changed),
-        "cited": await _cited(q, revision, timelines=timelines),
+        "cited": cited,
         "narrative": page.entries,
         "actions": action_items,
-        "missing": model.lacks(content, has_owners=has_owners),
+        "missing": model.lacks(content, has_owners=has_owners, has_evidence=has_evidence),
         "moves": model.MOVES[revision.status if revision else None],
         "transition": fields_of(model.Transition),
         "names": await names_of(q, {revision.author} if revision else set()),
@@ -221,6 +224,9 @@ async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follow
         content = last.content
         follows = any_version
     new_draft = draft(content, section, form, message=fields.get("message", ""))
+    before = {(ref.source, ref.id) for ref in model.references(content)}
+    lost = await api.unknown(unit, incident.id, new_draft.content)
+    check_references(new_draft.content, lost - before)
     await write(unit, ref, new_draft, follows=follows)
     path = _ONE.format(ref=incident.ref)
     return f"{path}/edit/{section}" if "more" in fields else f"{path}#{section}"
@@ -250,12 +256,7 @@ async def _cited(
     if revision is None:
         return {}
     content = revision.content
-    references: list[EntryRef] = []
-    for factor in content.factors:
-        references += factor.evidence
-    if content.trigger.entry is not None:
-        references.append(content.trigger.entry)
-    keys = [(ref.source, ref.id) for ref in references]
+    keys = [(ref.source, ref.id) for ref in model.references(content)]
     entries = await timelines.named(q, revision.incident_id, keys)
     return {(entry.source, entry.id): entry for entry in entries}
 

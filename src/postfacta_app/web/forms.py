@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -33,10 +33,34 @@ TYPED: Final = "postfacta.typed"
 _MOST_FIELDS: Final = 500  # the largest form, of factors, has 50 rows of 6 fields
 _LONGEST_NUMBER: Final = 18  # Digits, far above every bound.
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# The hidden field that says when a form was first received, as `now` and `-5m` count from then.
+RECEIVED: Final = "received"
+_KEPT: Final = timedelta(hours=24)  # As long as the idempotency keys of forms are.
 
 
 def csrf_token(secret: str) -> str:
     return hashlib.sha256(b"postfacta csrf\n" + secret.encode()).hexdigest()
+
+
+def masked(token: str) -> str:
+    """Return a CSRF token as one page shows it.
+
+    It differs each time: else the sizes of compressed pages would give the token away (BREACH).
+    """
+    pad = secrets.token_bytes(len(token) // 2)
+    return pad.hex() + _xor(pad, bytes.fromhex(token)).hex()
+
+
+def _unmasked(text: str) -> str:
+    try:
+        pad, covered = bytes.fromhex(text[: len(text) // 2]), bytes.fromhex(text[len(text) // 2 :])
+        return _xor(pad, covered).hex()
+    except ValueError:
+        return ""
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(left, right, strict=True))
 
 
 def is_same_origin(headers: Mapping[str, str], trusted: Sequence[str] = ()) -> bool:
@@ -63,10 +87,12 @@ async def read_form(request: Request, principal: Principal) -> dict[str, str]:
     """
     fields = await sent_fields(request)
     expected = principal.session_csrf
-    token = fields.pop("csrf", "").encode()
+    token = fields.pop("csrf", "")
+    tokens = (_unmasked(token), token)  # A page of the version before has it unmasked.
     # Browsers do not send an Authorization header by themselves: without a session, all is ours.
     is_ours = expected is None or (
-        is_same_origin(request.headers) and hmac.compare_digest(token, expected.encode())
+        is_same_origin(request.headers)
+        and any(hmac.compare_digest(text.encode(), expected.encode()) for text in tokens)
     )
     if not is_ours:
         raise errors.ForbiddenError("This form is out of date: reload the page and try again")
@@ -77,13 +103,37 @@ async def read_form(request: Request, principal: Principal) -> dict[str, str]:
     return fields
 
 
-async def keep_typed(request: Request) -> None:
+async def keep_typed(request: Request, now: datetime) -> None:
     """Store a form's input, without passwords, in the scope, for an error page."""
     if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         fields = await sent_fields(request)
         request.scope[TYPED] = {
-            name: text for name, text in fields.items() if "password" not in name
+            RECEIVED: body.format_time(now),
+            **{name: text for name, text in fields.items() if "password" not in name},
         }
+
+
+def received(fields: dict[str, str], now: datetime) -> datetime:
+    """Return when a form was first received, or now without a form.
+
+    Raise once it is a day ago: its times may be meant otherwise. It counts from now on, then.
+    """
+    try:
+        at = body.parse_time(fields.get(RECEIVED, body.format_time(now)))
+        if -_AHEAD <= now - at <= _KEPT:
+            return at
+    except ValueError:
+        pass
+    fields[RECEIVED] = body.format_time(now)
+    raise errors.MalformedError(
+        "Not saved: this form was first sent more than a day ago. Check its times, then send it"
+        " again."
+    )
+
+
+def same_input(fields: Mapping[str, str]) -> bytes:
+    """Return what of a form decides whether it is sent again, or another one with its key."""
+    return urlencode({name: text for name, text in fields.items() if name != RECEIVED}).encode()
 
 
 async def sent_fields(request: Request) -> dict[str, str]:
@@ -134,7 +184,11 @@ _TYPED_TIME: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ]+(\d\d:\d\d)(:\d\d(?:\.\d+)?)? *(UTC|Z|[+-]\d\d:\d\d)?",
     re.ASCII | re.IGNORECASE,
 )
-_AGO: Final = re.compile(r"-(\d{1,4}) ?([smhd])", re.ASCII)
+_LENGTH: Final = r"(\d{1,4}) ?(s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?) ?"
+_LENGTHS: Final = re.compile(_LENGTH, re.ASCII)
+_AGO: Final = re.compile(rf"-(?:{_LENGTH}){{1,4}}|(?:{_LENGTH}){{1,4}}ago", re.ASCII)
+# `10.04`, but no part of a date or of a fraction.
+_DOTS: Final = re.compile(r"(?<![\d.:])(\d{1,2})\.(\d\d)(?:\.(\d\d))?(?![\d.:])", re.ASCII)
 _CLOCK: Final = re.compile(
     r"(?:(today|yesterday) +)?((?:[01]?\d|2[0-3]):[0-5]\d)(:[0-5]\d(?:\.\d+)?)?", re.ASCII
 )
@@ -142,25 +196,33 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _AHEAD: Final = timedelta(minutes=5)  # A user's clock may be ahead of ours.
 
 
-def read_typed_time(text: str, now: datetime | None = None) -> datetime:
+def tidy_time(text: str) -> str:
+    """Return a typed time with colons, in lower case."""
+    return _DOTS.sub(lambda clock: ":".join(filter(None, clock.groups())), text.strip().lower())
+
+
+def read_typed_time(text: str, now: datetime | None = None, *, day: str = "") -> datetime:
     """Parse a typed time, `2026-02-07 10:04`, with optional seconds and offset (UTC without one).
 
-    With `now`, also `now`, `-5m` (or s, h, d), `10:04` (the last one), `today 10:04` and `yesterday
-    22:10`.
+    With `now`, also `now`, `-5m` or `1h 30m ago` (or s, d), `10:04` (of this day, else the last
+    one), `today 10:04` and `yesterday 22:10`. A clock may have points for colons.
     """
-    text = text.strip().lower()
+    text = tidy_time(text)
     more_forms = ""
     latest = datetime.max.replace(tzinfo=UTC)
     if now is not None:
         more_forms = ", 10:04, -5m or now"
         if text == "now":
             return now
-        if ago := _AGO.fullmatch(text):
-            return now - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
+        if _AGO.fullmatch(text):
+            lengths = [int(n) * _UNITS[unit[0]] for n, unit in _LENGTHS.findall(text)]
+            return now - timedelta(seconds=sum(lengths))
         if clock := _CLOCK.fullmatch(text):
-            day = now - timedelta(days=clock[1] == "yesterday")
-            text = f"{day:%Y-%m-%d} {clock[2]:0>5}{clock[3] or ''}"
-            latest = latest if clock[1] else now + _AHEAD
+            today = now - timedelta(days=clock[1] == "yesterday")
+            is_last = not (clock[1] or day)
+            latest = now + _AHEAD if is_last else latest
+            date = f"{today:%Y-%m-%d}" if clock[1] or not day else day
+            text = f"{date} {clock[2]:0>5}{clock[3] or ''}"
     match = _TYPED_TIME.fullmatch(text)
     if match is None:
         raise ValueError(f"must be a time in UTC, such as 2026-02-07 10:04{more_forms}")
@@ -197,6 +259,11 @@ class Typed:
     def is_away(self) -> bool:
         """Whether the database failed, so that nothing can be read either."""
         return self.refusal is not None and self.refusal.status >= 500  # noqa: PLR2004
+
+    @property
+    def received(self) -> str:
+        """When the form was first received, as it is shown: the time of the day in UTC."""
+        return self.fields.get(RECEIVED, "")[11:19]
 
     def has(self, form: str) -> bool:
         return self.refusal is not None and form == self.form

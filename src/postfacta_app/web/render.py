@@ -23,12 +23,17 @@ from postfacta_core.guards.fallback import LastValues
 from postfacta_web.stale import StaleAnswers
 
 from ..errors import AppError
+from .forms import masked
 
 Context = Mapping[str, object]  # of a template
 Headers = Mapping[str, str] | None
 # The age in seconds up to which answers are given again while the database is unavailable.
 MAX_STALE = 900.0
 STATIC = Path(__file__).parent / "static"
+# Of the assets that this process has, in their addresses.
+ASSETS_VERSION: Final = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(STATIC.iterdir()))
+).hexdigest()[:12]
 _SPECIAL: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 _MAIN = b'<main id="main"><div class="wrap">'  # As in base.html; user input is escaped.
 
@@ -100,12 +105,18 @@ class Pages:
     """Renders templates with the common context; the version is shown at the foot."""
 
     def __init__(self, *, version: str) -> None:
-        self._always = {"version": version, "here": "", "principal": None}
+        self._always = {"version": version, "here": "", "principal": None, "assets": ASSETS_VERSION}
 
     def page(
         self, template: str, context: Context, *, status: int = 200, headers: Headers = None
     ) -> Response:
-        values = {**self._always, "markdown": Markdown(), **context}
+        csrf = getattr(context.get("principal"), "session_csrf", None)
+        values = {
+            **self._always,
+            "markdown": Markdown(),
+            "csrf_token": masked(csrf) if csrf else "",
+            **context,
+        }
         text = TEMPLATES.get_template(template).render(values)
         return HTMLResponse(text, status, {"cache-control": "no-store", **(headers or {})})
 

@@ -30,8 +30,8 @@ from .. import errors
 from ..aside import aside
 from ..db import Query, Reader, Unit
 from ..principal import Access
-from .body import next_link, read_body, read_query
-from .forms import Typed, attempt, formed, read_form
+from .body import format_time, next_link, read_body, read_query
+from .forms import RECEIVED, Typed, attempt, formed, read_form
 from .routes import Call, Handler, RouteClass, Rule
 
 M = TypeVar("M", bound=BaseModel)
@@ -60,7 +60,8 @@ Matches = Annotated[
     Callable[[str], None], Fill(lambda call, _: partial(check_if_match, call.request))
 ]
 """Raises if the caller did not start from the version with this ETag."""
-Now = Annotated[datetime, Fill(lambda call, _: call.now)]  # the time of the request
+# The time of the request; of a form that is sent again, of its first receipt.
+Now = Annotated[datetime, Fill(lambda call, _: call.received)]
 # A transaction that only reads: all its queries see the same state.
 Snapshot = Annotated[Unit, "snapshot"]
 WORKS_IN: Final[Mapping[Any, Any]] = {Unit: Unit, Snapshot: Snapshot, Reader: Reader, Query: Reader}
@@ -83,6 +84,7 @@ class Page:
     context: Mapping[str, object]
     status: int = 200
     size: int = 0  # its approximate bytes; a large page is rendered in a thread
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
     # Works out the rest of what it shows, there, once the transaction is over.
     more: Callable[[], Mapping[str, object]] = dict[str, object]
 
@@ -182,7 +184,7 @@ class _Plan:
             return page
         refusal = call.typed.refusal
         status = refusal.status if refusal else page.status
-        headers = refusal.headers if refusal else None
+        headers = refusal.headers if refusal else page.headers
 
         def render() -> Response:
             context = {
@@ -333,10 +335,11 @@ class Routes:
         page = _Plan(again, _of_page)
 
         def declare(function: F) -> F:
-            plan = _Plan(function, lambda call, of: formed(of, call.fields, call.now))
+            plan = _Plan(function, lambda call, of: formed(of, call.fields, call.received))
 
             async def handle(call: Call) -> Response:
                 call.fields = await read_form(call.request, call.principal)
+                call.fields.setdefault(RECEIVED, format_time(call.now))
                 if plan.works_in is Unit:
                     work = plan.write(call, _go, call.fields.get("key"))
                 else:

@@ -256,7 +256,7 @@ async def test_the_pages_of_people_reset_sign_out_and_revoke(service: Service) -
     path = f"/people/{ada.id}"
     await screen.send(await screen.get(path), f"{path}/sessions")
     assert not await ada.is_in(here)
-    shown = await screen.send(await screen.get(path), f"{path}/password", expect=200)
+    shown = await screen.shown_once(await screen.send(await screen.get(path), f"{path}/password"))
     (password,) = re.findall(r"<code>([^<]+)</code>", shown.text)
     assert shown.headers["cache-control"] == "no-store"
     assert (await ada.login(password)).status_code == 200
@@ -284,7 +284,7 @@ async def test_the_page_of_people_creates_a_token_and_shows_its_secret_once(
             f'name="{box}" checked' in refused.text for box in wrong if box.startswith("scope-")
         )
     sent = {"name": name, "scope-incidents:read": "on", "scope-signals:write": "on", "source": "ci"}
-    made = await screen.send(people, "/people/tokens", sent, expect=200)
+    made = await screen.shown_once(await screen.send(people, "/people/tokens", sent))
     assert made.headers["cache-control"] == "no-store"
     (secret,) = re.findall(r"<code>(pf_[^<]{52})</code>", made.text)
     again = await screen.get("/people")
@@ -305,9 +305,8 @@ async def test_the_pages_of_people_add_and_promote_and_disable(service: Service)
     screen, email = await Screen.of(service, "admin"), f"{uuid4()}@tests.example"
     wrong = await screen.send(await screen.get("/people"), "/people", email="nobody", expect=422)
     assert 'value="nobody"' in wrong.text
-    added = await screen.send(
-        await screen.get("/people"), "/people", email=email, role="viewer", expect=200
-    )
+    sent = await screen.send(await screen.get("/people"), "/people", email=email, role="viewer")
+    added = await screen.shown_once(sent)
     (password,) = re.findall(r"<code>([^<]{20})</code>", added.text)
     row = await service.database.fetchrow("select id, role from users where email = $1", email)
     assert row is not None
@@ -318,8 +317,7 @@ async def test_the_pages_of_people_add_and_promote_and_disable(service: Service)
     first = await screen.get(path)
     await screen.send(first, path, having="role", role="responder")
     assert (await ada.send("GET", "/me", here, expect=200))["role"] == "responder"
-    await screen.send(first, path, having="disabled", expect=412)
-    await screen.send(await screen.get(path), path, having="disabled")
+    await screen.send(first, path, having="disabled")
     assert not await ada.is_in(here)
     await screen.send(await screen.get(path), path, having="disabled")
     assert (await ada.login(password)).status_code == 200

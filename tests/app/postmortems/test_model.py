@@ -71,7 +71,7 @@ def test_a_content_is_the_same_after_it_was_stored(content: Content) -> None:
     assert Content.model_validate_json(content.model_dump_json()) == content
 
 
-WHOLE = {"summary", "impact", "factors", "owners"}
+WHOLE = {"summary", "impact", "factors", "owners", "evidence"}
 
 
 @given(st.sets(st.sampled_from(sorted(WHOLE))), st.booleans(), st.sampled_from(["", " \n"]))
@@ -84,7 +84,9 @@ def test_all_that_is_missing_is_listed_and_nothing_else(
     given_["impact"] = FULL["impact"] if "impact" in there else {"description": blank}
     if "factors" in there:
         given_ |= {"factors_none_found": True} if none_found else {"factors": FULL["factors"]}
-    assert set(lacks(Content.model_validate(given_), has_owners="owners" in there)) == WHOLE - there
+    content = Content.model_validate(given_)
+    missing = lacks(content, has_owners="owners" in there, has_evidence="evidence" in there)
+    assert set(missing) == WHOLE - there
 
 
 FACTOR = FULL["factors"][0]

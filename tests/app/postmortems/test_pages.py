@@ -13,7 +13,7 @@ from tests.app.desk import FULL, Desk
 from tests.app.live import Service
 from tests.app.screen import Screen, forms_of
 
-ENTRY = {"source": "ci", "id": "deploy 7"}
+ENTRY = {"source": "manual/ci", "id": "deploy 7"}
 FACTOR: dict[str, Any] = {
     "slug": "no-canary",
     "category": "change",
@@ -49,7 +49,7 @@ SECTIONS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
         {
             "trigger__kind": "config",
             "trigger__description": "0 ms",
-            "trigger__entry": "ci deploy 7",
+            "trigger__entry": "manual/ci deploy 7",
         },
         {"trigger": {"kind": "config", "description": "0 ms", "entry": ENTRY}},
     ),
@@ -60,7 +60,7 @@ SECTIONS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
             "factors__0__category": "change",
             "factors__0__statement": "All at *once*.",
             "factors__0__safeguard": "Staging",
-            "factors__0__evidence": "ci deploy 7",
+            "factors__0__evidence": "manual/ci deploy 7",
         },
         {"factors": [FACTOR]},
     ),
@@ -84,9 +84,22 @@ async def write(screen: Screen, desk: Desk, section: str, fields: dict[str, str]
     assert answer.headers["location"] == path_of(desk, f"#{section}")
 
 
+async def deployed(desk: Desk) -> None:
+    """Attach the entry that is evidence."""
+    item = {"source": "ci", "id": "deploy 7", "kind": "change", "title": "Deploy 7", "occurred_at": "2026-02-07T10:00:00Z"}  # fmt: skip
+    sent = {"incident": desk.incident["id"], "items": [item]}
+    await desk.send("POST", "/api/v1/signals", expect=200, json=sent)
+
+
 async def test_all_sections_are_written_one_at_a_time_and_read_back(
     desk: Desk, screen: Screen
 ) -> None:
+    for section in ("trigger", "factors"):
+        path = path_of(desk, f"/edit/{section}")
+        fields, _ = SECTIONS[section]
+        refused = await screen.send(await screen.get(path), path, fields, having="rev", expect=422)
+        assert "anual/ci deploy 7 is not on the timeline" in refused.text
+    await deployed(desk)
     expected: dict[str, Any] = {}
     for section, (fields, stored) in SECTIONS.items():
         await write(screen, desk, section, fields)
@@ -109,11 +122,19 @@ async def test_all_sections_are_written_one_at_a_time_and_read_back(
         "4,100",
         "310.5 EUR",
         "<em>once</em>",
-        "not on the timeline",
+        "Deploy 7</a>",
         "Safeguard that failed",
         "Rolled back.",
     ):
         assert words in page
+
+
+async def test_the_header_shows_severity_span_and_people(desk: Desk, screen: Screen) -> None:
+    await desk.send("POST", "/transitions", expect=201, json={"to": "RESOLVED"})
+    header = (await screen.get(path_of(desk))).text.partition('<dl class="facts">')[2]
+    header = header.partition("</dl>")[0]
+    for words in (">High<", "<dt>From</dt>", ", after ", "no owner, reported by Responder"):
+        assert words in header
 
 
 async def test_a_second_click_writes_nothing_more(desk: Desk, screen: Screen) -> None:

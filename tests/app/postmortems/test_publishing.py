@@ -25,6 +25,14 @@ async def test_what_is_missing_is_listed_and_nothing_is_written(
     assert (await desk.get("/postmortem"))["status"] == "in_review"
 
 
+async def test_evidence_that_is_not_on_the_timeline_is_not_published(desk: Desk) -> None:
+    evidence = [{"source": "ci", "id": "nothing"}]
+    content = FULL | {"factors": [FULL["factors"][0] | {"evidence": evidence}]}
+    await desk.write(0, content, expect=201)
+    await desk.move(1, "in_review")
+    assert (await desk.move(2, "published", expect=409)).json()["missing"] == ["evidence"]
+
+
 async def test_a_closed_action_needs_no_owner_and_no_factor_is_an_answer(desk: Desk) -> None:
     content = {name: of for name, of in FULL.items() if name != "factors"} | {
         "factors_none_found": True

@@ -137,6 +137,9 @@ async def test_what_was_known_then_leaves_out_the_rest_and_takes_no_corrections(
     assert "Mitigated" not in seen.story
     assert "Showing only what was known at 2026-02-07 10:10:00 UTC" in seen.text
     assert "Checkout fails" in seen.text
+    # Nor does the header say what became known later.
+    header = seen.html.partition('<main id="main">')[2].partition('id="timeline"')[0]
+    assert not any(words in header for words in ("severity-", "status-", "Owner", "To detect"))
     assert "Deploy 7" not in seen.text
     assert not [it for it in seen.forms if "INC-" in it["action"]]
     assert "Deploy 7" in (await here.get("?known_as_of=2026-02-07T10:40:00Z")).text
@@ -375,7 +378,14 @@ async def test_a_corrected_time_shows_the_old_one_and_who_and_why(service: Servi
     assert '<s><span class="unseen">Originally: </span>10:04:12</s>' in seen.html
     assert "Set time by Responder, " in seen.text
     assert ": By the log" in seen.text
+    # A clock is of the day on which the entry is shown.
+    clock = (await here.get()).form("/edits", op="set_time", id="firing")
+    await here.post(clock, value="10.03", reason="By the other log")
     again = (await here.get()).form("/edits", op="set_time", id="firing")
+    assert again["value"] == "2026-02-07 10:03"
+    await here.post(again, value="-15m", reason="It came again")
+    again = (await here.get()).form("/edits", op="set_time", id="firing")
+    assert again["day"] > "2026-02-07"
     await here.post(again, value="", reason="It was right")
     assert "≈10:02" not in (await here.get()).text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from urllib.parse import urlencode
 
 import pytest
@@ -234,6 +234,8 @@ ONE_TIME = [
     " 2026-02-07T10:04:00Z ",
     "2026-02-07 10:04 UTC",
     "2026-02-07  12:04:00 +02:00",
+    "2026-02-07 10.04",
+    "2026-02-07 10.04.00 UTC",
 ]
 
 
@@ -270,6 +272,12 @@ SPOKEN = {
     " -5m ": datetime(2026, 2, 7, 0, 25, 12, tzinfo=UTC),
     "-90s": datetime(2026, 2, 7, 0, 28, 42, tzinfo=UTC),
     "-2 h": datetime(2026, 2, 6, 22, 30, 12, tzinfo=UTC),
+    "-1h30m": datetime(2026, 2, 6, 23, 0, 12, tzinfo=UTC),
+    "5 min ago": datetime(2026, 2, 7, 0, 25, 12, tzinfo=UTC),
+    "1 hour 30 minutes ago": datetime(2026, 2, 6, 23, 0, 12, tzinfo=UTC),
+    "90 secs ago": datetime(2026, 2, 7, 0, 28, 42, tzinfo=UTC),
+    "00.04": datetime(2026, 2, 7, 0, 4, tzinfo=UTC),
+    "23.50.30": datetime(2026, 2, 6, 23, 50, 30, tzinfo=UTC),
     "-3D": datetime(2026, 2, 4, 0, 30, 12, tzinfo=UTC),
     "00:04": datetime(2026, 2, 7, 0, 4, tzinfo=UTC),
     "0:04:07.5": datetime(2026, 2, 7, 0, 4, 7, 500_000, tzinfo=UTC),
@@ -288,9 +296,31 @@ def test_where_the_time_is_known_it_can_be_named_in_words() -> None:
                 assert read_typed_time(text, NOW) == at
 
 
+def test_a_clock_may_be_of_another_day() -> None:
+    at = datetime(2026, 2, 5, 23, 50, tzinfo=UTC)
+    assert read_typed_time("23:50", NOW, day="2026-02-05") == at
+    assert read_typed_time("today 0:10", NOW, day="2026-02-05") == datetime(
+        2026, 2, 7, 0, 10, tzinfo=UTC
+    )
+    assert read_typed_time("-5m", NOW, day="2026-02-05") == NOW - timedelta(minutes=5)
+
+
 def test_words_that_name_no_time_are_refused_with_examples_of_those_that_do() -> None:
     with every() as case:
-        for text in ("24:00", "10:4", "-5", "5m", "soon", "tomorrow 10:00", "-99999d", "10:04 CET"):
+        for text in (
+            "24:00",
+            "10:4",
+            "-5",
+            "5m",
+            "soon",
+            "tomorrow 10:00",
+            "-99999d",
+            "10:04 CET",
+            "-5 apples",
+            "5 min",
+            "-1h-30m",
+            "10.04.2026",
+        ):
             with case(text), pytest.raises(ValueError, match="10:04, -5m or now"):
                 read_typed_time(text, NOW)
 
