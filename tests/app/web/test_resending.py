@@ -82,14 +82,15 @@ async def test_relative_times_of_a_resend_count_from_the_first_receipt(
     assert parse_time(note["occurred_at"]) == first - outage - timedelta(minutes=ago)
 
 
-async def test_an_empty_time_of_a_resend_counts_from_the_first_receipt(
-    desk: Desk, service: Service
+@pytest.mark.parametrize(("words", "minutes"), [("", 0), ("-2m", 2)])
+async def test_a_move_that_is_sent_again_counts_from_the_first_receipt(
+    desk: Desk, service: Service, words: str, minutes: int
 ) -> None:
     screen = await Screen.of(service)
     page, path = f"/incidents/{desk.ref}", f"/incidents/{desk.ref}/moves"
     answer = await screen.get(page)
     failed = await sent_while_locked(
-        desk, screen, answer, path, having="occurred_at", to="RESOLVED"
+        desk, screen, answer, path, having="occurred_at", to="RESOLVED", occurred_at=words
     )
     form = next(it for it in forms_of(failed) if it.action == path and "received" in it.fields)
     first = parse_time(form.fields["received"]) - timedelta(minutes=20)
@@ -100,7 +101,7 @@ async def test_an_empty_time_of_a_resend_counts_from_the_first_receipt(
         parse_time(declared["declared_at"]),
     )
     await screen.send(failed, path, having="received", received=format_time(first))
-    assert parse_time((await desk.get())["ended_at"]) == first
+    assert parse_time((await desk.get())["ended_at"]) == first - timedelta(minutes=minutes)
 
 
 async def test_a_resend_of_what_was_saved_has_no_second_effect(
