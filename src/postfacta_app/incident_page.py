@@ -135,7 +135,13 @@ async def show(
         contents=await timeline.contents(q, signal_ids, _LETTERS),
         repeats=page.repeats,
     )
+    versions: Mapping[UUID, Sequence[Mapping[str, Any]]] = {}
+    if view.known_as_of is None:
+        versions = await timeline.versions(
+            q, incident.id, letters=_LETTERS, limit=_MOST_ANNOTATIONS
+        )
     authors = {note.author for note in annotations}
+    authors |= {version["author"] for note in versions.values() for version in note}
     editors = {edit.actor for line in timeline_lines for edit in line.decided}
     general_notes = [
         note for note in annotations if note.entry is None and note.occurred_at is None
@@ -147,6 +153,8 @@ async def show(
         "shown": page,
         "lines": timeline_lines,
         "notes": general_notes[:_MOST_ANNOTATIONS],
+        "versions": versions,
+        "retracted": [note for note in versions.values() if note[0]["retracted"]],
         "is_cut": len(annotations) > _MOST_ANNOTATIONS,
         "names": await timeline.names(q, authors | editors),
         "labelled": labels_of_incident,
@@ -225,10 +233,16 @@ async def renote(
     back: Back,
 ) -> str:
     incident = await lock_active(unit, ref)
+    if fields.get("op") == "restore":
+        await timeline.restore(unit, incident, root)
+        return back("timeline")
     incident_id, current = await timeline.find(unit, root)
     if incident_id != incident.id:
         raise NotFoundError("No such annotation")
     is_retracted = fields.get("op") == "retract"
+    reason = fields.get("reason", "").strip()
+    if is_retracted and not reason:
+        raise invalid("/reason", "required", "is required to retract a note")
     stored = {"body": current.body, "state": current.state}
     sent = await merged(
         unit,
@@ -240,7 +254,7 @@ async def renote(
         whole=is_retracted,
     )
     if is_retracted:
-        await timeline.retract(unit, root, matches=any_version)
+        await timeline.withdraw(unit, root, reason[:_LETTERS], matches=any_version)
         return back("timeline")
     change = parse(AnnotationChange, sent)
     changed = await timeline.change(unit, root, change, matches=any_version)
@@ -369,14 +383,15 @@ async def label(unit: Unit, ref: Ref, *, fields: Fields, back: Back) -> str:
     return back("")
 
 
-# The history: edits, revisions and, for administrators, the audit log, newest first
+# The history, newest first: edits, notes, changes of status, revisions and, for administrators,
+# what else the audit log has
 
 _MOST_EVENTS: Final = 200  # the most events of a page
 # Signals that were attached together are one event. `$3` and `$4` say whether the caller writes,
 # and is an administrator.
 _EVENTS: Final = r"""
 select at, kind, id, actor, source, external_id, why, count,
-       case kind when 'timeline' then value end as value,
+       case when kind in ('timeline', 'note') then value end as value,
        (select coalesce(t.original, t.title)
           from timeline_entries t
          where t.incident_id = $1
@@ -411,11 +426,39 @@ select at, kind, id, actor, source, external_id, why, count,
          where r.incident_id = $1
            and ($3::boolean or r.status in ('in_review', 'published'))
         union all
+        select c.at, 'status', c.id::text, c.actor,
+               case
+                 when c.from_status is null then 'Declared'
+                 else 'Moved to ' || lower(replace(c.to_status, '_', ' '))
+               end,
+               null, null, null, c.reason, 1
+          from status_changes c
+         where c.incident_id = $1
+        union all
+        select a.at, 'note', a.id::text, a.author,
+               case
+                 when a.retracted then 'Retracted'
+                 when p.id is null then 'Added'
+                 when p.retracted then 'Restored'
+                 else 'Changed'
+               end,
+               a.kind, null,
+               json_build_object(
+                 'text', left(a.body, 200),
+                 'was', nullif(left(p.body, 200), left(a.body, 200)))::text,
+               a.reason, 1
+          from annotations a
+          left join annotations p on p.id = a.supersedes
+         where a.incident_id = $1
+        union all
         select a.at, 'audit', lpad(a.seq::text, 20, '0'), a.actor, a.action, a.object, null,
                a.detail::text, null, 1
           from audit_log a
          where a.incident_id = $1
-           and $4::boolean) e
+           and $4::boolean
+           and a.action !~ '^(annotation|postmortem|timeline)\.'
+           and a.action not in (
+             'incident.create', 'incident.move', 'signal.attach', 'signal.detach')) e
      where $5::timestamptz is null
         or (at, kind, id) < ($5, $6::text, $7::text)
      order by at desc, kind desc, id desc

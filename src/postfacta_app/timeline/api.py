@@ -215,12 +215,37 @@ _ANNOTATION: Final = f"""{_REMARKS}
    and first.id = $3
    and first.root = $3
    and exists (select from incidents i where i.id = first.incident_id and {VISIBLE})"""
+_RETRACTED: Final = f"""{_REMARKS.replace("where not a.retracted", "where a.retracted")}
+   and first.root = first.id
+   and first.incident_id = $1
+   and first.id = $2"""
+# The versions of notes that have several, the newest first.
+_VERSIONS: Final = """
+select v.root,
+       v.at,
+       v.author,
+       v.kind,
+       v.retracted,
+       v.reason,
+       left(v.body, $2) as body,
+       first.author as first_author
+  from annotations v
+  join annotations first on first.id = v.root
+ where v.incident_id = $1
+   and exists (
+     select
+       from annotations x
+      where x.incident_id = $1
+        and x.root = v.root
+        and x.supersedes is not null)
+ order by v.at desc, v.id desc
+ limit $3"""
 _SUPERSEDE: Final = """
 insert into annotations (
   id, root, supersedes, incident_id, kind, entry_source, entry_id, occurred_at, at, author,
-  state, body, retracted)
+  state, body, retracted, reason)
 select $1, a.root, a.id, a.incident_id, a.kind, a.entry_source, a.entry_id, a.occurred_at, $3, $4,
-       $5, $6, $7
+       $5, $6, $7, $8
   from annotations a
  where a.root = $2
    and not exists (select from annotations l where l.supersedes = a.id)"""
@@ -297,8 +322,23 @@ async def change(
 
 @routes.api(f"DELETE {_OF_ROOT}", ANNOTATE, "Retract an annotation")
 async def retract(unit: Unit, root: UUID, *, matches: Matches) -> None:
+    await withdraw(unit, root, None, matches=matches)
+
+
+async def withdraw(unit: Unit, root: UUID, reason: str | None, *, matches: Matches) -> None:
+    """Retract an annotation; all its versions stay on record."""
     incident, old = await _locked(unit, root, matches)
-    await _replace(unit, incident, old, retracted=True)
+    await _replace(unit, incident, old, deed="retract", reason=reason)
+
+
+async def restore(unit: Unit, incident: Incident, root: UUID) -> None:
+    """Undo a retraction: the last text is there again."""
+    rows = await unit.fetch(_RETRACTED, incident.id, root, operation="annotation_retracted")
+    if not rows:
+        raise NotFoundError("No such retracted annotation")
+    last = ShownAnnotation.model_validate_json(rows[0][0])
+    _check_author(unit.principal, last)
+    await _replace(unit, incident, last, deed="restore")
 
 
 async def find(q: Query, root: UUID) -> tuple[UUID, ShownAnnotation]:
@@ -321,6 +361,17 @@ async def remarks(
     return [ShownAnnotation.model_validate_json(row[0]) for row in rows]
 
 
+async def versions(
+    q: Query, incident_id: UUID, *, letters: int, limit: int
+) -> Mapping[UUID, Sequence[Mapping[str, Any]]]:
+    """Read the versions of each note that was changed or retracted, the newest first."""
+    rows = await q.fetch(_VERSIONS, incident_id, letters, limit, operation="annotation_versions")
+    of_note: dict[UUID, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        of_note.setdefault(row["root"], []).append(dict(row.items()))
+    return of_note
+
+
 async def remarks_on(
     q: Query, incident_id: UUID, entries: Sequence[Entry], *, limit: int
 ) -> Sequence[ShownAnnotation]:
@@ -337,23 +388,31 @@ async def remarks_on(
 async def _locked(unit: Unit, root: UUID, matches: Matches) -> tuple[Incident, ShownAnnotation]:
     incident = await lock_active(unit, (await find(unit, root))[0])
     current = await annotation(unit, root)
-    if not (current.author == unit.principal.actor or unit.principal.is_admin):
-        raise ForbiddenError("Only its author or an administrator may change an annotation")
-    _check_decision(unit.principal, current.kind)
+    _check_author(unit.principal, current)
     matches(current.etag)
     return incident, current
 
 
 async def _replace(
-    unit: Unit, incident: Incident, new: ShownAnnotation, *, retracted: bool = False
+    unit: Unit,
+    incident: Incident,
+    new: ShownAnnotation,
+    *,
+    deed: str = "change",
+    reason: str | None = None,
 ) -> None:
     at = await unit.stamp(incident.id)
     actor = unit.principal.actor
-    args = (uuid4(), new.id, at, actor, new.state, new.body, retracted)
+    args = (uuid4(), new.id, at, actor, new.state, new.body, deed == "retract", reason)
     await unit.execute(_SUPERSEDE, *args, operation="annotation_supersede")
-    action = f"annotation.{'retract' if retracted else 'change'}"
     detail = {"annotation": new.id}
-    await unit.audit(action, incident.ref, incident_id=incident.id, detail=detail)
+    await unit.audit(f"annotation.{deed}", incident.ref, incident_id=incident.id, detail=detail)
+
+
+def _check_author(principal: Principal, current: ShownAnnotation) -> None:
+    if not (current.author == principal.actor or principal.is_admin):
+        raise ForbiddenError("Only its author or an administrator may change an annotation")
+    _check_decision(principal, current.kind)
 
 
 def _check_decision(principal: Principal, kind: AnnotationKind) -> None:

@@ -270,10 +270,54 @@ async def test_a_remark_is_said_in_other_words_comes_to_something_and_is_taken_b
     # A hypothesis is never answered.
     wrong = await here.post(seen.form(f"/notes/{root}"), expect=422, state="answered", body="It is")
     assert "of a hypothesis is one of: open, supported, refuted" in wrong.text
-    await here.post(
-        (await here.get()).form(f"/notes/{root}"), op="retract", state="open", body="Any"
+    retract = (await here.get()).form(f"/notes/{root}")
+    refused = await here.post(retract, expect=422, op="retract", state="refuted")
+    assert "is required to retract a note" in refused.text
+    await here.post({**retract, "key": "once-more"}, op="retract", reason="It was warm")
+    seen = await here.get()
+    assert "The cache was cold" not in (await here.get()).story.partition("retracted note")[0]
+
+
+async def test_a_retracted_note_says_why_and_comes_back(service: Service) -> None:
+    here = await at_work(service)
+    empty = next(it for it in (await here.get()).forms if "occurred_at" in it and "body" in it)
+    await here.post(empty, kind="note", body="It was DNS", occurred_at="2026-02-07 10:05")
+    root = (await here.case.get("annotations"))["items"][0]["id"]
+    mine = (await here.get()).form(f"/notes/{root}")
+    await here.post({**mine, "key": "a-change"}, body="It was the cache")
+    seen = await here.get()
+    assert re.search(r"edited 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d", seen.text)
+    assert ": It was DNS" in seen.text
+    await here.post(seen.form(f"/notes/{root}"), op="retract", reason="Named a customer")
+    reader = Browser(here.case, await service.cookie(await service.person("viewer")))
+    seen = await reader.get()
+    assert seen.text.count("It was the cache") == 1
+    assert re.search(r"1 retracted note Note retracted by .*: Named a customer", seen.text)
+    assert "Restore" not in seen.text
+    # Only its author and administrators restore it, once.
+    back = (await here.get()).form(f"/notes/{root}", op="restore")
+    csrf = next(form["csrf"] for form in seen.forms if "csrf" in form)
+    await reader.post({**back, "csrf": csrf, "key": "theirs"}, expect=403)
+    await here.post(back)
+    await here.post({**back, "key": "once-more"}, expect=404)
+    seen = await reader.get()
+    assert "retracted note" not in seen.text
+    assert "It was the cache" in seen.story
+    history = await service.client.get(f"{reader.path}/history", headers=reader.headers)
+    words = Seen(history.text).text
+    assert re.search(
+        "Restored a note: “It was the cache” .*"
+        "Retracted a note: “It was the cache” Named a customer .*"
+        "Changed a note: “It was the cache”, before: “It was DNS” .*"
+        "Added a note: “It was DNS” .*Declared",
+        words,
     )
-    assert "The cache was cold" not in (await here.get()).text
+    admin = await service.cookie(await service.person("admin"))
+    history = await service.client.get(f"{reader.path}/history", headers=admin)
+    words = Seen(history.text).text
+    assert "annotation." not in words
+    assert words.count("Retracted a note") == 1
+    assert (await here.get("?known_as_of=2026-02-07T10:10:00Z")).text.count("edited 20") == 0
 
 
 async def test_an_annotation_is_changed_by_its_author_through_its_incident(
