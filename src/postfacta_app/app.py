@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from postfacta_adapters.limits import SharedStore
 from postfacta_core.asgi import Cors, HardenOptions, Scope, Telemetry, harden
-from postfacta_core.asgi.metrics import bears
+from postfacta_core.asgi.metrics import has_bearer_token
 from postfacta_core.asgi.stack import Hardened
 from postfacta_core.drain import DrainLimits
 from postfacta_core.drain.resources import Resource
@@ -244,7 +244,7 @@ def _options(
     def may_see_checks(scope: Scope) -> bool:
         # To those who may scrape the metrics; in `local`, to all.
         if rotation.current.metrics_token:
-            return bears(dict(scope["headers"]), tokens)
+            return has_bearer_token(dict(scope["headers"]), tokens)
         return settings.is_local
 
     return HardenOptions(

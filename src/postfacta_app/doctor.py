@@ -11,7 +11,7 @@ from platform import python_version
 import anyio
 
 from postfacta_adapters.uvicorn import BoundedHttp
-from postfacta_core.asgi.stack import COST_OF_COOKIES, IS_SLOW
+from postfacta_core.asgi.stack import IS_SLOW, SLOW_COOKIES_WARNING
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
 from postfacta_postgres import Database
@@ -104,7 +104,7 @@ def _look_at_flags(file: Path) -> Finding:
 
 
 def _look_at_process(settings: Settings) -> Iterator[Finding]:
-    slow = Finding("python", "warn", COST_OF_COOKIES, "update Python")
+    slow = Finding("python", "warn", SLOW_COOKIES_WARNING, "update Python")
     yield slow if IS_SLOW else Finding("python", "ok", python_version())
     try:
         listen(settings.host, settings.port).close()

@@ -21,8 +21,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from postfacta_adapters.httpx import Outgoing, is_failure, outgoing_headers, refusal_in
-from postfacta_core.asgi import ContextMiddleware
-from postfacta_core.asgi.middlewares import DeadlineMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware, DeadlineMiddleware
 from postfacta_core.backoff import Backoff
 from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.context import RequestContext, bind_request, release_request

@@ -6,25 +6,21 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from postfacta_core.asgi import (
+from postfacta_core.asgi import Cors, HardenOptions, RateLimit, RouteOptions, harden
+from postfacta_core.asgi.lifespan import LifespanMiddleware
+from postfacta_core.asgi.metrics import MetricsEndpoint
+from postfacta_core.asgi.middlewares import (
     ContextMiddleware,
-    Cors,
     CorsMiddleware,
     DeadlineMiddleware,
     ErrorMiddleware,
-    HardenOptions,
     HealthMiddleware,
     LoadSheddingMiddleware,
-    RateLimit,
     RateLimitMiddleware,
     ResponseHeadersMiddleware,
-    RouteOptions,
     TelemetryMiddleware,
     TransferMiddleware,
-    harden,
 )
-from postfacta_core.asgi.lifespan import LifespanMiddleware
-from postfacta_core.asgi.metrics import MetricsEndpoint
 from postfacta_core.asgi.operator import OperatorEndpoint
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.health import HealthRegistry

@@ -23,12 +23,8 @@ from postfacta_core import (
     Retry,
     Timeout,
 )
-from postfacta_core.asgi import (
-    HardenOptions,
-    LoadSheddingMiddleware,
-    RateLimit,
-    harden,
-)
+from postfacta_core.asgi import HardenOptions, RateLimit, harden
+from postfacta_core.asgi.middlewares import LoadSheddingMiddleware
 from postfacta_core.events import Mode, process_observer
 from postfacta_core.guards import RetryBudget
 from postfacta_core.health import HealthRegistry

@@ -71,14 +71,15 @@ def _cors_of(layer: Any) -> Any:
     """
     if _is_cors(layer.__class__):
         return layer
-    entries = getattr(layer, "user_middleware", ())
-    entry = next((entry for entry in entries if _is_cors(getattr(entry, "cls", None))), None)
-    return getattr(layer, "cors_config", None) if entry is None else entry
+    for entry in getattr(layer, "user_middleware", ()):
+        if _is_cors(getattr(entry, "cls", None)):
+            return entry
+    return getattr(layer, "cors_config", None)
 
 
 def _is_cors(kind: object) -> bool:
-    names = [getattr(base, "__name__", "") for base in getattr(kind, "__mro__", (kind,))]
-    return any("cors" in name.lower() for name in names)
+    bases = getattr(kind, "__mro__", (kind,))
+    return any("cors" in getattr(base, "__name__", "").lower() for base in bases)
 
 
 def _read(middleware: Any, layer: Any) -> Cors:
@@ -121,14 +122,19 @@ async def permit(cors: CorsRules, exchange: HttpExchange) -> bool:
 
 def note_taken(app: object, paths: Iterable[str], *, metrics_path: str) -> None:
     """Warn of an application's routes at paths where `harden` answers in their place."""
-    taken = [path for path in paths if any(_names(layer, path) for layer in layers(app))]
+    taken: list[str] = []
+    changes: list[str] = []
+    for path in paths:
+        if any(_has_route(layer, path) for layer in layers(app)):
+            taken.append(path)
+            option = "metrics_path=..." if path == metrics_path else "health_prefix=..."
+            if option not in changes:
+                changes.append(option)
     if taken:
-        options = ("metrics_path" if path == metrics_path else "health_prefix" for path in taken)
-        changes = ", ".join(f"{option}=..." for option in dict.fromkeys(options))
-        LOGGER.warning(_TAKEN, ", ".join(taken), changes)
+        LOGGER.warning(_TAKEN, ", ".join(taken), ", ".join(changes))
 
 
-def _names(layer: Any, path: str) -> bool:
+def _has_route(layer: Any, path: str) -> bool:
     """Return whether routes of Starlette or Litestar match a path, and not any path."""
     sibling = _first_part("/" + random_id(), path, count=1)
     with suppress(Exception):  # Foreign objects may raise anything.
@@ -144,10 +150,11 @@ def _endpoint(routes: Iterable[Any], path: str) -> object:
     """Return what serves a path, by whatever method; None if that is nothing."""
     scope: Scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
     for route in routes:
+        endpoint: object = None
         if hasattr(route, "matches"):
             endpoint = _matching(route, scope)
-        else:
-            endpoint = route if _is_of_litestar(route, path) else None
+        elif _is_of_litestar(route, path):
+            endpoint = route
         if endpoint is not None:
             return endpoint
     return None
@@ -158,10 +165,14 @@ def _matching(route: Any, scope: Scope) -> object:
     if not match.value:
         return None
     inner: Sequence[Any] = getattr(route, "routes", None) or ()
-    endpoints = (_matching(child, {**scope, **more}) for child in inner)
-    if inner:
-        return next((endpoint for endpoint in endpoints if endpoint is not None), None)
-    return more.get("endpoint", route)
+    if not inner:
+        return more.get("endpoint", route)
+    inner_scope = {**scope, **more}
+    for child in inner:
+        endpoint = _matching(child, inner_scope)
+        if endpoint is not None:
+            return endpoint
+    return None
 
 
 def _is_of_litestar(route: Any, path: str) -> bool:

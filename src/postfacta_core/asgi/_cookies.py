@@ -17,7 +17,7 @@ _REPAIRED: Final = _CURED.get(sys.version_info.minor, 0)
 IS_SLOW: Final = sys.version_info.micro < _REPAIRED
 """Whether this Python's parser is the slow one."""
 
-COST_OF_COOKIES: Final = (
+SLOW_COOKIES_WARNING: Final = (
     f"Python {'.'.join(map(str, sys.version_info[:3]))} reads quoted cookies in quadratic time"
     " (CVE-2024-7592): those with many backslashes are refused with 431. Python"
     f" 3.{sys.version_info.minor}.{_REPAIRED} has the cure"

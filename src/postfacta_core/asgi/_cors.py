@@ -14,7 +14,7 @@ from ._types import Message
 
 # The Fetch standard lets a page send these to any origin without asking.
 _SAFE: Final = ("Accept", "Accept-Language", "Content-Language", "Content-Type")
-_TOLD: Final = ("Retry-After", "X-Request-ID", "RateLimit", "RateLimit-Policy")
+_EXPOSED: Final = ("Retry-After", "X-Request-ID", "RateLimit", "RateLimit-Policy")
 _is_origin = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*]+|null").fullmatch
 EXAMPLE: Final = 'allow_origins=["https://console.example.org"]'
 _LISTS: Final = (
@@ -62,7 +62,8 @@ class Cors:
     def __post_init__(self) -> None:
         validation.texts("Cors.allow_origins", self.allow_origins, example=EXAMPLE)
         for field, rule, example in _LISTS:
-            for name in validation.texts(f"Cors.{field}", getattr(self, field), example=example):
+            names = validation.texts(f"Cors.{field}", getattr(self, field), example=example)
+            for name in names:
                 if not is_name(name):
                     validation.refuse(f"Cors.{field}", name, rule, example=example)
         validation.flag("Cors.allow_credentials", self.allow_credentials)
@@ -71,12 +72,10 @@ class Cors:
             if origin != "*" and not _is_origin(origin):
                 rule = "origins: scheme and host, without a path"
                 validation.refuse("Cors.allow_origins", origin, rule, example=EXAMPLE)
-        # Any page can make itself of the origin "null", such as by a sandboxed frame.
-        for origin in {"*", "null"}.intersection(
-            self.allow_origins if self.allow_credentials else ()
-        ):
-            rule = "a list of origins where credentials are allowed"
-            validation.refuse("Cors.allow_origins", origin, rule, example=EXAMPLE)
+            # Any page can make itself of the origin "null", such as by a sandboxed frame.
+            if self.allow_credentials and origin in {"*", "null"}:
+                rule = "a list of origins where credentials are allowed"
+                validation.refuse("Cors.allow_origins", origin, rule, example=EXAMPLE)
 
     def allows(self, origin: str) -> bool:
         """Return whether pages of this origin may read answers."""
@@ -90,22 +89,26 @@ class CorsRules:
         self._cors = cors
         # A star allows no credentials: then each origin is named.
         self._is_open = "*" in cors.allow_origins and not cors.allow_credentials
-        exposed = dict.fromkeys((*_TOLD, *cors.expose_headers))
+        exposed = dict.fromkeys((*_EXPOSED, *cors.expose_headers))
         self._granted = [(b"access-control-expose-headers", ", ".join(exposed).encode())]
         if cors.allow_credentials:
             self._granted.append((b"access-control-allow-credentials", b"true"))
-        self._allowed = {name.lower() for name in (*_SAFE, *cors.allow_headers)}
+        allowed = (*_SAFE, *cors.allow_headers)
+        self._allowed = {name.lower() for name in allowed}
         self._preflight = [
             (b"access-control-allow-methods", ", ".join(cors.allow_methods).encode()),
-            (b"access-control-allow-headers", ", ".join((*_SAFE, *cors.allow_headers)).encode()),
+            (b"access-control-allow-headers", ", ".join(allowed).encode()),
             (b"access-control-max-age", str(cors.max_age).encode()),
             (_VARY, b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
         ]
 
     def decision(self, origin: bytes | None) -> _Headers:
-        decided: _Headers = [] if self._is_open else [(_VARY, b"Origin")]
+        decided: _Headers = []
+        if not self._is_open:
+            decided.append((_VARY, b"Origin"))
         if origin is not None and self._cors.allows(origin.decode("latin-1")):
-            decided.append((b"access-control-allow-origin", b"*" if self._is_open else origin))
+            allowed = b"*" if self._is_open else origin
+            decided.append((b"access-control-allow-origin", allowed))
             decided += self._granted
         return decided
 
@@ -116,26 +119,28 @@ class CorsRules:
         emit: Callable[[Message], Awaitable[None]],
     ) -> None:
         """Answer a preflight, with a problem if it asks for more than is allowed."""
-        if wrong := self.refused(fields):
+        wrong = self.refused(fields)
+        if wrong:
             detail = f"Not allowed to pages of other origins: {', '.join(wrong)}"
             await refuse(Problem(status=400, code="cors", title="Bad Request", detail=detail))
             return
         headers = [*self._preflight, (b"content-length", b"0")]
-        if "*" in self._allowed and (names := _requested_headers(fields)):
+        names = _requested_headers(fields)
+        if "*" in self._allowed and names:
             # A star means itself where credentials count: so what was asked for is named.
-            headers[1] = (
-                b"access-control-allow-headers",
-                ", ".join(sorted(names)).encode("latin-1"),
-            )
+            allowed = ", ".join(sorted(names)).encode("latin-1")
+            headers[1] = (b"access-control-allow-headers", allowed)
         await emit({"type": "http.response.start", "status": 200, "headers": headers})
         await emit({"type": "http.response.body", "body": b""})
 
     def refused(self, fields: Mapping[bytes, bytes]) -> list[str]:
         """Return for what a preflight asks that is not allowed."""
-        names = _requested_headers(fields)
-        wrong = [] if self._cors.allows(fields[b"origin"].decode("latin-1")) else ["origin"]
+        wrong: list[str] = []
+        if not self._cors.allows(fields[b"origin"].decode("latin-1")):
+            wrong.append("origin")
         if fields[PREFLIGHT].decode("latin-1") not in self._cors.allow_methods:
             wrong.append("method")
+        names = _requested_headers(fields)
         if "*" not in self._allowed and not names <= self._allowed:
             wrong.append("headers")
         return wrong

@@ -29,7 +29,7 @@ T = TypeVar("T")
 # What the keys of a request are, in this order; others are asked of functions.
 _KEYS: Final[tuple[Scopes, ...]] = get_args(Scopes)
 _SITE: Final = 1
-_NOBODY: Final[str | None] = "?"  # The key of requests whose own key is unknown.
+_UNKNOWN_KEY: Final[str | None] = "?"  # The key of requests whose own key is unknown.
 _ALL_LEFT: Final = Decision(True, 0, sys.maxsize, 0.0, 0.0, 0.0)  # noqa: FBT003 - a record
 _JITTER: Final = 0.1  # Of the wait, and one second at least: the field has whole seconds.
 
@@ -71,12 +71,12 @@ class RateLimit:
             validation.whole(
                 "RateLimit.cost", self.cost, at_least=0, example="cost=1, or a function"
             )
-        functions = {
-            name: function
-            for name, function in (("per", self.per), ("cost", self.cost))
-            if callable(function)
-        }
-        check_options("RateLimit", applies_to=self.applies_to, **functions)
+        functions: dict[str, object] = {"applies_to": self.applies_to}
+        if callable(self.per):
+            functions["per"] = self.per
+        if callable(self.cost):
+            functions["cost"] = self.cost
+        check_options("RateLimit", **functions)
         object.__setattr__(self, "name", self.name or str(self.per))
         object.__setattr__(self, "mode", validation.choice("RateLimit.mode", self.mode, Mode))
 
@@ -88,9 +88,9 @@ def parse_rate_limit(text: str, *, field: str = "rate limit") -> RateLimit:
     """
     match = _with_scope(text)
     try:
-        return (
-            RateLimit(match[1], per=cast("Scopes", match[2].lower())) if match else RateLimit(text)
-        )
+        if match is None:
+            return RateLimit(text)
+        return RateLimit(match[1], per=cast("Scopes", match[2].lower()))
     except ValueError:
         rule = f"a rate, and what it is per: {', '.join(_KEYS)}"
         validation.refuse(field, text, rule, example="'100/minute per client'")
@@ -101,18 +101,15 @@ def check_rate_limits(field: str, rules: object) -> list[RateLimit]:
 
     A ValueError names the field if one cannot be read, or two have one name.
     """
+    example = "['100/minute per client']"
     if isinstance(rules, str) or not isinstance(rules, Sequence):
-        validation.refuse(
-            field, rules, "a list of rate limits", example="['100/minute per client']"
-        )
+        validation.refuse(field, rules, "a list of rate limits", example=example)
     names: dict[str, object] = {}
     limits: list[RateLimit] = []
     for rule in cast("Sequence[object]", rules):
         limit = parse_rate_limit(rule, field=field) if isinstance(rule, str) else rule
         if not isinstance(limit, RateLimit):
-            validation.refuse(
-                field, rule, "a list of rate limits", example="['100/minute per client']"
-            )
+            validation.refuse(field, rule, "a list of rate limits", example=example)
         if limit.name in names:
             msg = (
                 f"{field} must be of different names, and {names[limit.name]!r} and {rule!r} are"
@@ -134,17 +131,22 @@ class RatePlan:
         self._proxies = proxies
         self._luck = luck
         self._is_shared = any(rule.store is not None for rule in rules)
-        fast_rules = () if self._is_shared or any(rule.asks for rule in rules) else rules
-        of_address = [rule for rule in fast_rules if rule.key != _SITE]
-        self._by_address = fast_plan(of_address) if of_address else None
-        self._by_site = fast_plan(fast_rules) if fast_rules else None
+        self._by_address = None
+        self._by_site = None
+        calls_functions = any(rule.asks for rule in rules)
+        if rules and not self._is_shared and not calls_functions:
+            self._by_site = fast_plan(rules)
+            # An IPv4 client has no site.
+            of_address = [rule for rule in rules if rule.key != _SITE]
+            if of_address:
+                self._by_address = fast_plan(of_address)
 
     def only(self, limits: Sequence[RateLimit | str]) -> RatePlan:
         names = {limit.name for limit in check_rate_limits("rate_limits", limits)}
         rules = [rule for rule in self._rules if rule.name in names]
         return RatePlan(rules, proxies=self._proxies, luck=self._luck)
 
-    async def judge(self, scope: Scope, request: RequestContext) -> Verdict | None:
+    async def judge(self, scope: Scope, request: RequestContext) -> RateDecision | None:
         """Spend what a request costs; None if nothing limits it.
 
         Its client is known from then on.
@@ -154,29 +156,23 @@ class RatePlan:
         request.client = client
         site = site_of(client) if ":" in client else None
         fast = self._by_address if site is None else self._by_site
-        if fast is not None and (verdict := fast(client, site or "", "")) is not None:
-            return verdict
+        if fast is not None:
+            rated = fast(client, site or "", "")
+            if rated is not None:
+                return rated
         if not self._rules:
             return None
         keys = (client, site, "")
-        charges = [
-            charge for rule in self._rules if (charge := rule.charge_for(scope, keys)) is not None
-        ]
+        charges: list[tuple[LimitRule, str, int]] = []
+        for rule in self._rules:
+            charge = rule.charge_for(scope, keys)
+            if charge is not None:
+                charges.append(charge)
         decisions = await hit_all(charges) if self._is_shared else hit_here(charges)
-        enforced = [
-            (rule, decision)
-            for (rule, _, _), decision in zip(charges, decisions, strict=True)
-            if rule.enforces
-        ]
-        if not enforced:
-            return None
-        strict = strictest([decision for _, decision in enforced])
-        # Compared by identity: two decisions may well be equal.
-        rule = [rule for rule, decision in enforced if decision is strict][0]  # noqa: RUF015 - a generator costs more
-        return Verdict(rule, strict, b", ".join([rule.policy for rule, _ in enforced]))
+        return _of_enforced(charges, decisions)
 
-    def refusal(self, verdict: Verdict, request: RequestContext) -> tuple[Problem, Fields]:
-        rule, decision, _ = verdict
+    def refusal(self, rated: RateDecision, request: RequestContext) -> tuple[Problem, Fields]:
+        rule, decision, _ = rated
         wait: float | None = None
         if decision.retry_after < math.inf:
             wait = decision.retry_after + self._luck() * max(1.0, _JITTER * decision.retry_after)
@@ -184,12 +180,32 @@ class RatePlan:
         request.route = PREROUTING
         request.error_type = problem.error_type
         # The draft requires that both give the same moment.
-        return problem, verdict.fields(decision.reset_after if wait is None else max(1.0, wait))
+        reset_after = decision.reset_after if wait is None else max(1.0, wait)
+        return problem, rated.fields(reset_after)
+
+
+def _of_enforced(
+    charges: Sequence[tuple[LimitRule, str, int]], decisions: Sequence[Decision]
+) -> RateDecision | None:
+    """Return the strictest decision of the limits that are enforced; None if there are none."""
+    rules: list[LimitRule] = []
+    enforced: list[Decision] = []
+    for (rule, _, _), decision in zip(charges, decisions, strict=True):
+        if rule.enforces:
+            rules.append(rule)
+            enforced.append(decision)
+    if not enforced:
+        return None
+    strict = strictest(enforced)
+    # Compared by identity: two decisions may well be equal.
+    place = [decision is strict for decision in enforced].index(True)
+    policy = b", ".join([rule.policy for rule in rules])
+    return RateDecision(rules[place], strict, policy)
 
 
 def fast_plan(
     rules: Sequence[LimitRule],
-) -> Callable[[str, str, str], Verdict | None]:
+) -> Callable[[str, str, str], RateDecision | None]:
     """Return how limits whose keys and costs are known beforehand are hit by a request's keys.
 
     Without charges.
@@ -203,7 +219,7 @@ def fast_plan(
     policy = b", ".join([rule.policy for rule in rules])
     is_one = len(rules) == 1
 
-    def hit(*keys: str) -> Verdict | None:
+    def hit(*keys: str) -> RateDecision | None:
         now = clock()
         tightest = rules[0]
         least = _ALL_LEFT
@@ -219,7 +235,7 @@ def fast_plan(
         else:
             for rule in rules:
                 rule.counted["allowed" if least.allowed else "limited"] += 1
-            return _new(Verdict, (tightest, least, policy))
+            return _new(RateDecision, (tightest, least, policy))
         for spent, cost, key, _ in plan:
             if spent is rule:
                 break
@@ -261,17 +277,23 @@ class LimitRule(RateCounter):
         self, scope: Scope, keys: Sequence[str | None]
     ) -> tuple[LimitRule, str, int] | None:
         """Return the charge for a request; None if this limit does not apply to it."""
-        applies = self._limit.applies_to
-        per = self._limit.per
-        cost = self.cost
         if self.is_off:
             return None
+        applies = self._limit.applies_to
         if applies is not None and not self._safely(lambda: applies(scope), default=True):
             return None
-        key = self._safely(lambda: per(scope), default=_NOBODY) if callable(per) else keys[self.key]
-        if callable(tell := self._limit.cost):
-            cost = self._safely(lambda: max(0, int(tell(scope))), default=1)
-        return None if key is None else (self, shorten(str(key)), cost)
+        per = self._limit.per
+        if callable(per):
+            key = self._safely(lambda: per(scope), default=_UNKNOWN_KEY)
+        else:
+            key = keys[self.key]
+        if key is None:
+            return None
+        cost = self.cost
+        cost_of = self._limit.cost
+        if callable(cost_of):
+            cost = self._safely(lambda: max(0, int(cost_of(scope))), default=1)
+        return self, shorten(str(key)), cost
 
     def _safely(self, function: Callable[[], T], *, default: T) -> T:
         try:
@@ -281,7 +303,7 @@ class LimitRule(RateCounter):
             return default
 
 
-class Verdict(NamedTuple):
+class RateDecision(NamedTuple):
     """The result for a request.
 
     The limit and the decision that callers see, and the policy field.
@@ -299,4 +321,5 @@ class Verdict(NamedTuple):
 
 
 # As in `limits._rates`.
-_new: Final[Callable[[type[Verdict], tuple[object, ...]], Verdict]] = vars(tuple)["__new__"]
+_New = Callable[[type[RateDecision], tuple[object, ...]], RateDecision]
+_new: Final[_New] = vars(tuple)["__new__"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, Final, cast
 
 from ..context import current_request
@@ -41,20 +40,30 @@ def layers(app: object) -> Iterator[Any]:
         if app is None:
             return
         yield app
-        app = next((getattr(app, name) for name in _INNER if getattr(app, name, None)), None)
+        app = _inner(app)
+
+
+def _inner(app: object) -> object:
+    for name in _INNER:
+        inner = getattr(app, name, None)
+        if inner:
+            return inner
+    return None
 
 
 def note_routes(app: object) -> None:
     """Make Django or Quart, also inside of layers, note each request's route in its context."""
     for layer in layers(app):
         for kind in type(layer).__mro__:
-            if (prepare := _PREPARATIONS.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
+            prepare = _PREPARATIONS.get(f"{kind.__module__}.{kind.__qualname__}")
+            if prepare is not None:
                 prepare(layer)
                 break
 
 
 def _note(template: str) -> None:
-    if (request := current_request()) is not None:
+    request = current_request()
+    if request is not None:
         request.route = template
 
 
@@ -151,10 +160,15 @@ class RouteReader:
         places = self._find(scope, endpoint, _endpoints)
         if len(places) == 1:
             return places[0].template
-        matches = [(_replay(place.routes, scope, path)[0], place.template) for place in places]
         # The router takes the first full match, else the first whose method alone is another.
-        match, template = max(matches, key=itemgetter(0), default=(_NO_MATCH, None))
-        return None if match == _NO_MATCH else template
+        best = _NO_MATCH
+        template: str | None = None
+        for place in places:
+            match, _ = _replay(place.routes, scope, path)
+            if match > best:
+                best = match
+                template = place.template
+        return template
 
     def _of_mounts(self, scope: Scope, growth: str, path: str) -> str | None:
         """Return the template of the mounts by which the root_path grew.
@@ -165,7 +179,10 @@ class RouteReader:
         if not scope.get("path_params") or any(growth == mount.template for mount in mounts):
             return growth
         for mount in mounts:
-            if "{" in mount.template and _replay(mount.routes, scope, path)[1] == growth:
+            if "{" not in mount.template:
+                continue
+            _, root_path = _replay(mount.routes, scope, path)
+            if root_path == growth:
                 return mount.template
         return None
 
@@ -226,10 +243,11 @@ def _endpoints(target: object, routes: Sequence[Any], around: _Place) -> Iterato
     for route in routes:
         place = around.within(route)
         inner = getattr(route, "routes", None)
-        if not inner and target in (getattr(route, "endpoint", None), getattr(route, "app", None)):
+        if inner:
+            if len(place.routes) < _DEEPEST:
+                yield from _endpoints(target, inner, place)
+        elif target in (getattr(route, "endpoint", None), getattr(route, "app", None)):
             yield place
-        elif inner and len(place.routes) < _DEEPEST:
-            yield from _endpoints(target, inner, place)
 
 
 def _mounts(target: object, routes: Sequence[Any], around: _Place) -> Iterator[_Place]:
@@ -265,5 +283,7 @@ def _of_litestar(scope: Scope, path: str) -> str | None:
         return template or None
     # Litestar leaves the rest below the mount in the scope's path.
     whole = path.rstrip("/")
-    tail = str(scope["path"]).rstrip("/")
-    return whole[: len(whole) - len(tail)] + _MOUNT_END if whole.endswith(tail) else None
+    rest = str(scope["path"]).rstrip("/")
+    if not whole.endswith(rest):
+        return None
+    return whole.removesuffix(rest) + _MOUNT_END

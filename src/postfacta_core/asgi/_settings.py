@@ -37,7 +37,7 @@ def knows(secret: Secret, token: bytes) -> bool:
     )
 
 
-def bears(headers: Mapping[bytes, bytes], secret: Secret) -> bool:
+def has_bearer_token(headers: Mapping[bytes, bytes], secret: Secret) -> bool:
     """Return whether a request brings one of the secrets as its bearer token."""
     # The scheme's name is case-insensitive (RFC 9110, section 11.1).
     scheme, _, token = headers.get(b"authorization", b"").partition(b" ")

@@ -16,7 +16,7 @@ from ..telemetry.metrics import Exposition, Metrics
 from ..validation import validation
 from ._kernel import Doors
 from ._problem import send_whole
-from ._settings import bears as bears, check_options, instance_of
+from ._settings import check_options, has_bearer_token as has_bearer_token, instance_of
 from ._types import ASGIApp, Scope, Send
 from .options import HardenOptions
 
@@ -68,7 +68,7 @@ class MetricsEndpoint(Doors):
             await send_whole(
                 scope, send, 405, _TEXT, b"Only GET and HEAD\n", (b"allow", b"GET, HEAD")
             )
-        elif (self._token and not bears(headers, self._token)) or not (
+        elif (self._token and not has_bearer_token(headers, self._token)) or not (
             self._allow is None or self._allow(scope)
         ):
             header = (b"www-authenticate", b"Bearer")

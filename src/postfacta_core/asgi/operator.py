@@ -13,7 +13,7 @@ from typing import Any, Final
 from ..guards._guard import Guard, registry
 from ..validation import validation
 from ._problem import send_whole
-from ._settings import Secret, bears, check_options
+from ._settings import Secret, check_options, has_bearer_token
 from ._types import Receive, Scope, Send
 
 _LOG: Final = logging.getLogger("postfacta")
@@ -75,7 +75,7 @@ class OperatorEndpoint:
         headers = dict(scope["headers"])
         token = self._token
         method: str = scope["method"]
-        if not (bears(headers, token) if token else _is_local(scope, headers)):
+        if not (has_bearer_token(headers, token) if token else _is_local(scope, headers)):
             answer: _Answer = (
                 401,
                 "a bearer token is needed, or without one a client on this machine",

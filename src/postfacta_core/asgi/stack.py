@@ -25,7 +25,7 @@ from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
 from ..validation import validation
 from ._application import cors_rules, note_taken, permit
-from ._cookies import COST_OF_COOKIES as COST_OF_COOKIES, IS_SLOW as IS_SLOW
+from ._cookies import IS_SLOW as IS_SLOW, SLOW_COOKIES_WARNING as SLOW_COOKIES_WARNING
 from ._cors import CorsRules
 from ._exchange import HttpExchange
 from ._kernel import Kernel, RouteOf
@@ -241,7 +241,7 @@ class Hardened(Kernel):
             self._look_inside()
         if scope["type"] == "lifespan":
             if IS_SLOW:
-                LOGGER.warning(COST_OF_COOKIES)
+                LOGGER.warning(SLOW_COOKIES_WARNING)
             await self._lifespan(scope, receive, send)
             return
         if is_first:

@@ -24,17 +24,19 @@ def handlers_of(loop: Any) -> tuple[str, dict[int, Any] | None]:
     """Return the kind of a loop, and its table of signal handlers by number, or None."""
     table: dict[int, Any] | None = getattr(loop, "_signal_handlers", None)
     if table is None and is_own_handler(loop, signal.getsignal(signal.SIGTERM)):
-        tables: list[dict[Any, Any]] = [
-            candidate for candidate in gc.get_referents(loop) if isinstance(candidate, dict)
-        ]
-        # Other tables have file descriptors as keys, which are numbers too.
-        signal_tables = (
-            candidate
-            for candidate in tables
-            if type(candidate.get(signal.SIGTERM)).__name__ == "Handle"
-        )
-        return "uvloop", next(signal_tables, None)
+        return "uvloop", _uvloop_table(loop)
     return "loop", table
+
+
+def _uvloop_table(loop: Any) -> dict[int, Any] | None:
+    tables: list[dict[Any, Any]] = [
+        referent for referent in gc.get_referents(loop) if isinstance(referent, dict)
+    ]
+    for table in tables:
+        # Other tables have file descriptors as keys, which are numbers too.
+        if type(table.get(signal.SIGTERM)).__name__ == "Handle":
+            return table
+    return None
 
 
 def callback_of(handle: Any) -> tuple[Callable[..., Any], *tuple[Any, ...]]:

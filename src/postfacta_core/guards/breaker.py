@@ -20,9 +20,9 @@ from ..events import CircuitChanged, Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._circuit import (
     Circuit,
-    CircuitConfig as CircuitConfig,
+    CircuitConfig,
     CircuitState as CircuitState,
-    CircuitStatistics as CircuitStatistics,
+    CircuitStatistics,
     Classification,
 )
 from ._guard import RAISE, BlockGuard, On, Outcome, asked_by

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from postfacta_core.asgi import harden
-from postfacta_core.asgi._cookies import COST_OF_COOKIES, IS_SLOW, are_costly
+from postfacta_core.asgi._cookies import IS_SLOW, SLOW_COOKIES_WARNING, are_costly
 from postfacta_core.testing import call_asgi
 from tests.kit.every import every
 from tests.kit.growth import grows_faster
@@ -73,4 +73,4 @@ async def test_a_service_on_a_slow_python_says_so_at_start(
     with caplog.at_level(logging.WARNING):
         async with running(service()):
             pass
-    assert (COST_OF_COOKIES in caplog.text) == IS_SLOW
+    assert (SLOW_COOKIES_WARNING in caplog.text) == IS_SLOW

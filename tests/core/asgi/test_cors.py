@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from postfacta_core.asgi import Cors, CorsMiddleware, HardenOptions, harden
+from postfacta_core.asgi import Cors, HardenOptions, harden
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
+from postfacta_core.asgi.middlewares import CorsMiddleware
 from postfacta_core.asgi.stack import Hardened
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.testing import call_asgi

@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from postfacta_core.asgi import (
+from postfacta_core.asgi import Cors
+from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
+from postfacta_core.asgi.metrics import MetricsEndpoint
+from postfacta_core.asgi.middlewares import (
     ContextMiddleware,
-    Cors,
     CorsMiddleware,
     DeadlineMiddleware,
     ErrorMiddleware,
@@ -23,8 +25,6 @@ from postfacta_core.asgi import (
     TelemetryMiddleware,
     TransferMiddleware,
 )
-from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
-from postfacta_core.asgi.metrics import MetricsEndpoint
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.health.registry import HealthRegistry

@@ -17,10 +17,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from postfacta_adapters.limits import SharedStore
-from postfacta_core.asgi import ContextMiddleware, HardenOptions, Problem
+from postfacta_core.asgi import HardenOptions, Problem
 from postfacta_core.asgi._ratelimit import LimitRule, RateLimit, Scopes, fast_plan, parse_rate_limit
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import RateLimitMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware, RateLimitMiddleware
 from postfacta_core.context import current_request
 from postfacta_core.events import (
     ListenerFailed,

@@ -23,24 +23,21 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from postfacta_core import DrainLimits
-from postfacta_core.asgi import (
-    ContextMiddleware,
-    DeadlineMiddleware,
-    ErrorMiddleware,
-    HardenOptions,
-    HealthMiddleware,
-    LifecycleMiddleware,
-    ResponseHeadersMiddleware,
-    Telemetry,
-    TelemetryMiddleware,
-    TransferMiddleware,
-    harden,
-    problem_handler,
-)
+from postfacta_core.asgi import HardenOptions, Telemetry, harden, problem_handler
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.lifespan import LifespanMiddleware
 from postfacta_core.asgi.metrics import MetricsEndpoint
+from postfacta_core.asgi.middlewares import (
+    ContextMiddleware,
+    DeadlineMiddleware,
+    ErrorMiddleware,
+    HealthMiddleware,
+    LifecycleMiddleware,
+    ResponseHeadersMiddleware,
+    TelemetryMiddleware,
+    TransferMiddleware,
+)
 from postfacta_core.asgi.stack import Hardened
 from postfacta_core.context import current_request
 from postfacta_core.deadlines._limits import TransferLimits
