@@ -463,7 +463,7 @@ def play(
     cell: Cell, *, seed: int, bare: bool = False, config: OverloadConfig | None = None
 ) -> Result:
     """Play a cell; the same seed gives the same result."""
-    limiter = None if bare else OverloadLimiter("simulated", config)
+    limiter = None if bare else OverloadLimiter("simulated", config, explores=True)
     playing = _Play(cell, limiter, seed)
     playing.run()
     return playing.result()

@@ -386,7 +386,7 @@ class _Play:
 
 def play(cell: Cell, *, seed: int, bare: bool = False) -> list[Row]:
     """Play a cell; return a row for each of its flows."""
-    playing = _Play(cell, None if bare else OverloadLimiter("simulated"), seed)
+    playing = _Play(cell, None if bare else OverloadLimiter("simulated", explores=True), seed)
     playing.run()
     return [_row(cell, flow, playing.ended) for flow in cell.flows]
 

@@ -352,7 +352,11 @@ class LoadSheddingMiddleware(Shedding, Kernel):
         owner = "LoadSheddingMiddleware"
         _check(f"{owner}.options", options)
         check_options(owner, spares=spares, processor=processor, luck=luck)
-        limiter = OverloadLimiter("requests", options.concurrency) if limiter is None else limiter
+        limiter = (
+            OverloadLimiter("requests", options.concurrency, explores=True)
+            if limiter is None
+            else limiter
+        )
         validation.instance(f"{owner}.limiter", limiter, OverloadLimiter, example="None")
         limiter.mode = Mode(options.shedding)
         Kernel.__init__(self, app, admission=self, render=render, observer=observer, clock=clock)

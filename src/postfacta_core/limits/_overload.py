@@ -16,9 +16,13 @@
 8. What tells nothing holds no slot while others find no room.
 9. A request counts as at most twice as late as it may be.
 10. One client holds at most half of the limit while others find no room.
+11. Where the event loop beats, requests that find no room are let in until there is evidence of
+    harm (see `_growth`); meanwhile the queue is patient. While all find room, the limit falls
+    towards three times of what is used.
 
 Why, and what each rule won and cost, is in docs/decisions/0015-a-limit-that-is-proved.md, under the
-same numbers. A request costs O(1); a window of measurements closes 20 times a second at most.
+same numbers, and in 0033-waiting-is-not-work.md. A request costs O(1); a window of measurements
+closes 20 times a second at most.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from typing import Final
 
 from ..events import Mode, Sample
 from ..validation import validation
+from ._growth import Growth
 from ._waiting import ADMIT, NOBODY, Admit, Priority, Shed, Wait, WaitingLine
 
 # The seconds after which to try again, spread so that those refused together return apart.
@@ -45,6 +50,8 @@ _TOLERANCE: Final = 1.25
 # A window has this many endings or is this old: of fewer, one odd request decides.
 _FEWEST: Final = 8
 _LONGEST = 1.0
+# A smaller one is late by more than this, or it is chance.
+_CHANCE: Final = 1.25
 # As often as the event loop beats: the sweep looks 20 times a second.
 _SHORTEST = 0.05
 # The longest time between two tests of the verdict that the service is slow (rule 5).
@@ -58,6 +65,10 @@ _WEIGHT: Final = 1 / 16
 _UP: Final = 1 / 32
 # A request that was seen to wait for the loop had waited in its socket before, unseen (rule 2).
 _LAG_COUNTS: Final = 4.0
+# Of a kind's first answer: it may have been a quick one.
+_FIRST: Final = 1.25
+# Seconds for which it is known what holds the slots.
+_HOLDS: Final = 60.0
 # How late one request counts at most: a few that take for ever are no queue (rule 9).
 _LATEST: Final = 2.0
 _NONE: Final = 1e-9  # In place of 0 below a fraction.
@@ -91,12 +102,12 @@ class OverloadConfig:
 
     spare: float = 0.1
     patience: float = 0.5
-    start: int = 16
+    start: int = 8
 
     def __post_init__(self) -> None:
         validation.seconds("OverloadConfig.spare", self.spare, example="0.1")
         validation.seconds("OverloadConfig.patience", self.patience, example="0.5")
-        validation.whole("OverloadConfig.start", self.start, example="16")
+        validation.whole("OverloadConfig.start", self.start, example="8")
 
 
 @dataclass(slots=True)
@@ -112,6 +123,11 @@ class _Trial:
     took: float = 0.0
     usual: float = 0.0
 
+    def add(self, took: float, usual: float) -> None:
+        self.ended += 1
+        self.took += took
+        self.usual += usual
+
 
 class OverloadLimiter:
     """Decides how many requests run at once, which wait, and which are refused.
@@ -121,19 +137,26 @@ class OverloadLimiter:
     Args:
         name: Its metric label.
         config: What it starts from.
+        explores: Whether it lets requests in that find no room, while nothing shows harm. Only
+            where `beat` is called 20 times a second.
 
     Attributes:
         limit: The present one; what counts is its whole part.
         in_flight: Requests admitted that have not finished.
     """
 
-    def __init__(self, name: str, config: OverloadConfig | None = None) -> None:
+    def __init__(
+        self, name: str, config: OverloadConfig | None = None, *, explores: bool = False
+    ) -> None:
         self.name: str = validation.name("OverloadLimiter.name", name, example='"requests"')
         config = config or OverloadConfig()
         self.limit: float = float(config.start)
         self.in_flight: int = 0
         self._config = config
         self._line = WaitingLine(config.spare, config.patience)
+        self._line.is_patient = explores
+        self._growth = Growth() if explores else None
+        self._slots = self._slot_held = 0.0
         self._grew_at = self._test_at = -math.inf
         self._untried = 0.0
         self._is_calm = True
@@ -263,8 +286,9 @@ class OverloadLimiter:
             allowed = record[0] * self._tolerance + self._spare
             age = took + lag * self._lag_weight
             if ending == Ending.ANSWERED or age > allowed:
-                self._late += min(age / allowed, _LATEST)
+                self._late += age / allowed if age < _LATEST * allowed else _LATEST
                 self._ended += 1
+                self._waited += waited
                 if ending == Ending.ANSWERED:
                     self._answered += 1
                     self._allowed += allowed
@@ -275,12 +299,11 @@ class OverloadLimiter:
                     record[1] = now
                     self._took += work
                     self._usual += usual
+                    self._held += usual * usual
                     if self._untried > 0.0 and admitted >= self._grew_at:
                         self._untried -= 1.0
                     if (trial := self._trial) is not None and admitted >= trial.since:
-                        trial.ended += 1
-                        trial.took += work
-                        trial.usual += usual
+                        trial.add(work, usual)
                     if self._is_calm:
                         longer = work - usual
                         record[0] += min(longer, usual) * _UP if longer > 0.0 else longer * _WEIGHT
@@ -317,12 +340,12 @@ class OverloadLimiter:
     def is_silent(self, kind: Hashable, admitted: float, now: float) -> bool:
         """Return whether a request that runs tells nothing.
 
-        None of its kind was answered since it began, or ever.
+        None of its kind was answered for longer than they take, or ever.
         """
         record = self._record_of(kind)
         if record is None:
             return now > admitted + _UNKNOWN_HANGS
-        return now > admitted + _HANGS and record[1] < admitted
+        return now > max(admitted + _HANGS, record[1] + max(_HANGS, 2.0 * record[0]))
 
     def share(self, holders: Mapping[Hashable, int]) -> None:
         """Leave half of the limit to others, by each client's slots while requests find no room.
@@ -352,6 +375,8 @@ class OverloadLimiter:
         """
         self._lag_weight = _LAG_COUNTS * max(own_share, 0.5) - 1.0
         self._is_overloaded = self._line.is_overloaded(now)
+        if self._growth is not None:
+            self._explore(self._growth, now)
         if self._line.count:
             self._hand_over(now)
 
@@ -376,6 +401,34 @@ class OverloadLimiter:
                 for priority, count in zip(Priority, counts, strict=True):
                     labels = (self.name, priority.name.lower(), decision, mode.value)
                     yield Sample("postfacta_limiter_decisions_total", labels, float(count))
+
+    def _explore(self, growth: Growth, now: float) -> None:
+        line = self._line
+        if not self.in_flight:
+            growth.rest(now)
+        if growth.begins_short(now, is_short=line.count > 0):
+            self._await_answers(now)
+        growth.look(now, self._kinds.values(), self._mean[0], self._scale, self._rate)
+        is_harmed = (
+            self._trial is not None
+            or self._pressure > 1.0
+            or (self._ended > 1 and self._late > self._ended)
+            or line.is_overloaded(now)
+        )
+        line.is_patient = growth.may_grow(now) and not is_harmed
+        if line.count and line.is_patient:
+            held = self._slot_held / max(self._slots, _NONE)
+            is_tried = self._untried <= 0.0
+            target = growth.target(self.limit, now, is_tried=is_tried, held=held)
+            if target > self.limit:
+                self._set_limit(target)
+                self._await_answers(now)
+
+    def _await_answers(self, now: float) -> None:
+        """Let the limit grow only once half of it, admitted from now on, was answered."""
+        self._grew_at = now
+        self._untried = self.limit / 2.0
+        self._may_grow = False
 
     def _has_room(self, priority: int, client: Hashable) -> bool:
         beyond = 0 if client == self._line.crowd else self._beyond
@@ -416,13 +469,14 @@ class OverloadLimiter:
             kind = None
             if (record := self._kinds.get(kind)) is not None:
                 return record
-        record = self._kinds[kind] = [max(took, 0.0) / max(1.0, self._stretch), 0.0]
+        record = self._kinds[kind] = [_FIRST * max(took, 0.0) / max(1.0, self._stretch), 0.0]
         return record
 
     def _open(self, now: float) -> None:
         self._opened = now
         self._closes = now + _SHORTEST
         self._ended = self._answered = self._untimed = 0
+        self._waited = self._held = 0.0
         self._took = self._usual = self._allowed = self._late = 0.0
         self._peak = self.in_flight
         self._was_short = self._line.count > 0
@@ -451,6 +505,8 @@ class OverloadLimiter:
         stretch = self._took / max(self._usual, _NONE) if answered else self._stretch
         self._stretch = stretch
         lost = self._ended - answered
+        if self._growth is not None:
+            pressure = self._weigh(self._growth, pressure, now=now, lasted=lasted)
         self._is_calm = pressure <= 1.0 and not short and not lost and self._peak < 0.5 * self.limit
         trial = self._trial
         if trial is not None and trial.is_test:
@@ -465,6 +521,31 @@ class OverloadLimiter:
             # If some were lost, the others stand for those that lived long enough.
             self._cut(stretch * self._ended / answered if answered else math.inf, now)
         self._open(now)
+
+    def _weigh(self, growth: Growth, pressure: float, *, now: float, lasted: float) -> float:
+        """Return the pressure less what is chance or slow; note what a window showed."""
+        keeps = math.exp(-lasted / _HOLDS)
+        self._slots = self._slots * keeps + self._usual
+        self._slot_held = self._slot_held * keeps + self._held
+        short = self._was_short
+        floor = max(float(self._config.start), 3.0 * self._peak)
+        if not short and self._trial is None and self.limit > floor:
+            self._set_limit(self.limit - (self.limit - floor) * min(1.0, lasted) / 2.0)
+        answered = self._answered
+        if pressure <= 1.0 or not answered:
+            return pressure
+        if answered == self._ended < _FEWEST and pressure < _CHANCE:
+            return 1.0
+        slow = growth.excuse(now) * answered / max(self._usual, _NONE)
+        # Known waits are a queue, however long it was silent before.
+        if self._stretch <= slow and self._waited <= self._ended * self._spare:
+            if self._stretch > self._scale:
+                self._find_slow(self._stretch, now)
+            return 1.0
+        if short:
+            growth.hold(now)
+            self._line.is_patient = False
+        return pressure
 
     def _grow(self, pressure: float, now: float) -> None:
         if self._may_grow:
@@ -515,11 +596,8 @@ class OverloadLimiter:
         # A queue would leave `still` equal to `left`. 1.6 is the margin: times are spread.
         if still > 1.6 * left and stretch > (1.0 if trial.is_test else 1.2 * self._scale):
             # A queue gets shorter with the limit; this is where it ends.
-            self._verdicts["slow"] += 1
-            self._set_scale(stretch)
+            self._find_slow(stretch, now)
             self._set_limit(max(self.limit, trial.origin * min(1.0, still) * _TOLERANCE))
-            self._test_every = min(2 * self._test_every, _PAUSE)
-            self._test_at = now + self._test_every
             return True
         self._verdicts["queue"] += 1
         self._test_every = 1.0
@@ -527,6 +605,12 @@ class OverloadLimiter:
         if trial.is_test:
             self._set_scale(max(1.0, min(self._scale, stretch)))
         return False
+
+    def _find_slow(self, stretch: float, now: float) -> None:
+        self._verdicts["slow"] += 1
+        self._set_scale(stretch)
+        self._test_every = min(2 * self._test_every, _PAUSE)
+        self._test_at = now + self._test_every
 
     def _set_scale(self, scale: float) -> None:
         self._scale = scale

@@ -7,6 +7,7 @@
 3. A newcomer replaces the oldest of a lower priority, in an overload also of its own.
 4. Within a rank, those whose time is up leave before others are admitted.
 5. The client that holds too many slots stands behind all others of all priorities.
+6. While the limit may still grow (`is_patient`), there are 1,024 places, and 2 s of patience.
 
 CoDel: Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 2012. Adaptive LIFO: Maurer, "Fail
 at Scale", ACM Queue 2015.
@@ -30,6 +31,9 @@ _PLACES: Final = 16
 _MOST_PLACES: Final = 256
 # Seconds; of a service so slow that it does not answer a full queue within `patience`.
 _LONGEST_WAIT: Final = 4.0
+# A thousand waits are some megabytes, and two seconds are less than most callers' time (rule 6).
+_PATIENT_PLACES: Final = 1024
+_PATIENT_WAIT: Final = 2.0
 _OVERLOAD_LASTS: Final = 1.0  # Seconds since the last refusal (rule 2).
 # The share of `spare` that a request may wait even if the event loop takes all of it.
 _LEAST: Final = 0.2
@@ -96,6 +100,7 @@ class WaitingLine:
         self._queues = tuple(OrderedDict[Wait, None]() for _ in (*Priority, *Priority))
         self.crowd: Hashable = NOBODY
         self._overloaded_until = -math.inf
+        self.is_patient: bool = False
         self.pace(0.0, 0.0)
 
     def pace(self, rate: float, lag: float, possible: float = 0.0) -> None:
@@ -141,12 +146,16 @@ class WaitingLine:
         client: Hashable = None,
     ) -> Wait:
         longest = self._longest_in_overload if now < self._overloaded_until else self._longest
+        if self.is_patient:
+            longest = max(longest, _PATIENT_WAIT)
         wait = Wait(priority, now, now + longest, shed=shed, mode=mode, client=client)
         self._queues[self.rank(priority, client)][wait] = None
         self.count += 1
         return wait
 
     def is_full(self, now: float) -> bool:
+        if self.is_patient:
+            return self.count >= _PATIENT_PLACES
         return self.count >= (
             self._places_in_overload if now < self._overloaded_until else self._places
         )
