@@ -46,6 +46,7 @@ from .reliability.about import BusinessMetrics, load_codebase, read_business
 from .settings import AGES, AuthMode, Read, Rotation, Settings, password_of
 from .signals import api as signals
 from .signals.intake import Intake
+from .signals.mapping import Mappings
 from .timeline import api as timeline
 from .timeline.kept import KeptTimelines
 from .web.render import ASSETS_VERSION, STATIC, Pages, stale_answers
@@ -128,7 +129,8 @@ def create_app(
         )
     about_us = about.About(codebase, settings.environment, health, telemetry.metrics, watch)
     store_of_v0 = v0_store or PostgresV0(database, transactions)
-    parts = (accounts, guard, store_of_v0, about_us, Intake(settings), KeptTimelines())
+    ingest = (Intake(settings), Mappings(settings))
+    parts = (accounts, guard, store_of_v0, about_us, *ingest, KeptTimelines())
     table = declared(flags)
     tools = Tools(transactions, pages, stale, parts=parts)
     about_us.describe(openapi_document(table, version=codebase.version))

@@ -38,6 +38,7 @@ _PATTERNS: Final[dict[str, JSON]] = {
     "rev": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
     "type": {"enum": ["related", "duplicate_of", "follows"]},
     "slug": {"type": "string", "pattern": "^[a-z][a-z-]{0,62}$"},
+    "mapping": {"type": "string", "pattern": "^[a-z0-9-]{1,63}$"},
 }
 _ANNOTATIONS: Final = {"default", "description"}  # of a schema: they restrict nothing
 _ETAGS: Final = r'^(\*|(W/)?"[!#-~]{0,100}"( ?, ?(W/)?"[!#-~]{0,100}"){0,9})$'

@@ -198,6 +198,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     secret_keys: Listed = ()  # whose values in signals are redacted, beside `password` and the like
     alert_service_label: str = Field("service", min_length=1)
     alert_environment_label: str = Field("env", min_length=1)
+    signal_mappings: Path | None = None  # how other JSON becomes signals
     shedding: Mode = Mode.ENFORCE
     traces: str = Field("none", pattern="^(none|otlp)$")
     prometheus_url: Annotated[Secret, _checked(check_address)] | None = None

@@ -89,6 +89,7 @@ EXPECTED: dict[str, set[str]] = {
     "POST /api/v1/signals": INGESTERS,
     "GET /api/v1/signals/{id}": READ,
     "POST /api/v1/ingest/alertmanager": INGESTERS,
+    "POST /api/v1/ingest/mapped/{mapping}": INGESTERS,
     "POST /api/v1/incidents/{ref}/signals": RESPONDERS,
     "DELETE /api/v1/incidents/{ref}/signals/{id}": RESPONDERS,
     "GET /api/v1/incidents/{ref}/postmortem": READ,

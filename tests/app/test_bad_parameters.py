@@ -308,7 +308,7 @@ EVERY_ROUTE = [
     ("POST", "/logout"), ("GET", "/api/v0/incidents"), ("GET", f"/api/v0/incidents/{ID}"), V0, *ROUTES,
     ("GET", "/api/v1/incidents"), ("GET", ONE), ("DELETE", ONE), ("GET", "/api/v1/me"), ("GET", "/api/v1/tokens"),
     ("DELETE", f"/api/v1/tokens/{ID}"), ("GET", "/api/v1/signals"), ("GET", f"/api/v1/signals/{ID}"),
-    ("POST", "/api/v1/ingest/alertmanager"), ("DELETE", f"{ONE}/signals/{ID}"), ("GET", "/api/v1/users"), ("GET", "/api/v1/audit"), ("GET", "/incidents"),
+    ("POST", "/api/v1/ingest/alertmanager"), ("POST", "/api/v1/ingest/mapped/x"), ("DELETE", f"{ONE}/signals/{ID}"), ("GET", "/api/v1/users"), ("GET", "/api/v1/audit"), ("GET", "/incidents"),
     ("GET", "/incidents/INC-1"), ("GET", "/signin"), ("POST", "/signin"), ("POST", "/signout"),
     ("GET", "/problems/conflict"), ("GET", "/static/postfacta.css"), ("OPTIONS", ONE), ("TRACE", "/home"), ("GET", "/x/"),
 ]  # fmt: skip

@@ -37,7 +37,7 @@ from postfacta_app.labels import Labels
 from postfacta_app.links import NewLink
 from postfacta_app.postmortems.model import Draft, Restore, Transition
 from postfacta_app.signals.intake import Webhook
-from postfacta_app.signals.model import Attachments, Batch
+from postfacta_app.signals.model import AnyJson, Attachments, Batch
 from postfacta_app.timeline.model import AnnotationChange, AnyEdit, NewAnnotation
 from postfacta_app.web.routes import Rule
 from tests.app.live import NEW, START, Body, Service, in_process
@@ -83,6 +83,7 @@ PLACES: dict[str, Callable[[Named], str]] = {
     "incidents/{id:uuid}": lambda it: it.ref,
     "signals/{id}": lambda it: it.signal,
     "annotations/{root}": lambda it: it.annotation,
+    "mapped/{mapping}": lambda it: "github",
     "notes/{root}": lambda it: it.annotation,
     "action-items/{id}": lambda it: it.action,
     "links/{target}": lambda it: it.ref,
@@ -108,6 +109,7 @@ BODIES: dict[type[BaseModel], Callable[[Named], Body]] = {
         "items": [{"kind": "other", "title": "A stranger's own"}],
     },
     Attachments: lambda it: {"ids": [it.signal]},
+    AnyJson: lambda it: {"title": "A stranger's own"},
     Webhook: lambda it: {"version": "4", "alerts": []},
     AnyEdit: lambda it: {"op": "pin", "entry": {**ENTRY, "id": it.entry}},
     NewAnnotation: lambda it: {"kind": "note", "body": "?", "entry": {**ENTRY, "id": it.entry}},

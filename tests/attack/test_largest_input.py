@@ -174,6 +174,7 @@ class Attack:
             "{target}": "INC-2",
             "{type}": "related",
             "{slug}": "validation",
+            "{mapping}": "absent",
         }
         path = rule.path
         for name, value in names.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ from ..web.slices import Page, Routes, part
 OPEN = Access.OPEN
 routes: Final = Routes("page")
 
+_LONGEST_NAME: Final = 64  # of a field that a sender made up
 _PACKAGED = Path(__file__).with_name("codebase.json")
 
 
@@ -87,6 +89,30 @@ def load_codebase(path: Path = _PACKAGED) -> Codebase:
         raise SettingsError(f"{path.name}: {error}; reinstall the package") from error
 
 
+class Rejections:
+    """The signals that this process rejected in the last hour: how many of each source and field.
+
+    It keeps the latest 1,000.
+    """
+
+    def __init__(self, clock: Clock = MONOTONIC) -> None:
+        self._clock = clock
+        self._latest = deque[tuple[float, str, str]](maxlen=1000)
+
+    def note(self, source: str, pointer: str) -> None:
+        name = pointer.removeprefix("/").partition("/")[0]
+        self._latest.append((self._clock(), source, name[:_LONGEST_NAME] or "item"))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there may have been more than it keeps."""
+        return len(self._latest) == self._latest.maxlen
+
+    def last_hour(self) -> Counter[tuple[str, str]]:
+        start = self._clock() - 3600
+        return Counter((source, name) for at, source, name in self._latest if at >= start)
+
+
 @dataclass(slots=True)
 class About:
     """The part that these routes need; it begins with the process, the document is set later.
@@ -99,6 +125,7 @@ class About:
     health: HealthRegistry
     metrics: Metrics
     watch: Watch | None = None
+    rejections: Rejections = field(default_factory=Rejections)
     document: bytes = b"{}"
     etag: str = ""
     clock: Clock = MONOTONIC
@@ -179,6 +206,8 @@ async def show(service: ThisService) -> Page:
         "since": service.since,
         "watch": service.watch,
         "health": service.health.snapshot(),
+        "rejected": service.rejections.last_hour(),
+        "is_cut": service.rejections.is_cut,
         "percent": percent,
         "facts": facts,
         "plot": plot,

@@ -16,12 +16,14 @@ from ..errors import AppError, ForbiddenError, NotFoundError
 from ..incidents.access import Ref, lock_active, not_kept, read_ref
 from ..incidents.model import Incident, Visibility
 from ..principal import Access
+from ..reliability.about import About
 from ..web.body import parse, read_body, read_json
 from ..web.routes import Call, RouteClass
 from ..web.slices import Fill, Now, Routes
 from . import model
 from .intake import Intake, Webhook, read_alerts, read_item
-from .model import Attached, Batch, Fact, Ingested, ItemResult, Key, Result, Signal
+from .mapping import Mappings, read_mapped
+from .model import AnyJson, Attached, Batch, Fact, Ingested, ItemResult, Key, Result, Signal
 
 _ALL: Final = "/api/v1/signals"
 _OF_INCIDENT: Final = "/api/v1/incidents/{ref}/signals"
@@ -234,20 +236,41 @@ async def _batch(call: Call, _: str) -> tuple[Batch, Sequence[Fact | ItemResult]
     size = len(await call.request.body())
     read = partial(read_item, principal=call.principal, intake=intake)
     items = await aside(size, lambda: [read(n, item) for n, item in enumerate(batch.items)])
-    return batch, items
+    return batch, _noted(call, items)
 
 
 async def _alerts(call: Call, _: str) -> tuple[Webhook, Sequence[Fact | ItemResult]]:
     webhook = parse(Webhook, await read_json(call.request))
     intake = call.tools.part(Intake)
     size = len(await call.request.body())
-    return webhook, await aside(size, read_alerts, webhook, call.principal, intake)
+    items = await aside(size, read_alerts, webhook, call.principal, intake)
+    return webhook, _noted(call, items)
+
+
+async def _mapped(call: Call, _: str) -> Sequence[Fact | ItemResult]:
+    name = call.request.path_params["mapping"]
+    mapping = call.tools.part(Mappings).find(name)
+    body: Any = await read_json(call.request)
+    intake = call.tools.part(Intake)
+    size = len(await call.request.body())
+    read = partial(read_mapped, principal=call.principal, intake=intake, source=name)
+    return _noted(call, await aside(size, lambda: read(mapping, body)))
+
+
+def _noted(call: Call, items: Sequence[Fact | ItemResult]) -> Sequence[Fact | ItemResult]:
+    """Note what is rejected, for the page of operators: before a transaction that may repeat."""
+    source = model.source_of(call.principal, None)
+    for item in items:
+        if isinstance(item, ItemResult):
+            call.tools.part(About).rejections.note(source, item.errors[0].pointer)
+    return items
 
 
 # A request with its items in their order, each valid or rejected: read before the transaction
 # begins.
 Items = Annotated[tuple[Batch, Sequence[Fact | ItemResult]], Fill(_batch)]
 Alerts = Annotated[tuple[Webhook, Sequence[Fact | ItemResult]], Fill(_alerts)]
+Mapped = Annotated[Sequence[Fact | ItemResult], Fill(_mapped)]
 
 
 @routes.api(
@@ -285,6 +308,19 @@ async def alertmanager(unit: Unit, received: Alerts, *, now: Now) -> Ingested:
         ]
         unit.counts.append(("postfacta_alertmanager_truncated_total",))
     return done
+
+
+@routes.api(
+    "POST /api/v1/ingest/mapped/{mapping}",
+    Access.INGEST,
+    "Store signals made of any JSON by a mapping",
+    status=200,
+    kind=RouteClass.INGEST,
+    reads=AnyJson,
+    operation="send_mapped_signals",
+)
+async def ingest_mapped(unit: Unit, items: Mapped, *, now: Now) -> Ingested:
+    return await store(unit, items, now=now)
 
 
 @routes.api(f"GET {_ALL}", Access.READ, "List signals")

@@ -72,25 +72,29 @@ def read_item(
         return ItemResult(index=index, result=Result.REJECTED, errors=refusal.errors)
 
 
-# Alertmanager's webhook, version 4. Both Alertmanagers of a pair, and every repeat, send the same
-# keys, so each alert is stored once. Its content is its labels and times: annotations are templates
-# that change between repeats. The first stay.
+# Alertmanager's webhook, version 4, and Grafana's, version 1. Both Alertmanagers of a pair, and
+# every repeat, send the same keys, so each alert is stored once. Its content is its labels and
+# times: annotations are templates that change between repeats. The first stay.
 
-_MOST_ITEMS: Final = 1000
+MOST_ITEMS: Final = 1000
 _TOO_MANY: Final = FieldError(
-    "", "too_long", f"makes more than {_MOST_ITEMS} signals: lower max_alerts"
+    "", "too_long", f"makes more than {MOST_ITEMS} signals: lower max_alerts"
 )
+_GENERATORS: Final = {"1": "Grafana", "4": "Prometheus"}  # what an alert's generator is
 _ZERO: Final = datetime(1, 1, 1, tzinfo=UTC)  # Go's zero time.
-_LONGEST_TITLE = 500
-_LONGEST_BODY = 20_000
+LONGEST_TITLE = 500
+LONGEST_BODY = 20_000
 _LONGEST_SLUG = 63
 _ADDRESS: Final = re.compile(r"https?://[!#-\[\]-~]{1,3000}")
 
 
 class Webhook(BaseModel):
-    """A notification. Unknown members are ignored, and invalid ones do not lose the alerts."""
+    """A notification of Alertmanager or Grafana.
 
-    version: Literal["4"]
+    Unknown members are ignored, and invalid ones do not lose the alerts.
+    """
+
+    version: Literal["1", "4"]  # Grafana's, Alertmanager's
     alerts: list[JsonValue]
     group_key: JsonValue = Field("", alias="groupKey")
     external_url: JsonValue = Field("", alias="externalURL")
@@ -112,7 +116,11 @@ class _Alert(BaseModel):
     starts_at: Time = Field(alias="startsAt")
     sent: JsonValue = Field(None, alias="startsAt")  # the same exactly as sent: a part of its keys
     ends_at: Time = Field(_ZERO, alias="endsAt")
-    generator_url: str = Field("", alias="generatorURL")
+    generator_url: JsonValue = Field("", alias="generatorURL")
+    # Grafana has these too.
+    dashboard_url: JsonValue = Field("", alias="dashboardURL")
+    panel_url: JsonValue = Field("", alias="panelURL")
+    silence_url: JsonValue = Field("", alias="silenceURL")
 
 
 def read_alerts(
@@ -132,13 +140,14 @@ def read_alerts(
     for index, sent in enumerate(webhook.alerts):
         try:
             alert = parse(_Alert, intake.clean(sent))
-            fields: dict[str, object] = {**_common_fields(alert, intake.labels), "source": source}
+            common = _common_fields(alert, intake.labels, _GENERATORS[webhook.version])
+            fields: dict[str, object] = {**common, "source": source}
             fields["payload"] = {"labels": alert.labels, "annotations": alert.annotations, **about}
             facts = [
                 Fact.of(index, parse(model.NewSignal, fields | event), principal, content=content)
                 for event, content in _events(alert)
             ]
-            errors = [] if len(items) + len(facts) <= _MOST_ITEMS else [_TOO_MANY]
+            errors = [] if len(items) + len(facts) <= MOST_ITEMS else [_TOO_MANY]
         except InvalidFieldsError as refusal:
             facts = []
             errors = list(refusal.errors)
@@ -164,22 +173,29 @@ def _events(alert: _Alert) -> Iterator[tuple[dict[str, object], dict[str, object
         yield fields, content
 
 
-def _common_fields(alert: _Alert, labels: Sequence[str]) -> dict[str, object]:
+def _common_fields(alert: _Alert, labels: Sequence[str], generator: str) -> dict[str, object]:
     notes = alert.annotations
     title = alert.labels.get("alertname") or notes.get("summary") or "An alert without a name"
-    service, environment = (_slug(alert.labels.get(name, "")) for name in labels)
+    service, environment = (slug(alert.labels.get(name, "")) for name in labels)
     links = (
-        ("Prometheus", alert.generator_url),
+        (generator, alert.generator_url),
+        ("Dashboard", alert.dashboard_url),
+        ("Panel", alert.panel_url),
+        ("Silence", alert.silence_url),
         ("Runbook", notes.get("runbook_url") or notes.get("runbook") or ""),
     )
     return {
-        "title": title[:_LONGEST_TITLE],
-        "body": notes["description"][:_LONGEST_BODY] if "description" in notes else None,
+        "title": title[:LONGEST_TITLE],
+        "body": notes["description"][:LONGEST_BODY] if "description" in notes else None,
         "services": [service] if service else [],
         "environment": environment or None,
-        "links": [{"title": name, "url": url} for name, url in links if _ADDRESS.fullmatch(url)],
+        "links": [{"title": name, "url": url} for name, url in links if is_address(url)],
     }
 
 
-def _slug(text: str) -> str:
+def is_address(value: JsonValue) -> bool:
+    return isinstance(value, str) and _ADDRESS.fullmatch(value) is not None
+
+
+def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_LONGEST_SLUG].rstrip("-")

@@ -19,6 +19,7 @@ from pydantic import (
     Json,
     JsonValue,
     PlainValidator,
+    RootModel,
     computed_field,
 )
 from pydantic_core import to_json
@@ -149,6 +150,10 @@ class Batch(BaseModel, extra="forbid"):
         ],
         Field(min_length=1, max_length=500),
     ]
+
+
+class AnyJson(RootModel[JsonValue]):
+    """What a sender sends by itself; a mapping makes signals of it."""
 
 
 class Attachments(BaseModel, extra="forbid"):

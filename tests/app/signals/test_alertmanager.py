@@ -81,6 +81,20 @@ def test_a_resolved_alert_is_also_its_beginning() -> None:
     assert resolved.sha256 != firing.sha256
 
 
+def test_an_alert_of_grafana_has_the_links_that_it_sent() -> None:
+    (fact,) = facts(recorded("grafana"))
+    assert (fact.new.kind, fact.new.title) == ("alert_firing", "Checkout is slow")
+    assert fact.new.occurred_at == datetime(2026, 10, 12, 7, 51, 3, 157076, tzinfo=UTC)
+    assert [link.title for link in fact.new.links] == ["Grafana", "Dashboard", "Silence", "Runbook"]
+
+
+@pytest.mark.parametrize("odd", [None, 7, ["x"], {"a": 1}, "javascript:x"])
+def test_no_link_of_an_alert_loses_the_alert(odd: object) -> None:
+    names = ("generatorURL", "dashboardURL", "panelURL", "silenceURL")
+    (fact,) = facts(changed(recorded("grafana"), **dict.fromkeys(names, odd)))
+    assert [link.title for link in fact.new.links] == ["Runbook"]
+
+
 @pytest.mark.parametrize("name", ["firing-other-replica", "changed-annotations"])
 def test_another_replica_and_another_wording_are_the_same_fact(name: str) -> None:
     (first,), (again,) = facts(recorded("firing")), facts(recorded(name))
