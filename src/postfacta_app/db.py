@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from secrets import randbits
 from time import time_ns
@@ -66,9 +66,10 @@ update incidents
    set timeline_at = greatest(clock_timestamp(), timeline_at + interval '1 microsecond')
  where id = $1
 returning timeline_at"""
-_AUDIT = """
-insert into audit_log (actor, action, object, incident_id, detail, request_id, client)
-values ($1, $2, $3, $4, $5::text::jsonb, $6, $7)"""
+AUDIT_COLUMNS = "actor, action, object, incident_id, detail, request_id, client"
+_AUDIT = f"""
+insert into audit_log ({AUDIT_COLUMNS})
+values ($1, $2, $3, $4, $5::text::jsonb, $6, $7)"""  # noqa: S608 - only constants of this module
 _HIDDEN = f"select from incidents i where i.id = any ($3::uuid[]) and not {VISIBLE} limit 1"
 _WAIT = 5.0  # Seconds of a command.
 _ABOUT = "Postfacta-About"  # Stored with the headers of a response.
@@ -113,13 +114,19 @@ class Unit:
         self, action: str, obj: str, *, incident_id: UUID | None = None, detail: Detail = None
     ) -> None:
         """Write an audit row: who did which action, such as `incident.create`, to which object."""
+        row = self.audit_row(action, obj, incident_id=incident_id, detail=detail)
+        await self.execute(_AUDIT, *row, operation="audit")
+
+    def audit_row(
+        self, action: str, obj: str, *, incident_id: UUID | None = None, detail: Detail = None
+    ) -> Sequence[object]:
+        """Return the values of an audit row, for a statement that writes it beside its own."""
         if incident_id is not None:
             self.about.add(incident_id)
         context = current_request()
         request_id = context.request_id if context else None
         text = None if detail is None else json.dumps(detail, default=str)
-        args = (self.principal.actor, action, obj, incident_id, text, request_id, self._client)
-        await self.execute(_AUDIT, *args, operation="audit")
+        return self.principal.actor, action, obj, incident_id, text, request_id, self._client
 
 
 class Reader:
@@ -294,6 +301,11 @@ def _client(request: Request) -> Address | None:
     context = current_request()
     if context is not None and context.client and context.client != client_address(peer, ()):
         peer = context.client.removesuffix("/64")  # From our proxy; for IPv6, the network.
+    return _address(peer)
+
+
+@lru_cache(maxsize=1024)  # The same few senders write again and again.
+def _address(peer: str) -> Address | None:
     try:  # A server on a Unix socket knows no address.
         return ip_address(peer)
     except ValueError:

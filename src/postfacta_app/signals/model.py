@@ -194,6 +194,11 @@ def _plain(value: datetime | Link) -> object:
     return micros(value) if isinstance(value, datetime) else value.model_dump()
 
 
+_CANONICAL: Final = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Fact:
     """A valid and redacted signal, ready to be stored."""
@@ -223,9 +228,7 @@ class Fact:
             content = {
                 name: value for name, value in vars(new).items() if name not in {"source", "id"}
             }
-        text = json.dumps(
-            content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain
-        )
+        text = _CANONICAL.encode(content)
         sha256 = hashlib.sha256(text.encode()).digest()
         source = source_of(principal, new.source)
         return cls(index, source, new.id or f"sha256:{sha256.hex()}", new, sha256)
