@@ -16,7 +16,9 @@ from tests.kit.bytecodes import fewest_bytecodes, refusal
 
 STATEMENTS = ["BEGIN", "signal_insert", "COMMIT"]  # the second writes the audit row as well
 BACKGROUND = {"revision", "durability", "flags", "read_business", "losses", "ping"}
-MOST_BYTECODES = {SIGNALS: 16_000, ALERTMANAGER: 18_800}
+# An alert takes more: its labels and annotations are searched for secrets. What ends a wait early or late
+# on a busy machine moves both by some hundreds.
+MOST_BYTECODES = {SIGNALS: 17_000, ALERTMANAGER: 21_000}
 
 
 def sender(service: Service, path: str, headers: Headers) -> Callable[[Body], Awaitable[Any]]:
