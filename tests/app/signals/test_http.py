@@ -246,6 +246,34 @@ async def test_the_longest_of_everything_is_stored(service: Service) -> None:
     assert await sent(service, headers, longest, longest) == ["created", "duplicate"]
 
 
+async def test_each_request_that_stores_something_leaves_one_audit_row(service: Service) -> None:
+    headers = await service.machine("signals:write", source="rows")
+    one, two, three, other = item(id="1"), item(id="2"), item(id="3"), item(id="1", title="Other")
+    requests: list[tuple[list[Body], tuple[int, int] | None]] = [
+        ([one], (1, 0)),
+        ([one], None),
+        ([two, three], (2, 0)),
+        ([item(id="4"), item(id="4")], (1, 0)),
+        ([one, item(id="5")], (1, 0)),
+        ([other], (0, 1)),
+        ([item(id="6"), item(id="")], (1, 0)),
+        ([item(id="")], None),
+    ]
+    count = "select count(*) from audit_log where object = 'source:rows'"
+    for items, expected in requests:
+        before = await service.database.fetchval(count)
+        await send(service, headers, *items)
+        written = await service.database.fetchval(count) - before
+        assert written == (expected is not None), items
+        if expected is not None:
+            last = await service.database.fetchval(
+                "select detail from audit_log where object = 'source:rows' order by seq desc limit 1"
+            )
+            assert json.loads(last) == dict(
+                zip(("created", "conflicts_kept"), expected, strict=True)
+            )
+
+
 async def test_a_repeat_writes_nothing_at_all_and_a_first_leaves_its_trace(
     service: Service,
 ) -> None:
