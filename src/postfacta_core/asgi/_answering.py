@@ -76,11 +76,12 @@ class Answering(Slotted):
     fields: Headers = ()  # More of its response.
     response: Response = NONE
     _answered: anyio.Event | None = None
-    _scope: Scope
+    scope: Scope
+    local_path: str  # Without the `root_path`.
 
     @property
     def is_followed(self) -> bool:
-        peer = self._scope.get("client")
+        peer = self.scope.get("client")
         return self.shared.trusted_traces.includes(peer[0] if peer else None)
 
     def is_due(self, drained: float) -> bool:

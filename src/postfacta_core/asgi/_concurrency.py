@@ -231,7 +231,7 @@ class Slotted(Running):
     is_answered: bool = False
     admitted: float = 0.0
     began: float = 0.0
-    _scope: Scope
+    scope: Scope
     _away: int = 0  # How often it was released and not taken again.
     _is_silent: bool = False  # It gave its slot up, since it may never end.
     _if_answered: Ending = Ending.ANSWERED
@@ -252,7 +252,7 @@ class Slotted(Running):
         # Waits side by side add up to more than the time that has passed.
         waited = min(request.waited, now - began) if request.waited else 0.0
         # A foreign endpoint may have no hash; it lasts as long as its route.
-        kind = id(self._scope.get("endpoint"))
+        kind = id(self.scope.get("endpoint"))
         answered = _ANSWERED if self.is_plain else self._if_answered
         ending = answered if self.is_answered else self._ending()
         self.shedding.limiter.finish(
@@ -300,7 +300,7 @@ class Slotted(Running):
             return None
         limiter = self.shedding.limiter
         now = self.shedding.clock()
-        kind = id(self._scope.get("endpoint"))
+        kind = id(self.scope.get("endpoint"))
         if limiter.is_silent(kind, self.admitted, now):
             self._away = 1
             self._is_silent = True

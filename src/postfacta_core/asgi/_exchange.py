@@ -97,7 +97,6 @@ class HttpExchange(Answering, Exchange):
         "_is_read",
         "_out",
         "_response_headers",
-        "_scope",
         "_since",
         "admitted",
         "already",
@@ -113,6 +112,7 @@ class HttpExchange(Answering, Exchange):
         "is_held",
         "is_plain",
         "is_stream",
+        "local_path",
         "method",
         "path",
         "quiet",
@@ -123,6 +123,7 @@ class HttpExchange(Answering, Exchange):
         "route",
         "rules",
         "scheme",
+        "scope",
         "seconds",
         "shared",
         "shedding",
@@ -151,7 +152,7 @@ class HttpExchange(Answering, Exchange):
         self.shared = shared
         self.rules = rules
         self.request = request
-        self._scope = scope
+        self.scope = scope
         self._in = receive
         self._out = send
         self.method = scope["method"]
@@ -177,7 +178,7 @@ class HttpExchange(Answering, Exchange):
 
     @property
     def http_version(self) -> str:  # type: ignore[override] # it is asked for by what is rare
-        return str(self._scope.get("http_version", "1.1"))
+        return str(self.scope.get("http_version", "1.1"))
 
     # How far it is
 
@@ -440,7 +441,7 @@ class HttpExchange(Answering, Exchange):
             return
         render = shared.render
         await send_problem(
-            self._scope, self.emit, problem, render=render, close=close, more_body=more_body
+            self.scope, self.emit, problem, render=render, close=close, more_body=more_body
         )
 
     async def _tell(self, problem: Problem) -> None:

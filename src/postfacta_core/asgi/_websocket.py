@@ -59,7 +59,7 @@ class WebSocketExchange(Answering, SocketExchange):
         self.shared = shared
         self.rules = rules
         self.is_endless = rules.farewell is not False or rules.drain_timeout <= 0
-        self._scope = scope
+        self.scope = scope
         self._in = receive
         self._out = send
         self.headers = scope["headers"]

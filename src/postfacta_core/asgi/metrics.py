@@ -14,7 +14,7 @@ from ..health.siblings import Siblings
 from ..telemetry.catalogue import RUNTIME_METRICS
 from ..telemetry.metrics import Exposition, Metrics
 from ..validation import validation
-from ._kernel import Doors
+from ._doors import Doors
 from ._problem import send_whole
 from ._settings import check_options, has_bearer_token as has_bearer_token, instance_of
 from ._types import ASGIApp, Scope, Send

@@ -26,7 +26,8 @@ from ..telemetry.exchange import Recorder
 from ..validation import validation
 from ._concurrency import Shedding
 from ._cors import EXAMPLE, Cors, CorsRules
-from ._kernel import Doors, Kernel, RouteOf
+from ._doors import Doors
+from ._kernel import Kernel, RouteOf
 from ._problem import Problem, Render, send_problem, send_whole
 from ._ratelimit import LimitRule, RatePlan, check_rate_limits
 from ._rules import Rules, any_of_none

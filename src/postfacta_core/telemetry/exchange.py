@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, Protocol, cast
 
@@ -77,6 +77,9 @@ class Exchange:
         request: The request context; its ids are the ones to record.
         method: As the client sent it, and `path` as the server gives it, without the query: no
             labels.
+        scope: The request's, as its server gave it.
+        headers: The request's, in lower case.
+        fields: More headers of its response, in lower case.
         quiet: A probe or a scrape, which gets no span and no log line.
         is_stream: The answer is sent in pieces, for as long as its content takes: its length says
             nothing of the service's speed.
@@ -94,7 +97,9 @@ class Exchange:
     """
 
     # Of most requests, many of these never change: what is not set for each costs nothing.
+    scope: MutableMapping[str, Any]
     headers: Sequence[tuple[bytes, bytes]] = ()
+    fields: Sequence[tuple[bytes, bytes]] = ()
     quiet: bool = False
     is_stream: bool = False
     traffic: str = "user"
