@@ -25,6 +25,7 @@ from tests.kit.pg import execute
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [
     "README.md",
+    "docs/how-to/add-a-part.md",
     "docs/how-to/adopt-the-core.md",
     "docs/how-to/answer-while-the-database-is-away.md",
     "docs/how-to/call-other-services.md",
@@ -191,6 +192,32 @@ async def test_what_the_page_says_of_switches_is_so(switches_file: Path, tmp_pat
         assert [known["switches"].is_on(name) for name in ("exports", "mail")] == [True, False]
 
 
+async def test_what_the_page_says_of_parts_is_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs/how-to/add-a-part.md").read_text()
+    known = _run_all("docs/how-to/add-a-part.md", tmp_path)
+    assert capsys.readouterr().out in page
+    app: Hardened = known["app"]
+    assert "sizes > Maintenance > tenants > deadlines" in repr(app)
+    known["maintenance"].closed.add("/reports")
+
+    async def read(path: str, tenant: str = "acme") -> AsgiResponse:
+        return await call_asgi(app, "GET", path, headers=[("x-tenant", tenant)])
+
+    async with running(app):
+        closed = await read("/reports/7")
+        assert (closed.status, closed.header("retry-after")) == (503, "60")
+        assert closed.json()["code"] == "maintenance"
+        refused = await read("/invoices/7", "initech")
+        assert (refused.status, refused.header("x-tenant")) == (401, "initech")
+        served = await read("/invoices/7", "globex")
+        assert (served.status, served.header("x-tenant")) == (200, "globex")
+        scrape = (await call_asgi(app, "GET", "/metrics")).body.decode()
+    assert known["counted"].served == {b"globex": 1}
+    assert 'error_type="maintenance"' in scrape
+
+
 async def test_what_the_page_says_of_guesses_and_known_devices_is_so(tmp_path: Path) -> None:
     known = _run_all("docs/how-to/limit-sign-in.md", tmp_path)
     app: Hardened = known["app"]
@@ -254,7 +281,8 @@ async def test_what_the_page_says_of_a_database_that_is_away_is_so(
 ) -> None:
     # Nobody listens there: the port is reserved for nothing.
     monkeypatch.setenv("DATABASE_DSN", "postgresql://billing@127.0.0.1:1/billing")
-    for number, block in enumerate(BLOCK.findall((ROOT / PAGES[1]).read_text())[:2]):
+    page = (ROOT / "docs/how-to/adopt-the-core.md").read_text()
+    for number, block in enumerate(BLOCK.findall(page)[:2]):
         file = tmp_path / f"away_{number}.py"
         file.write_text(block)
         app: Hardened = runpy.run_path(str(file))["app"]

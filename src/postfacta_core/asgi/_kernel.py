@@ -184,7 +184,7 @@ class Kernel(Shared):
             yield Probes(self.doors)
         if self.is_bounded:
             yield Sizes()
-        if self.rules.rates is not None or self.find is not None:
+        if self.rules.rates is not None:
             yield Rates()
         yield from map(OfTheTeam, self.parts)
         if self.requests is not None:
@@ -289,7 +289,17 @@ class Kernel(Shared):
         if not self._is_recorded:
             return
         request = exchange.request
-        exchange.route = request.route or self._route(exchange)
+        route: str | None = request.route
+        if not route:
+            try:
+                if self.route_of is not None:
+                    route = self.route_of(exchange.scope)
+                else:
+                    path = exchange.local_path
+                    route = self._reader.read(exchange.scope, request.root_path, path)
+            except Exception as failure:  # noqa: BLE001 - foreign code and foreign objects may raise anything
+                self.observe(ListenerFailed("route_of", repr(failure)))
+        exchange.route = route or UNMATCHED
         if (
             exchange.response is not WHOLE
             or raised is not None
@@ -306,17 +316,6 @@ class Kernel(Shared):
         # The error's traceback holds the frame of the kernel, which holds the exchange: without
         # this, they would keep each other alive.
         exchange.error = None
-
-    def _route(self, exchange: _Either) -> str:
-        scope = exchange.scope
-        try:
-            if self.route_of is not None:
-                return self.route_of(scope) or UNMATCHED
-            root_path = exchange.request.root_path
-            return self._reader.read(scope, root_path, exchange.local_path) or UNMATCHED
-        except Exception as error:  # noqa: BLE001 - foreign code and foreign objects may raise anything
-            self.observe(ListenerFailed("route_of", repr(error)))
-            return UNMATCHED
 
     async def _is_settled(self, exchange: _Either, error: Exception) -> bool:
         """Answer for an application that raised; return whether that was no crash."""

@@ -25,6 +25,7 @@ from ._ratelimit import RateLimit, check_rate_limits
 from ._rules import check_route
 from ._settings import RULES, Check, Secret, instance_of, or_none
 from ._types import Scope
+from .parts import Part
 
 T = TypeVar("T")
 
@@ -158,6 +159,7 @@ class HardenOptions:
             404, and so do all if it raises. None leaves that path to the application.
         traffic_key: Makes `X-Traffic-Class` trusted; empty trusts no caller. Or a function, as for
             `metrics_token`.
+        parts: Rules of a team's own, asked in this order before a request takes a slot.
         quiet: More paths that get no span and no access line.
         access_lines: How many ordinary access lines a second are written before they are sampled;
             None for all.
@@ -189,6 +191,7 @@ class HardenOptions:
     health_prefix: str = "/healthz"
     allow_health_detail: Callable[[Scope], bool] | None = None
     traffic_key: Secret = field(default="", repr=False)
+    parts: Sequence[Part] = ()
     quiet: Collection[str] = ()
     access_lines: int | None = 100
 
@@ -303,9 +306,17 @@ def _check_routes(field: str, value: object) -> None:
             listed.add(route)
 
 
+def _check_parts(field: str, value: object) -> None:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        validation.refuse(field, value, "a list of parts", example="[Maintenance()]")
+    for part in cast("Sequence[object]", value):
+        validation.instance(field, part, Part, example="[Maintenance()], each a Part")
+
+
 _RULES: Final[Mapping[str, Check]] = {
     **{option.name: RULES[option.name] for option in fields(HardenOptions) if option.name in RULES},
     "routes": _check_routes,
+    "parts": _check_parts,
     "rate_limits": check_rate_limits,
     "rate_limit_store": check_store,
     **dict.fromkeys(
@@ -322,7 +333,7 @@ _RULES: Final[Mapping[str, Check]] = {
 
 # Options that no text can say.
 FUNCTIONS: Final = frozenset(
-    {"priority_of", "allow_metrics", "allow_health_detail", "rate_limit_store", "routes"}
+    {"priority_of", "allow_metrics", "allow_health_detail", "rate_limit_store", "routes", "parts"}
 )
 GROUPS: Final[Mapping[str, type[Any]]] = {
     "limits": TransferLimits,

@@ -144,6 +144,7 @@ class Hardened(Kernel):
         options = options or HardenOptions()
         telemetry = telemetry or Telemetry()
         observer = telemetry.observer
+        self._service = service
         self.telemetry: Telemetry = telemetry
         self.health: HealthRegistry = health or HealthRegistry(observer=observer)
         self.running: RunningRequests = RunningRequests(observer=observer, clock=clock)
@@ -192,7 +193,9 @@ class Hardened(Kernel):
                 telemetry.tracing,
                 telemetry.metrics,
                 AccessLog(service=service, sampler=sampler),
+                *options.parts,
             ],
+            parts=options.parts,
             quiet={*options.probes, options.metrics_path, *options.quiet},
             traffic_key=options.traffic_key,
             trusted_traces=TrustedProxies(options.trusted_traces),
@@ -217,6 +220,11 @@ class Hardened(Kernel):
         ]
         self._lifespan = LifespanMiddleware(app, owned, lifecycle=self.lifecycle, observer=observer)
         self._later, self._served = self._served, {}  # Neither a lifespan nor a request has come.
+
+    def __repr__(self) -> str:
+        names = [part.name for part in self.asked]
+        order = " > ".join([*names, "limiter", type(self.app).__name__])
+        return f"<harden {self._service}: {order}>"
 
     def _tally(self) -> Iterable[Sample]:
         return runtime.tally(self.running.loop)
