@@ -66,6 +66,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
         wrong={
             "limits": (*OBJECT, None),
             "routes": ("GET /items", ["GET /items"], 3, None),
+            "parts": ("Maintenance", [print], [object], 3, None),
             "request_timeout": SECONDS_OR_NONE,
             "stream_timeout": SECONDS_OR_NONE,
             "cancel_on_disconnect": FLAG,

@@ -47,6 +47,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
         (
             "Answer",
             "OpenSpan",
+            "Part",
             "CheckReport",
             "CircuitStatistics",
             "ClientWait",

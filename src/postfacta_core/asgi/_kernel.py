@@ -165,8 +165,8 @@ class Kernel(Shared):
         if has_sockets:
             closed = _methods_for(recorders, "closed")
             self._served["websocket"] = (WebSocketExchange, closed, Kernel._admit_socket)
-        self.asked: Sequence[Asked] = tuple(self._parts_in_order())
-        self._steps: tuple[Step, ...] = tuple([part.begin for part in self.asked])
+        self.order: Sequence[Asked] = tuple(self._parts_in_order())
+        self._steps: tuple[Step, ...] = tuple([part.begin for part in self.order])
 
     def _parts_in_order(self) -> Iterator[Asked]:
         """Yield what is asked before the application, in its order."""
@@ -262,8 +262,8 @@ class Kernel(Shared):
         else:
             request_id = random_id()
             if self.request_id_header:
-                others = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
-                scope["headers"] = [*others, (b"x-request-id", request_id.encode("ascii"))]
+                pairs = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
+                scope["headers"] = [*pairs, (b"x-request-id", request_id.encode("ascii"))]
         request = RequestContext(request_id, self.clock(), self.clock, root_path)
         if b"traceparent" in fields and (trace := _trace_of(fields[b"traceparent"])):
             request.trace_id = trace[1].decode("ascii")

@@ -222,7 +222,7 @@ class Hardened(Kernel):
         self._later, self._served = self._served, {}  # Neither a lifespan nor a request has come.
 
     def __repr__(self) -> str:
-        names = [part.name for part in self.asked]
+        names = [part.name for part in self.order]
         order = " > ".join([*names, "limiter", type(self.app).__name__])
         return f"<harden {self._service}: {order}>"
 
