@@ -25,9 +25,10 @@ from anyio.abc import TaskGroup
 
 from postfacta_core.clock import MONOTONIC, Clock, random_id
 from postfacta_core.context import RequestContext, bind_request, release_request
+from postfacta_core.deadlines.requests import Running
 from postfacta_core.drain.lifecycle import Course, DrainLimits, Phase
 from postfacta_core.drain.signals import Interception
-from postfacta_core.drain.work import JobCounts, JobOutcome
+from postfacta_core.drain.work import JobCounts, JobOutcome, Work, present_work
 from postfacta_core.errors import DeadlineExceededError, StoppedError
 from postfacta_core.events import (
     Drained,
@@ -72,6 +73,9 @@ class Worker:
     other tasks or threads still run. After `drain_timeout` it cancels those of `async with`; the
     others are waited for no longer. Its jobs are measured without that too.
 
+    Inside of the lifespan of a hardened service it leaves SIGTERM to that: it drains with the
+    service, whose `drain_timeout` bounds its jobs as requests, and whose log and metrics have them.
+
     Args:
         name: The worker's, a label of its metrics.
         drain_timeout: How long jobs may go on after SIGTERM, in seconds; less than the supervisor
@@ -104,6 +108,7 @@ class Worker:
         self._clock = clock
         self._course = Course(self._limits)
         self._interception: Interception | None = None
+        self._service: Work | None = None
         self._tasks: TaskGroup | None = None
         self._jobs: set[Job] = set()
         self._counts = JobCounts(name)
@@ -113,7 +118,8 @@ class Worker:
     @property
     def is_draining(self) -> bool:
         """Whether it was asked to stop: take no more jobs."""
-        return self._course.is_draining
+        is_stopping = self._service is not None and self._service.is_draining()
+        return is_stopping or self._course.is_draining
 
     def drain(self) -> None:
         """Begin to drain, as after a SIGTERM. From any thread or signal handler."""
@@ -139,9 +145,11 @@ class Worker:
         if self._course.phase is Phase.STOPPED:
             self._course = Course(self._limits)
             self._cancelled = 0
-        self._interception = Interception(lambda _: self.drain())
-        mechanism = self._interception.mechanism
-        self._observe(SignalsIntercepted(mechanism, in_place=mechanism != "none"))
+        self._service = present_work()
+        if self._service is None:
+            self._interception = Interception(lambda _: self.drain())
+            mechanism = self._interception.mechanism
+            self._observe(SignalsIntercepted(mechanism, in_place=mechanism != "none"))
         self._course.start(self._clock())
         self._tell()
         return self
@@ -184,15 +192,20 @@ class Worker:
         now = self._clock()
         self._course.stop(now)
         self._course.end(now)
-        self._observe(Drained(self._cancelled, len(self._jobs), now - self._course.drain_began_at))
+        seconds = now - self._course.drain_began_at
+        if self._service is None:
+            self._observe(Drained(self._cancelled, len(self._jobs), seconds))
         self._tell()
+        self._service = None
         if self._interception is not None:
             self._interception.close()
+            self._interception = None
 
     def _tell(self) -> None:
-        # Never in a signal handler.
+        # Never in a signal handler. The phases of a service are its own.
         for change in self._course.news():
-            self._observe(change)
+            if self._service is None:
+                self._observe(change)
 
 
 # A worker and its jobs know each other well.
@@ -211,15 +224,15 @@ class Job:
             job_id if _is_id(job_id) else random_id(), 0.0, worker._clock
         )
         self._token: Any = None
-        self._scope: anyio.CancelScope | None = None
-        self._is_stopped = False
+        self._running = Running(self._context)
+        self._running.name = task
+        self._running.stage = "work"
+        self._service: Work | None = None
 
     def stop(self) -> bool:
         """Cancel it because the worker stops; return whether that can be done."""
-        self._is_stopped = self._scope is not None
-        if self._scope is not None:
-            self._scope.cancel()
-        return self._is_stopped
+        self._running.cancel(StoppedError(self._worker.name))
+        return self._running.cancel_scope is not None
 
     def __enter__(self) -> Self:
         worker = self._worker
@@ -229,6 +242,9 @@ class Job:
         context.deadline = context.started + self._timeout
         context.priority = worker._priority
         worker._jobs.add(self)
+        self._service = worker._service
+        if self._service is not None:
+            self._service.running.add(self._running)
         self._token = bind_request(context)
         return self
 
@@ -236,12 +252,14 @@ class Job:
         release_request(self._token)
         worker = self._worker
         worker._jobs.discard(self)
+        if self._service is not None:
+            self._service.running.discard(self._running)
         worker._counts.add(self._task, error, worker._clock() - self._context.started)
 
     async def __aenter__(self) -> Self:
         self.__enter__()
-        self._scope = anyio.CancelScope(deadline=anyio.current_time() + self._timeout)
-        self._scope.__enter__()
+        scope = anyio.CancelScope(deadline=anyio.current_time() + self._timeout)
+        self._running.cancel_scope = scope.__enter__()
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -250,12 +268,12 @@ class Job:
         Raise `DeadlineExceededError` if its time ran out, `StoppedError` if the worker could wait
         no longer.
         """
-        scope = cast("anyio.CancelScope", self._scope)
+        scope = cast("anyio.CancelScope", self._running.cancel_scope)
         raised = error
         try:
             scope.__exit__(None if error is None else type(error), error, None)
             if scope.cancelled_caught:
-                ended_by = StoppedError if self._is_stopped else DeadlineExceededError
+                ended_by = type(self._running.reason or DeadlineExceededError(""))
                 raised = ended_by(self._worker.name)
                 raise raised from error
         finally:

@@ -225,15 +225,18 @@ class SignalsIntercepted(NamedTuple):
 
 
 class Drained(NamedTuple):
-    """The last request and the last work beside them have ended, `seconds` after the drain began.
+    """The service is closed; its last request and work had ended `seconds` after the drain began.
 
-    `left` did not heed a cancellation; `work` has the names of the work that was cancelled.
+    `left` outlived it: they did not heed a cancellation, or are tasks that requests made by
+    themselves. Names as `mail x2, audit`: in `work` of the work that was cancelled, in `tasks` of
+    these tasks.
     """
 
     cancelled: int
     left: int
     seconds: float
-    work: tuple[str, ...] = ()
+    work: str = ""
+    tasks: str = ""
 
 
 class ResourceStuck(NamedTuple):

@@ -20,8 +20,10 @@ import pytest
 from postfacta_adapters.workers import Worker, arq_settings
 from postfacta_core.context import current_request
 from postfacta_core.deadlines.present import current_deadline
+from postfacta_core.deadlines.requests import RunningRequests
+from postfacta_core.drain import DrainLimits, Lifecycle
 from postfacta_core.errors import DeadlineExceededError, StoppedError
-from postfacta_core.events import Drained, PhaseChanged
+from postfacta_core.events import Drained, PhaseChanged, SignalsIntercepted
 from postfacta_core.limits._waiting import Priority
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import ManualClock, RecordingObserver
@@ -146,6 +148,42 @@ async def test_a_worker_may_run_again() -> None:
             assert not worker.is_draining
             worker.drain()
             assert worker.is_draining
+
+
+async def test_a_worker_inside_of_a_service_drains_with_it() -> None:
+    seen = RecordingObserver()
+    running = RunningRequests(observer=seen)
+    limits = DrainLimits(drain_delay=30, drain_timeout=0.2, close_timeout=2)
+    lifecycle = Lifecycle(limits, running=running, observer=seen)
+    worker = Worker("mailer", observer=seen)
+    ends: list[str] = []
+
+    async def job(seconds: float) -> None:
+        try:
+            async with worker.job("send"):
+                await anyio.sleep(seconds)
+            ends.append("done")
+        except StoppedError:
+            ends.append("stopped")
+
+    with anyio.fail_after(10):
+        async with lifecycle, running, worker, anyio.create_task_group() as tasks:
+            lifecycle.started()
+            for seconds in (0.1, 60):
+                tasks.start_soon(job, seconds)
+            await anyio.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not worker.is_draining:
+                await anyio.sleep(0.01)
+            assert lifecycle.is_draining
+            await lifecycle.finish_requests()
+    assert ends == ["done", "stopped"]
+    assert counts(worker) == {("send", "success"): 1, ("send", "stopped"): 1}
+    (drained,) = seen.of(Drained)
+    assert (drained.cancelled, drained.left, drained.work) == (1, 0, "send")
+    assert len(seen.of(SignalsIntercepted)) == 1
+    phases = [change.new for change in seen.of(PhaseChanged)]
+    assert phases == ["ready", "draining", "stopping", "stopped"]
 
 
 def test_a_worker_of_threads_waits_for_their_jobs_and_no_longer_than_it_may() -> None:

@@ -102,6 +102,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "metrics_token": SECRET,
             "allow_metrics": FUNCTION_OR_NONE,
             "work_at_once": COUNT,
+            "cover_tasks": FLAG,
             "dev": FLAG,
             "metrics_workers": (3, None),
             "health_prefix": PREFIX,

@@ -135,6 +135,9 @@ class HardenOptions:
             `sheddable`. Empty trusts no caller.
         drain: How long the parts of a drain may take.
         work_at_once: How many pieces of work that `spawn` began run at once; more are refused.
+        cover_tasks: Whether a drain waits for tasks of asyncio that requests made by themselves, as
+            by `asyncio.create_task`, and cancels them at its limit. It then waits for those of a
+            client or pool that a request opened, too.
         dev: Whether this is a developer's machine, with no load balancer to wait for: then a drain
             has no delay. It has none either after Ctrl-C at a terminal, and under `uvicorn
             --reload`.
@@ -180,6 +183,7 @@ class HardenOptions:
     priority_key: str = field(default="", repr=False)
     drain: DrainLimits = field(default_factory=DrainLimits)
     work_at_once: int = 1000
+    cover_tasks: bool = False
     dev: bool = False
     cors: Cors | None = None
     request_id_header: bool = False
@@ -325,6 +329,7 @@ _RULES: Final[Mapping[str, Check]] = {
     "concurrency": instance_of(OverloadConfig),
     "drain": instance_of(DrainLimits),
     "work_at_once": partial(validation.whole, example="1000"),
+    "cover_tasks": validation.flag,
     "dev": validation.flag,
     "cors": or_none(instance_of(Cors, f"Cors({EXAMPLE})")),
     "access_lines": or_none(partial(validation.whole, example="100, or None for all")),

@@ -106,6 +106,7 @@ class Hardened(Kernel):
         lifecycle: The phase of the process, and what SIGTERM does to it; `drain` begins the end.
         running: The requests under way.
         spawn: Begins work beside its requests, as the function `spawn` does.
+        every: Calls a function again and again, see `drain.work.Work.every`.
         shedding: Its `mode` may be set at any time.
         rate_limits: Its `limiters` have a mode each; None if there are none.
 
@@ -155,11 +156,13 @@ class Hardened(Kernel):
             drain,
             running=running,
             work_at_once=options.work_at_once,
+            cover_tasks=options.cover_tasks,
             on_drain=self.health.drain,
             observer=observer,
             clock=clock,
         )
         self.spawn: Callable[..., None] = self.lifecycle.work.spawn
+        self.every: Callable[..., None] = self.lifecycle.work.every
         self.shedding: LoadSheddingMiddleware = LoadSheddingMiddleware(
             app,
             options=options,

@@ -29,7 +29,7 @@ from ..context import RequestContext, current_request
 from ..errors import DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, Observer, RequestsOverdue, TaskCrashed, fan_out, ignore
 from ..functions import is_async
-from .shield import is_shielded
+from .shield import is_shielded, tasks_of_requests
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -266,8 +266,12 @@ class RunningRequests:
         return sum(running.is_endless for running in tuple(self._running))
 
     def add(self, running: Running) -> None:
-        """Count it among those under way before `run` has begun."""
+        """Count it among those under way: before `run` has begun, or without, until `discard`."""
         self._running.add(running)
+
+    def discard(self, running: Running) -> None:
+        """Count it no longer."""
+        self._running.discard(running)
 
     async def run(self, running: Running, handler: Awaitable[None]) -> None:
         """Run the handler of a request, tracked until it has ended and its caller is answered.
@@ -351,9 +355,14 @@ class RunningRequests:
         clients = [running.yield_slot() for running in tuple(self._running)]
         return Counter(client for client in clients if client is not None)
 
-    async def wait_idle(self) -> None:
+    def strays(self) -> list[asyncio.Task[Any]]:
+        """Return the living tasks that requests made by themselves, as by `create_task`."""
+        own = {running.task for running in self._running}
+        return [task for task in tasks_of_requests() if task not in own]
+
+    async def wait_idle(self, *, and_strays: bool = False) -> None:
         """Wait until none is under way; bound it by a timeout of your own."""
-        while self._running:  # noqa: ASYNC110 - an event is one more thing that each request looks at
+        while self._running or (and_strays and self.strays()):  # noqa: ASYNC110 - an event is one more thing that each request looks at
             await anyio.sleep(_GLANCE)
 
     async def __aenter__(self) -> Self:

@@ -1,12 +1,16 @@
-"""Whether a task of asyncio is cancelled, or protected from that by a shield of anyio."""
+"""What asyncio and anyio keep of a task: whether it is shielded or cancelled, whose it is."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Mapping
+from contextvars import Context
 from typing import Any, Final
 
 from anyio._backends import _asyncio as anyio_asyncio
+
+from ..context import CURRENT
 
 # anyio keeps the scopes of a task to itself. If it keeps them elsewhere one day, a test turns red.
 _TASK_STATES: Final[Mapping[asyncio.Task[Any], Any]] = getattr(anyio_asyncio, "_task_states", {})
@@ -33,3 +37,30 @@ def is_cancelled_itself() -> bool:
     except RuntimeError:
         return True  # trio, where a task is cancelled for no other reason
     return task is None or task.cancelling() > 0
+
+
+def tasks_of_requests() -> list[asyncio.Task[Any]]:
+    """Return the tasks of asyncio that live and were made by a request or its work; none on trio.
+
+    A task has a copy of the context in which it was made.
+    """
+    try:
+        tasks = asyncio.all_tasks()
+    except RuntimeError:
+        return []
+    contexts = ((task, _context_of(task)) for task in tasks)
+    return [task for task, context in contexts if context and context.get(CURRENT) is not None]
+
+
+def _context_of(task: asyncio.Task[Any]) -> Context | None:
+    if hasattr(task, "get_context"):
+        return task.get_context()  # type: ignore[no-any-return, unused-ignore] # from Python 3.12 on
+    referents = gc.get_referents(task)
+    return next((referent for referent in referents if isinstance(referent, Context)), None)
+
+
+def name_of(task: asyncio.Task[Any]) -> str:
+    """Return the name that a task was given, or else that of its function."""
+    name = task.get_name()
+    is_default = name.startswith("Task-")
+    return getattr(task.get_coro(), "__qualname__", name) if is_default else name

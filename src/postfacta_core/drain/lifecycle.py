@@ -21,13 +21,15 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Final, Self
 
 import anyio
 
 from ..clock import MONOTONIC, Clock
 from ..deadlines.requests import RunningRequests
+from ..deadlines.shield import name_of
 from ..errors import StoppedError
 from ..events import Drained, Observer, SignalsIntercepted, fan_out, ignore
 from ._course import Course as Course, DrainLimits as DrainLimits, Phase as Phase
@@ -42,6 +44,8 @@ _LAST_WORDS: Final = 1.0
 _GLANCE: Final = 0.01  # Between two looks of the thread, which asks a clock that a test may set.
 # For the server to exit, after all limits. Documented in `Lifecycle`.
 _MARGIN: Final = 2.0
+# A line of the log is to be read.
+_MOST_NAMES: Final = 20
 
 
 class Lifecycle:
@@ -56,6 +60,7 @@ class Lifecycle:
         limits: How long the parts of a drain may take.
         running: The requests under way.
         work_at_once: How many pieces of work run beside them at once.
+        cover_tasks: Whether tasks that requests make by themselves are waited for, too.
         on_drain: Called at once when a drain begins, from any thread or a signal handler: it must
             only set a flag, as `HealthRegistry.drain` does.
         observer: Receives phases, the mechanism, and the outcome of the drain. It may raise.
@@ -73,15 +78,22 @@ class Lifecycle:
         *,
         running: RunningRequests,
         work_at_once: int = 1000,
+        cover_tasks: bool = False,
         on_drain: Callable[[], None] = lambda: None,
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
     ) -> None:
         self.limits: DrainLimits = limits or DrainLimits()
         self._running = running
+        self._covers_tasks = cover_tasks
         self._on_drain = on_drain
         self._observe = fan_out([observer])
-        self.work: Work = Work(running, most=work_at_once, observer=self._observe)
+        self.work: Work = Work(
+            running,
+            most=work_at_once,
+            is_draining=lambda: self.is_draining,
+            observer=self._observe,
+        )
         self._clock = clock
         self._announcing = threading.Lock()
         self._interception: Interception | None = None
@@ -93,6 +105,7 @@ class Lifecycle:
         self._course = Course(self.limits)
         self._close_by = math.inf
         self._cancelled = 0
+        self._drained: Drained | None = None
         self._has_ended_streams = False
         # Its `put` may be called again while it runs, as a signal handler does.
         self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -126,6 +139,7 @@ class Lifecycle:
         if not self._course.start(self._clock()):
             # Of a signal that came during the startup, before there were health checks.
             self._on_drain()
+        self.work.start()
         self._tell()
 
     async def finish_requests(self) -> None:
@@ -140,13 +154,15 @@ class Lifecycle:
         self.is_draining = True
         self._tell()
         with anyio.move_on_after(max(0.0, self._course.cancels_at - now)):
-            await self._running.wait_idle()
+            await self._running.wait_idle(and_strays=self._covers_tasks)
         self._cancel_all()
+        if self._covers_tasks:
+            self._cancel_strays()
         with anyio.move_on_after(min(_LAST_WORDS, self._course.limits.close_timeout / 2)):
-            await self._running.wait_idle()
+            await self._running.wait_idle(and_strays=self._covers_tasks)
         seconds = self._clock() - self._course.drain_began_at
-        work = tuple(self._running.cut)
-        self._observe(Drained(self._cancelled, len(self._running), seconds, work))
+        left = len(self._running)
+        self._drained = Drained(self._cancelled, left, seconds, _listed(self._running.cut))
 
     def share(self, left: int) -> float:
         """Return the seconds that the next resource has to close."""
@@ -183,6 +199,11 @@ class Lifecycle:
             raise AssertionError("left, but never entered")
         self._course.end(self._clock())
         self.work.close()
+        if self._drained is not None:
+            # Only now: the application's shutdown and the resources have ended tasks of theirs.
+            strays = [name_of(task) for task in self._running.strays()]
+            left = self._drained.left + len(strays)
+            self._observe(self._drained._replace(left=left, tasks=_listed(strays)))
         self.is_draining = True
         self._calls.put("look")
         self._interception.close()
@@ -222,6 +243,12 @@ class Lifecycle:
         self._running.is_closed = True
         self._cancelled += self._running.cancel(StoppedError("drain"))
 
+    def _cancel_strays(self) -> None:
+        for task in self._running.strays():
+            task.cancel()
+            self._cancelled += 1
+            self._running.cut.append(name_of(task))
+
     # From here on in a thread of its own.
 
     def _run_drain_timer(self, course: Course, calls: queue.SimpleQueue[str]) -> None:
@@ -259,3 +286,9 @@ class Lifecycle:
         pause = threading.Event()
         while not is_over(self._clock()):
             pause.wait(_GLANCE)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return each name once, with how often it occurs, the most frequent first."""
+    counts = Counter(names).most_common(_MOST_NAMES)
+    return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in counts)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -24,7 +24,8 @@ from anyio import from_thread
 from anyio.abc import TaskGroup
 from anyio.lowlevel import EventLoopToken, current_token
 
-from ..clock import random_id
+from ..backoff import Backoff
+from ..clock import LUCK, Luck, random_id
 from ..context import RequestContext, bind_request, current_request, release_request
 from ..deadlines.requests import Running, RunningRequests
 from ..deadlines.shield import is_cancelled_itself
@@ -41,6 +42,9 @@ AsyncFunction = Callable[[], Coroutine[Any, Any, object]]
 WORK_TIMEOUT: Final = 60.0
 """The seconds that work has by default. What needs more is for a queue."""
 
+_JITTER: Final = 0.1
+_FIRST_PAUSE: Final = 1.0  # The longest after the first failure, in seconds.
+
 _NO_LIFESPAN: Final = (
     "spawn needs the running lifespan of a hardened application: serve it by an ASGI server, or"
     " test it with a client that runs lifespans"
@@ -53,15 +57,27 @@ class Work:
     Args:
         running: The requests under way, among which it is counted.
         most: How many pieces of work run at once.
+        is_draining: Returns whether the service was asked to stop.
         observer: Receives each piece that failed.
+        luck: Returns a number from 0 up to 1, for jitter.
     """
 
     def __init__(
-        self, running: RunningRequests, *, most: int = 1000, observer: Observer = ignore
+        self,
+        running: RunningRequests,
+        *,
+        most: int,
+        is_draining: Callable[[], bool],
+        observer: Observer = ignore,
+        luck: Luck = LUCK,
     ) -> None:
-        self._running = running
+        self.running: RunningRequests = running
+        self.is_draining: Callable[[], bool] = is_draining
         self._most = most
         self._observe = observer
+        self._luck = luck
+        self._rounds: list[_Round] = []
+        self._is_started = False
         self._token: EventLoopToken | None = None
         self._pieces: set[Running] = set()
         self._counts = JobCounts("service")
@@ -74,12 +90,19 @@ class Work:
     def open(self) -> None:
         """Make it the one that `spawn` finds on this event loop, until `close`."""
         self._token = current_token()
+        self._is_started = False
         self._pieces.clear()
         _OPEN.append(self)
 
     def close(self) -> None:
         """Leave the event loop."""
         _OPEN.remove(self)
+
+    def start(self) -> None:
+        """Begin what `every` was given, now that the startup is complete."""
+        self._is_started = True
+        for turns in self._rounds:
+            self._start_soon(turns)
 
     def is_here(self, token: EventLoopToken | None) -> bool:
         """Return whether it runs on an event loop; on any, in a thread without one."""
@@ -106,24 +129,78 @@ class Work:
         else:
             begin()
 
+    def every(
+        self,
+        seconds: float,
+        function: AsyncFunction,
+        *,
+        name: str = "",
+        timeout: float | None = WORK_TIMEOUT,
+    ) -> None:
+        """Call an async function again and again while the service is ready, until it drains.
+
+        The first call is made at most a tenth of `seconds` after the startup. The pause between two
+        is a tenth longer or shorter at random, so that instances that start together do not stay
+        together. Two calls never overlap. After one that failed the next follows sooner: within a
+        second, and within twice that after each further failure, up to `seconds`. A call under way
+        is work as that of `spawn`: counted, waited for by a drain, and cut by name.
+
+        Args:
+            seconds: From the end of a call to the next.
+            function: An async function without arguments.
+            name: A label of its metrics; by default the function's.
+            timeout: The deadline of each call, in seconds; None for any number.
+
+        Raises:
+            ValueError: If an argument is wrong.
+        """
+        validation.seconds("every.seconds", seconds, example="60.0")
+        if not is_async(function):
+            rule = "an async function"
+            validation.refuse("every.function", function, rule, example="every(60, refresh)")
+        label = _label("every", function, name=name, timeout=timeout)
+        turns = _Round(seconds, function, label, timeout)
+        self._rounds.append(turns)
+        if self._is_started:
+            self._start_soon(turns)
+
+    def _start_soon(self, turns: _Round) -> None:
+        if self.running.tasks is not None:
+            self.running.tasks.start_soon(self._repeat, turns, name=f"every {turns.name}")
+
+    async def _repeat(self, turns: _Round) -> None:
+        # It is of no request, even if one began it.
+        bind_request(None)
+        backoff = Backoff(base=min(_FIRST_PAUSE, turns.seconds), cap=turns.seconds)
+        failures = 0
+        pause = turns.seconds * _JITTER * self._luck()
+        while True:
+            await anyio.sleep(pause)
+            if self.is_draining():
+                return
+            outcome = await self._run(self._piece(turns.name, turns.timeout), _called(turns))
+            if outcome is JobOutcome.SUCCESS:
+                failures = 0
+                pause = turns.seconds * (1 + _JITTER * (2 * self._luck() - 1))
+            else:
+                failures += 1
+                pause = backoff.delay(failures, self._luck())
+
     def _admitted(self, work: object, name: str, timeout: float | None) -> Running:
         if not (inspect.iscoroutine(work) or is_async(work)):
             rule = "an async function or its coroutine"
             validation.refuse("spawn.work", work, rule, example="spawn(send(order))")
-        label = name or getattr(work, "__name__", "")
-        validation.name("spawn.name", label, example='name="mail"')
-        if timeout is not None:
-            validation.seconds("spawn.timeout", timeout, finite=False, example="timeout=60.0")
-        if self._running.tasks is None:
+        label = _label("spawn", work, name=name, timeout=timeout)
+        if self.running.tasks is None:
             raise RuntimeError(_NO_LIFESPAN)
-        if self._running.is_closed:
+        if self.running.is_closed:
             raise StoppedError(label)
         if len(self._pieces) >= self._most:
             raise BulkheadFullError(label)
         return self._piece(label, timeout)
 
     def _piece(self, name: str, timeout: float | None) -> Running:
-        clock = self._running.clock
+        clock = self.running.clock
         now = clock()
         limit = math.inf if timeout is None else timeout
         cause = current_request() or RequestContext(random_id(), now)
@@ -147,19 +224,19 @@ class Work:
         return piece
 
     def _begin(self, piece: Running, work: Coroutine[Any, Any, object]) -> None:
-        tasks: TaskGroup | None = self._running.tasks
+        tasks: TaskGroup | None = self.running.tasks
         if tasks is None:
             work.close()
             raise RuntimeError(_NO_LIFESPAN)
         self._pieces.add(piece)
-        self._running.add(piece)
+        self.running.add(piece)
         tasks.start_soon(self._run, piece, work, name=piece.name)
 
     async def _run(self, piece: Running, work: Awaitable[object]) -> JobOutcome:
         token = bind_request(piece.request)
         self._pieces.add(piece)
         try:
-            await self._running.run(piece, _to_its_end(work))
+            await self.running.run(piece, _to_its_end(work))
         except Exception as error:  # noqa: BLE001 - it may raise anything, and nothing awaits it
             return self._end(piece, error)
         except BaseException as cancellation:
@@ -180,6 +257,29 @@ class Work:
         if isinstance(cause, Exception) and outcome is not JobOutcome.STOPPED:
             self._observe(TaskCrashed(piece.name, cause))
         return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What `every` was given."""
+
+    seconds: float
+    function: AsyncFunction
+    name: str
+    timeout: float | None
+
+
+async def _called(turns: _Round) -> None:
+    await turns.function()
+
+
+def _label(owner: str, function: object, *, name: str, timeout: float | None) -> str:
+    """Check what both kinds of work are given; return the name."""
+    label = name or getattr(function, "__name__", "")
+    validation.name(f"{owner}.name", label, example='name="mail"')
+    if timeout is not None:
+        validation.seconds(f"{owner}.timeout", timeout, finite=False, example="timeout=60.0")
+    return label
 
 
 async def _to_its_end(work: Awaitable[object]) -> None:
@@ -203,9 +303,14 @@ def _token_here() -> EventLoopToken | None:
         return None
 
 
-def present_work() -> Work | None:
-    """Return the work of the service on this event loop; in another thread, of the last one."""
+def present_work(*, anywhere: bool = False) -> Work | None:
+    """Return that of the service on this event loop, the last one to start of several.
+
+    With `anywhere`, a thread without an event loop gets that of the last one in this process.
+    """
     token = _token_here()
+    if token is None and not anywhere:
+        return None
     return next((work for work in reversed(_OPEN) if work.is_here(token)), None)
 
 
@@ -236,7 +341,7 @@ def spawn(
         StoppedError: If the service has cancelled what was under way, and stops.
         RuntimeError: If no hardened application runs here.
     """
-    service = present_work()
+    service = present_work(anywhere=True)
     if service is None:
         if inspect.iscoroutine(work):
             work.close()

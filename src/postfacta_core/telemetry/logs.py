@@ -562,6 +562,6 @@ _LINES: Final[Mapping[type, Callable[[Any], tuple[int, str, str]]]] = {
     Drained: lambda event: (
         _WARNING if event.cancelled or event.left else _INFO,
         "lifecycle.drained",
-        "cancelled left seconds work",
+        "cancelled left seconds work tasks",
     ),
 }

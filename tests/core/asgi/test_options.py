@@ -33,6 +33,7 @@ GIVEN = {
     "BILLING_DRAIN_DELAY": "0",
     "BILLING_DRAIN_CLOSE_TIMEOUT": "2.5",
     "BILLING_WORK_AT_ONCE": "50",
+    "BILLING_COVER_TASKS": "true",
     "BILLING_DEV": "False",
     "BILLING_CORS_ALLOW_ORIGINS": "https://console.example.org",
     "BILLING_RESPONSE_HEADERS": "X-Frame-Options: DENY\nStrict-Transport-Security: max-age=1, b; c\n",

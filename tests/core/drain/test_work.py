@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -20,7 +21,7 @@ import pytest
 
 from postfacta_core.context import RequestContext, bind_request, current_request, release_request
 from postfacta_core.deadlines.present import current_deadline
-from postfacta_core.deadlines.requests import RunningRequests
+from postfacta_core.deadlines.requests import Running, RunningRequests
 from postfacta_core.drain import lifecycle as module, spawn
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.drain.lifecycle import Lifecycle
@@ -31,6 +32,8 @@ from postfacta_core.testing import RecordingObserver
 from tests.core.virtual import loop_clock, on_real_loops
 
 REQUEST_ID = "0123456789abcdef"
+only_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+"""On trio each task is in a nursery, which ends it."""
 
 
 class Signals:
@@ -54,7 +57,9 @@ def _no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
 class Service:
     """A service that requests can leave work behind in, on the clock of its event loop."""
 
-    def __init__(self, *, most: int = 1000, timeout: float = 20.0) -> None:
+    def __init__(
+        self, *, most: int = 1000, timeout: float = 20.0, cover_tasks: bool = False
+    ) -> None:
         self.log: list[str] = []
         self.observer = RecordingObserver()
         self.clock = loop_clock()
@@ -63,6 +68,7 @@ class Service:
             DrainLimits(drain_delay=0.0, drain_timeout=timeout, close_timeout=5.0),
             running=self.running,
             work_at_once=most,
+            cover_tasks=cover_tasks,
             observer=self.observer,
             clock=self.clock,
         )
@@ -136,7 +142,7 @@ async def test_a_drain_waits_for_work_as_for_requests() -> None:
         await service.lifecycle.finish_requests()
         assert service.log == ["done"]
     drained = service.drained()
-    assert (drained.cancelled, drained.left, drained.work) == (0, 0, ())
+    assert (drained.cancelled, drained.left, drained.work) == (0, 0, "")
     assert 6 <= drained.seconds < 6.1
     assert service.counts() == {("service", "mail", "success"): 1}
 
@@ -151,7 +157,7 @@ async def test_what_a_drain_cuts_is_named() -> None:
         with pytest.raises(StoppedError, match="late"):
             spawn(service.last(1), name="late")
     drained = service.drained()
-    assert (drained.cancelled, drained.left, drained.work) == (1, 0, ("mail",))
+    assert (drained.cancelled, drained.left, drained.work) == (1, 0, "mail")
     assert service.crashes() == []
     assert service.counts()["service", "mail", "stopped"] == 1
 
@@ -166,7 +172,7 @@ async def test_work_that_shields_itself_is_left_and_named() -> None:
         spawn(deaf)
         await service.lifecycle.finish_requests()
     drained = service.drained()
-    assert (drained.cancelled, drained.left, drained.work) == (1, 1, ("deaf",))
+    assert (drained.cancelled, drained.left, drained.work) == (1, 1, "deaf")
 
 
 async def test_a_failure_is_reported_once_with_its_name() -> None:
@@ -197,7 +203,7 @@ async def test_work_out_of_time_is_cancelled_and_reported() -> None:
     assert service.counts()["service", "mail", "deadline"] == 1
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@only_asyncio
 async def test_work_whose_own_task_was_cancelled_has_failed() -> None:
     async def waits() -> None:
         task = asyncio.ensure_future(asyncio.sleep(60))
@@ -234,6 +240,22 @@ def plain() -> None:
 
 async def some(order: int) -> None:
     """Be one that needs an argument."""
+
+
+EVERY_WRONG: list[tuple[Any, Any, dict[str, Any], str]] = [
+    (0, some, {}, "every.seconds must be a finite number above 0, not 0; for example 60.0"),
+    (60, plain, {}, "every.function must be an async function, not <function plain"),
+    (60, partial(some, 1), {}, "every.name must be a text of 1 to 64 letters"),
+    (60, some, {"timeout": -1}, "every.timeout must be a number above 0, not -1; for example"),
+]
+
+
+@pytest.mark.parametrize(("seconds", "function", "options", "sentence"), EVERY_WRONG)
+async def test_a_wrong_argument_of_every_is_refused_in_one_sentence(
+    seconds: Any, function: Any, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        Service().work.every(seconds, function, **options)
 
 
 WRONG: list[tuple[Any, dict[str, Any], str]] = [
@@ -299,3 +321,154 @@ async def test_a_thread_may_begin_work(start: str) -> None:
         await run(begin)
         await until_done(service)
     assert service.log == ["done"]
+
+
+class Rounds:
+    """A function that `every` calls, which fails when it is asked to, and when it was called."""
+
+    def __init__(self, service: Service, *, fails: int = 0, takes: float = 0.0) -> None:
+        self.service = service
+        self.fails = fails
+        self.takes = takes
+        self.called: list[float] = []
+        self.ended = 0
+
+    async def refresh(self) -> None:
+        self.called.append(self.service.clock())
+        await anyio.sleep(self.takes)
+        self.ended += 1
+        if len(self.called) <= self.fails:
+            raise LookupError
+
+    def pauses(self) -> list[float]:
+        return [later - earlier for earlier, later in pairwise(self.called)]
+
+
+async def test_a_function_is_called_again_and_again_and_never_twice_at_once() -> None:
+    service = Service()
+    rounds = Rounds(service, takes=5)
+    service.work.every(10, rounds.refresh, name="refresh", timeout=None)
+    async with service.lived():
+        began = service.clock()
+        await anyio.sleep(200)
+    assert began <= rounds.called[0] <= began + 1
+    assert 12 <= len(rounds.called) <= 15
+    assert all(5 + 9 <= pause <= 5 + 11.1 for pause in rounds.pauses())
+    assert len({round(pause, 3) for pause in rounds.pauses()}) > 5
+    assert service.counts()["service", "refresh", "success"] == rounds.ended
+
+
+async def test_a_function_that_fails_is_called_again_sooner() -> None:
+    service = Service()
+    rounds = Rounds(service, fails=4)
+    async with service.lived():
+        service.work.every(20, rounds.refresh, name="refresh")
+        await anyio.sleep(75)
+    bounds = [1, 2, 4, 8]
+    assert all(pause <= most for pause, most in zip(rounds.pauses(), bounds, strict=False))
+    assert 18 <= rounds.pauses()[4] <= 22.1
+    assert service.crashes() == [("refresh", "LookupError()")] * 4
+    assert service.counts()["service", "refresh", "failure"] == 4
+
+
+async def test_a_call_out_of_time_is_cut_and_followed_by_the_next() -> None:
+    service = Service()
+    rounds = Rounds(service, takes=30)
+    async with service.lived():
+        service.work.every(10, rounds.refresh, name="refresh", timeout=5)
+        await anyio.sleep(40)
+    assert len(rounds.called) > 3
+    assert rounds.ended == 0
+    assert service.counts()["service", "refresh", "deadline"] >= 3
+
+
+async def test_a_drain_waits_for_the_call_under_way_and_no_other_follows() -> None:
+    service = Service()
+    rounds = Rounds(service, takes=5)
+    async with service.lived():
+        service.work.every(1, rounds.refresh, name="refresh")
+        await anyio.sleep(3)
+        await service.lifecycle.finish_requests()
+        assert (len(rounds.called), rounds.ended) == (1, 1)
+        await anyio.sleep(60)
+        assert len(rounds.called) == 1
+    drained = service.drained()
+    assert (drained.cancelled, drained.left, drained.work) == (0, 0, "")
+
+
+async def test_a_service_that_runs_again_calls_its_functions_again() -> None:
+    service = Service()
+    rounds = Rounds(service)
+    service.work.every(60, rounds.refresh)
+    for calls in (1, 2):
+        async with service.lived():
+            await anyio.sleep(30)
+            await service.lifecycle.finish_requests()
+        assert len(rounds.called) == calls
+
+
+async def in_request(service: Service, handler: Callable[[], Awaitable[None]]) -> None:
+    """Run a handler as a request does."""
+    request = RequestContext(REQUEST_ID, service.clock(), service.clock)
+    token = bind_request(request)
+    await service.running.run(Running(request), handler())
+    release_request(token)
+
+
+def left_behind(work: Coroutine[Any, Any, None], name: str | None = None) -> asyncio.Task[None]:
+    """Do what a handler should not."""
+    return asyncio.create_task(work, name=name)  # noqa: TID251 - see above
+
+
+@only_asyncio
+async def test_a_task_that_a_request_made_is_named_when_it_is_lost() -> None:
+    service = Service()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def handler() -> None:
+        tasks.extend(left_behind(service.last(60)) for _ in range(2))
+        tasks.append(left_behind(service.last(60), name="audit"))
+        tasks.append(left_behind(service.last(0.5), name="quick"))
+
+    others = left_behind(service.last(60))
+    async with service.lived():
+        await in_request(service, handler)
+        await service.lifecycle.finish_requests()
+        await anyio.sleep(1)
+    drained = service.drained()
+    assert (drained.cancelled, drained.left) == (0, 3)
+    assert (drained.work, drained.tasks) == ("", "Service.last x2, audit")
+    for task in (*tasks, others):
+        task.cancel()
+
+
+@only_asyncio
+async def test_a_drain_waits_for_tasks_of_requests_if_it_covers_them() -> None:
+    service = Service(timeout=10, cover_tasks=True)
+    tasks: list[asyncio.Task[None]] = []
+
+    async def handler() -> None:
+        tasks.append(left_behind(service.last(6), name="mail"))
+        tasks.append(left_behind(service.last(60), name="audit"))
+
+    others = left_behind(service.last(60))
+    async with service.lived():
+        await in_request(service, handler)
+        await service.lifecycle.finish_requests()
+        assert service.log == ["done", "cut"]
+    drained = service.drained()
+    assert (drained.cancelled, drained.left) == (1, 0)
+    assert (drained.work, drained.tasks) == ("audit", "")
+    assert not others.done()
+    others.cancel()
+
+
+async def test_names_of_a_log_line_are_bounded() -> None:
+    service = Service(timeout=1)
+    async with service.lived():
+        for number in range(50):
+            spawn(service.last(60), name=f"mail-{number}")
+        await service.lifecycle.finish_requests()
+    drained = service.drained()
+    assert drained.cancelled == 50
+    assert len(drained.work.split(", ")) == 20
