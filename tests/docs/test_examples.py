@@ -45,6 +45,7 @@ PAGES = [
     "docs/how-to/rotate-secrets.md",
     "docs/how-to/sqlalchemy.md",
     "docs/how-to/turn-features-off.md",
+    "docs/how-to/work-beside-requests.md",
 ]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -9,6 +9,7 @@ makes the startup slow.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -16,6 +17,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -25,6 +27,7 @@ from starlette.websockets import WebSocket
 from postfacta_core.asgi import HardenOptions, RouteOptions, harden
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.asgi.stack import Hardened
+from postfacta_core.drain import spawn
 from postfacta_core.drain._course import DrainLimits
 
 __all__ = ["app"]
@@ -171,6 +174,32 @@ async def block(request: Request) -> Response:
     return PlainTextResponse("blocked\n")
 
 
+async def worked(seconds: float) -> None:
+    note("work-begin")
+    await anyio.sleep(seconds)
+    note("work-end")
+
+
+async def task(request: Request) -> Response:
+    """Leave a task behind, as applications do without the library."""
+    _tasks.append(asyncio.get_running_loop().create_task(worked(seconds_of(request))))
+    return PlainTextResponse("begun\n", status_code=202)
+
+
+async def work(request: Request) -> Response:
+    spawn(worked(seconds_of(request)))
+    return PlainTextResponse("begun\n", status_code=202)
+
+
+async def mail(request: Request) -> Response:
+    """Do the same from a handler in a thread."""
+    await anyio.to_thread.run_sync(lambda: spawn(worked(seconds_of(request))))
+    return PlainTextResponse("begun\n", status_code=202)
+
+
+_tasks: list[asyncio.Task[None]] = []
+
+
 async def pid(request: Request) -> Response:
     return PlainTextResponse(f"{os.getpid()}\n")
 
@@ -243,6 +272,9 @@ def build() -> ASGIApp:
         Route("/download", download),
         Route("/block", block),
         Route("/pid", pid),
+        Route("/task", task),
+        Route("/work", task if "DRAIN_PLAIN" in os.environ else work),
+        Route("/mail", mail),
         WebSocketRoute("/ws", echo),
     ]
     inner = journalled(Starlette(routes=routes, lifespan=lifespan))

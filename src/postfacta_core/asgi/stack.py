@@ -105,8 +105,6 @@ class Hardened(Kernel):
     Attributes:
         lifecycle: The phase of the process, and what SIGTERM does to it; `drain` begins the end.
         running: The requests under way.
-        spawn: Begins work beside its requests, as the function `spawn` does.
-        every: Calls a function again and again, see `drain.work.Work.every`.
         shedding: Its `mode` may be set at any time.
         rate_limits: Its `limiters` have a mode each; None if there are none.
 
@@ -161,8 +159,6 @@ class Hardened(Kernel):
             observer=observer,
             clock=clock,
         )
-        self.spawn: Callable[..., None] = self.lifecycle.work.spawn
-        self.every: Callable[..., None] = self.lifecycle.work.every
         self.shedding: LoadSheddingMiddleware = LoadSheddingMiddleware(
             app,
             options=options,
@@ -228,6 +224,16 @@ class Hardened(Kernel):
         names = [part.name for part in self.order]
         order = " > ".join([*names, "limiter", type(self.app).__name__])
         return f"<harden {self._service}: {order}>"
+
+    @property
+    def spawn(self) -> Callable[..., None]:
+        """Begin work beside its requests, as the function `spawn` does."""
+        return self.lifecycle.work.spawn
+
+    @property
+    def every(self) -> Callable[..., None]:
+        """Call a function again and again, see `drain.work.Work.every`."""
+        return self.lifecycle.work.every
 
     def _tally(self) -> Iterable[Sample]:
         return runtime.tally(self.running.loop)

@@ -146,6 +146,7 @@ class Running:
     task: asyncio.Task[Any] | None = None
     already: int = 0  # How often others had cancelled the task before.
     cancel_scope: anyio.CancelScope | None = None  # Where no task is cancelled.
+    within: object = None  # The scope around its task, whose shields are not its own.
     time_ahead: float | None = None  # The loop's clock less ours; None where there is a sweep.
     _watcher: anyio.CancelScope | None = None
     _cancels: int = 0
@@ -188,7 +189,7 @@ class Running:
             self.cancel_scope.cancel()
         elif self._again_after > 0:
             self._again_after -= 1
-        elif self.task is not None and not is_shielded(self.task):
+        elif self.task is not None and not is_shielded(self.task, within=self.within):
             self._again_after = _AGAIN_AFTER
             self._cancels += 1
             self.task.cancel()

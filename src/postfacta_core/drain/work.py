@@ -221,6 +221,8 @@ class Work:
         )
         piece.name = name
         piece.stage = "work"
+        if self.running.tasks is not None:
+            piece.within = self.running.tasks.cancel_scope
         return piece
 
     def _begin(self, piece: Running, work: Coroutine[Any, Any, object]) -> None:

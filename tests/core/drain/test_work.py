@@ -25,6 +25,7 @@ from postfacta_core.deadlines.requests import Running, RunningRequests
 from postfacta_core.drain import lifecycle as module, spawn
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.drain.lifecycle import Lifecycle
+from postfacta_core.drain.resources import hold
 from postfacta_core.errors import BulkheadFullError, DeadlineExceededError, StoppedError
 from postfacta_core.events import DeadlineExceeded, Drained, TaskCrashed
 from postfacta_core.limits import Priority
@@ -76,7 +77,8 @@ class Service:
 
     @asynccontextmanager
     async def lived(self) -> AsyncGenerator[None]:
-        async with self.lifecycle, self.running:
+        # As a service holds it: in a scope that is shielded.
+        async with self.lifecycle, hold([self.running]):
             self.lifecycle.started()
             yield
 
