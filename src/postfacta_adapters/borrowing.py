@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cache
-from typing import Any, Final
+from typing import Final
 
 from postfacta_core import CircuitBreaker, current_deadline
 from postfacta_core.clock import Clock
@@ -86,27 +85,6 @@ def limiting(placeholder: str) -> str:
         " where cast(current_setting('statement_timeout') as interval)"
         f" not between interval '1 ms' and cast({limit} as interval)"
     )
-
-
-@cache
-def _common_kind(ours: Any, theirs: Any) -> Any:
-    def reduced(error: ResilienceError) -> object:
-        return ours, error.args  # In another process it is ours alone.
-
-    names = {"__module__": ours.__module__, "__reduce__": reduced}
-    return type(ours.__name__, (ours, theirs), names)
-
-
-def common(meaning: ResilienceError, theirs: Any, **attributes: object) -> ResilienceError:
-    """Return an error of this library that an `except` of another library catches, too.
-
-    It has the text and the attributes of ours, and the given ones of the other library's error.
-    """
-    ours: Any = type(meaning)
-    kind = _common_kind(ours, theirs)
-    error: ResilienceError = kind.__new__(kind, *meaning.args)
-    vars(error).update(attributes, **vars(meaning))
-    return error
 
 
 class Lender:

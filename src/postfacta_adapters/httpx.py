@@ -7,7 +7,9 @@ and `traceparent` from every caller, and `X-Priority` from those it trusts.
 
 from __future__ import annotations
 
+import math
 import operator
+import sys
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +24,13 @@ import anyio
 from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.context import current_request
 from postfacta_core.deadlines.present import asked_timeout, current_deadline
-from postfacta_core.errors import DeadlineExceededError, FailedResponseError, RejectedError
+from postfacta_core.errors import (
+    DeadlineExceededError,
+    FailedResponseError,
+    RejectedError,
+    ResilienceError,
+    StreamStalledError,
+)
 from postfacta_core.events import (
     DeadlineExceeded,
     HttpCallFinished,
@@ -31,10 +39,21 @@ from postfacta_core.events import (
     observing,
     process_observer,
 )
-from postfacta_core.guards import Guard, Pipeline
+from postfacta_core.guards import CircuitBreaker, Guard, Pipeline
 from postfacta_core.limits import Priority
 from postfacta_core.telemetry.tracing import Tracing, trace_headers
 from postfacta_core.validation import validation
+
+from ._errors import common
+from ._streams import (
+    AsyncStream,
+    Bounds,
+    Ending,
+    SyncStream,
+    Watch,
+    has_waited,
+    watched,
+)
 
 __all__ = ["Outgoing", "outgoing_headers"]
 
@@ -44,11 +63,18 @@ _TIMEOUT: Final = "X-Request-Timeout"
 _REQUEST_ID: Final = "X-Request-ID"
 _PRIORITIES: Final = tuple(priority.name.lower() for priority in Priority)
 # RFC 9110, section 9.2.2.
+_IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 _IDEMPOTENT: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 # httpx's classes, by name: what happens on the wire, and of that what happens before anything is
 # sent.
 _LOST: Final = frozenset({"TransportError"})
 _UNSENT: Final = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+# What an error of ours is for the client: the first that it is one of.
+_THEIRS: Final[Mapping[type[Exception], str]] = {
+    StreamStalledError: "ReadTimeout",
+    DeadlineExceededError: "TimeoutException",
+    ResilienceError: "TransportError",
+}
 # The four waits of an httpx request; of each, seconds or None for any number.
 _WAITS: Final = ("connect", "read", "write", "pool")
 _PORTS: Final = {"http": 80, "https": 443}
@@ -121,8 +147,16 @@ class Outgoing:
 
     * 429, and 503 with `Retry-After`, refuse before anything was done: any method is sent again.
     * Other failures, and errors of the transport: an idempotent method (RFC 9110, section 9.2.2),
-      or whatever was not sent, for lack of a connection.
+      a request with an `Idempotency-Key`, or whatever was not sent, for lack of a connection.
     * A body that can be read once only, such as a generator, is sent once.
+
+    With `first` or `idle` a response is bounded that comes in pieces, such as a model's. Time
+    counts while the next piece is waited for. A response that stands still raises
+    `StreamStalledError`, which is the client's `ReadTimeout` too, and its connection is closed.
+    Before its first piece that counts, the guards see that. After it, each circuit counts a late
+    failure, as it does for a connection that breaks: see `CircuitBreaker.fail_late`. The client's
+    own read timeout stays, if it is shorter. A sync client sees a silence by its read timeout, the
+    greater of `first` and `idle`, and pieces that do not count when they come.
 
     Args:
         name: The dependency, the `policy` of its errors.
@@ -130,6 +164,13 @@ class Outgoing:
             client needs those that have a `call_sync`.
         is_failure: Which responses the guards see as a failure, besides refusals; see `is_failure`.
             It may raise.
+        first: Seconds from sending to the first piece that counts; None for no bound. It holds for
+            a response that is whole at once, too.
+        idle: Seconds between two pieces that count, after the first; None for no bound.
+        counts: Whether a piece counts; it gets the bytes as they come, before they are decoded, and
+            may raise. By default that of `text/event-stream` counts that has a part of a line which
+            is no comment, and of others each.
+        repeats: Whether a request may be sent again, whatever its method is.
         tell: Whether it gets the headers. Turn that off for a third party's service: only the time
             is bounded then.
         priority_key: The secret that makes it trust the priority; see `LoadSheddingMiddleware`.
@@ -146,6 +187,10 @@ class Outgoing:
         name: str,
         *guards: Guard,
         is_failure: Callable[[Any], bool] = is_failure,
+        first: float | None = None,
+        idle: float | None = None,
+        counts: Callable[[bytes], object] | None = None,
+        repeats: bool = False,
         tell: bool = True,
         priority_key: str = "",
         observer: Observer | None = process_observer,
@@ -156,6 +201,9 @@ class Outgoing:
             "Outgoing.name", name, example='Outgoing("billing", Timeout(2))'
         )
         validation.flag("Outgoing.tell", tell)
+        validation.flag("Outgoing.repeats", repeats, example="False")
+        if counts is not None:
+            validation.function("Outgoing.counts", counts, example="counts=None")
         validation.secret("Outgoing.priority_key", priority_key, example="a text, or leave it out")
         if spans is not None:
             validation.instance("Outgoing.spans", spans, Tracing, example="Tracing(provider)")
@@ -166,6 +214,14 @@ class Outgoing:
             self.pipeline.call_sync if self.pipeline else operator.call
         )
         self._is_failure = is_failure
+        self._repeats = repeats
+        self._bounds = Bounds(_bound("first", first), _bound("idle", idle), counts)
+        self._is_bounded = (first, idle, counts) != (None, None, None)
+        self._circuits = [
+            guard
+            for guard in (self.pipeline.guards if self.pipeline else ())
+            if isinstance(guard, CircuitBreaker)
+        ]
         self._tell = tell
         self._priority_key = priority_key
         self._observe = observing("Outgoing", name, observer)
@@ -204,10 +260,10 @@ class Outgoing:
         call = _Call(request)
         try:
             return call.take(await self._call(self._try, inner, call))
-        except FailedResponseError as error:
-            if error.response not in call.failed:
-                raise
-            return call.take(error.response)
+        except ResilienceError as error:
+            if isinstance(error, FailedResponseError) and error.response in call.failed:
+                return call.take(error.response)
+            raise _shared(error, call.request) from error.__cause__
         finally:
             if left := call.failed + call.passed:
                 with anyio.CancelScope(shield=True):
@@ -218,20 +274,41 @@ class Outgoing:
         while call.failed:
             await call.failed.pop().aclose()
         with self._bounded(), self._measured(call) as attempt:
-            attempt.response = await inner.handle_async_request(
-                self._prepare(call.request, attempt)
-            )
-        return self._judged(call, attempt.response)
+            if self._is_bounded:
+                failure = await self._watched(inner, call, attempt)
+            else:
+                attempt.response = await inner.handle_async_request(
+                    self._prepare(call.request, attempt)
+                )
+                failure = self._failure(call, attempt.response)
+        if failure is not None:
+            raise failure
+        return attempt.response
+
+    async def _watched(self, inner: Any, call: _Call, attempt: _Try) -> FailedResponseError | None:
+        """Send a request, and wait for the first piece of its response that counts."""
+        watch = self._watch(call)
+        request = self._prepare(call.request, attempt)
+        with anyio.move_on_after(watch.left) as scope:
+            attempt.response = await inner.handle_async_request(request)
+        if scope.cancelled_caught:
+            raise watch.stall()
+        failure = self._failure(call, attempt.response)
+        if not attempt.response.is_closed:
+            stream = watched(AsyncStream, attempt.response, watch)
+            if failure is None:
+                await stream.begin()
+        return failure
 
     def _send_sync(self, inner: Any, request: Any) -> Any:
         """Send a request of a sync client through the guards."""
         call = _Call(request)
         try:
             return call.take(self._call_sync(self._try_sync, inner, call))
-        except FailedResponseError as error:
-            if error.response not in call.failed:
-                raise
-            return call.take(error.response)
+        except ResilienceError as error:
+            if isinstance(error, FailedResponseError) and error.response in call.failed:
+                return call.take(error.response)
+            raise _shared(error, call.request) from error.__cause__
         finally:
             for response in call.failed + call.passed:
                 response.close()
@@ -240,8 +317,54 @@ class Outgoing:
         while call.failed:
             call.failed.pop().close()
         with self._bounded(), self._measured(call) as attempt:
-            attempt.response = inner.handle_request(self._prepare(call.request, attempt))
-        return self._judged(call, attempt.response)
+            if self._is_bounded:
+                failure = self._watched_sync(inner, call, attempt)
+            else:
+                attempt.response = inner.handle_request(self._prepare(call.request, attempt))
+                failure = self._failure(call, attempt.response)
+        if failure is not None:
+            raise failure
+        return attempt.response
+
+    def _watched_sync(self, inner: Any, call: _Call, attempt: _Try) -> FailedResponseError | None:
+        """Do the same for a sync client."""
+        watch = self._watch(call)
+        request = self._prepare(call.request, attempt)
+        # The transport reads it before each head, and once before the body.
+        waits = request.extensions["timeout"] = dict(request.extensions.get("timeout", {}))
+        most = waits.get("read")
+        most = math.inf if most is None else most
+        waits["read"] = _finite(min(most, self._bounds.first))
+        try:
+            attempt.response = inner.handle_request(request)
+        except Exception as error:
+            if not has_waited(error) or self._bounds.first > most:
+                raise
+            raise watch.stall() from error
+        waits["read"] = _finite(min(most, max(self._bounds.first, self._bounds.idle)))
+        failure = self._failure(call, attempt.response)
+        if not attempt.response.is_closed:
+            stream = watched(SyncStream, attempt.response, watch)
+            if failure is None:
+                stream.begin()
+        return failure
+
+    def _watch(self, call: _Call) -> Watch:
+        """Watch the response to a request that is sent now."""
+        eras = [(circuit, circuit.era) for circuit in self._circuits]
+
+        def ended(watch: Watch, ending: Ending, error: Exception | None) -> None:
+            if watch.is_handed_on and error is not None:
+                for circuit, era in eras:
+                    circuit.fail_late(era, error)
+
+        return Watch(
+            self._bounds,
+            self._clock,
+            stalled=lambda: _shared(StreamStalledError(self.name), call.request),
+            report=lambda fault: self._observe(ListenerFailed(self.name, repr(fault))),
+            ended=ended,
+        )
 
     def _prepare(self, request: Any, attempt: _Try) -> Any:
         """Return a copy of a request, with headers and bounded waits.
@@ -290,19 +413,39 @@ class Outgoing:
             cast("Any", late).is_repeatable = getattr(error, "is_repeatable", False)
             raise late from error
 
-    def _judged(self, call: _Call, response: Any) -> Any:
-        """Return the response; of a failure, raise it as an error for the guards."""
+    def _failure(self, call: _Call, response: Any) -> FailedResponseError | None:
+        """Keep the response; return the error that the guards see, if it is a failure."""
         refusal = refusal_in(response, self.name)
         if refusal is None and not self._has_failed(response):
             call.passed.append(response)
-            return response
+            return None
         call.failed.append(response)
-        raise FailedResponseError(
+        return FailedResponseError(
             self.name,
             _retry_after(response.headers, WALL),
             response=response,
-            is_repeatable=_is_repeatable(call.request, is_undone=refusal is not None),
+            is_repeatable=self._is_repeatable(call.request, is_undone=refusal is not None),
         )
+
+    def _is_repeatable(self, request: Any, *, is_undone: bool) -> bool:
+        may_be_done_twice = (
+            self._repeats or request.method in _IDEMPOTENT or _IDEMPOTENCY_KEY in request.headers
+        )
+        if not is_undone and not may_be_done_twice:
+            return False
+        try:
+            request.content  # noqa: B018 - raises for a stream, which may have been read
+        except Exception:  # noqa: BLE001 - of the client, by whatever name
+            return False
+        return True
+
+    def _mark(self, error: BaseException | None, request: Any) -> None:
+        """Mark an error of the transport, for `Retry`: whether the request may be sent again."""
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if names & _LOST:
+            is_undone = bool(names & _UNSENT)
+            is_repeatable = self._is_repeatable(request, is_undone=is_undone)
+            cast("Any", error).is_repeatable = is_repeatable
 
     def _has_failed(self, response: Any) -> bool:
         """Ask the predicate; the default decides if that raises."""
@@ -338,7 +481,7 @@ class Outgoing:
             )
             if attempt.is_sent:
                 self._observe(ended)
-                _mark(raised, request)
+                self._mark(raised, request)
             if span is not None:
                 fault = raised if isinstance(raised, Exception) else None
                 self._spans.end_call(span, ended, url=_shown(url), resends=resends, error=fault)
@@ -413,8 +556,7 @@ def _error_type(error: BaseException | None, status: int, *, is_sent: bool) -> s
 def _is_over(error: Exception) -> bool:
     """Return whether a wait ended because the request has no time left, which bounded it."""
     deadline = current_deadline()
-    has_waited = any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__)
-    return has_waited and deadline is not None and deadline.remaining() <= 0
+    return has_waited(error) and deadline is not None and deadline.remaining() <= 0
 
 
 def _shown(url: Any) -> str:
@@ -423,21 +565,27 @@ def _shown(url: Any) -> str:
     return f"{url.scheme}://{host}{f':{url.port}' if url.port else ''}{url.path}"
 
 
-def _mark(error: BaseException | None, request: Any) -> None:
-    """Mark an error of the transport, for `Retry`, with whether the request may be sent again."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & _LOST:
-        cast("Any", error).is_repeatable = _is_repeatable(request, is_undone=bool(names & _UNSENT))
+def _bound(field: str, seconds: float | None) -> float:
+    return math.inf if seconds is None else validation.seconds(f"Outgoing.{field}", seconds)
 
 
-def _is_repeatable(request: Any, *, is_undone: bool) -> bool:
-    if not is_undone and request.method not in _IDEMPOTENT:
-        return False
-    try:
-        request.content  # noqa: B018 - raises for a stream, which may have been read
-    except Exception:  # noqa: BLE001 - of the client, by whatever name
-        return False
-    return True
+def _finite(seconds: float) -> float | None:
+    """Return seconds as a client reads them, with None for no bound."""
+    return seconds if seconds < math.inf else None
+
+
+def _shared(error: ResilienceError, request: Any) -> ResilienceError:
+    """Return the error as one that the client of a request knows, too."""
+    name = next(name for kind, name in _THEIRS.items() if isinstance(error, kind))
+    for kind in type(request).__mro__:
+        theirs: Any = getattr(sys.modules.get(kind.__module__.partition(".")[0]), name, None)
+        if theirs is not None:
+            if not isinstance(error, theirs):
+                trace = error.__traceback__
+                error = common(error, theirs).with_traceback(trace)
+                cast("Any", error).request = request
+            break
+    return error
 
 
 def _add(ours: dict[str, str], theirs: MutableMapping[str, str]) -> None:

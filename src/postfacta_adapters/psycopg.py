@@ -28,7 +28,8 @@ try:
 except ModuleNotFoundError as _error:
     raise missing_extra(__name__, "psycopg", _error) from _error
 
-from .borrowing import Borrowed, Lender, common, limiting
+from ._errors import common
+from .borrowing import Borrowed, Lender, limiting
 
 __all__ = ["AsyncGuardedPool", "GuardedPool"]
 

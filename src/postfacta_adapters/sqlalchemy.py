@@ -25,7 +25,8 @@ except ModuleNotFoundError as _error:
 
 from postfacta_postgres.permits import sqlstate_of
 
-from .borrowing import Borrowed, Lender, common, limiting
+from ._errors import common
+from .borrowing import Borrowed, Lender, limiting
 
 __all__ = ["guard_engine"]
 

@@ -104,6 +104,15 @@ class DeadlineExceededError(ResilienceError):
     _reason = "the time ran out; the work may have begun"
 
 
+class StreamStalledError(DeadlineExceededError):
+    """A dependency sent no piece of its response that counts for as long as it may.
+
+    The work may have begun.
+    """
+
+    _reason = "no piece of the response that counts came in time; the work may have begun"
+
+
 class FailedResponseError(ResilienceError):
     """A dependency answered that it failed, such as by a 500. The work may have begun.
 

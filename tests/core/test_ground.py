@@ -41,6 +41,7 @@ SENTENCES = {
     "RateLimitExceededError": "the rate is used up",
     "LoadShedError": "the service is overloaded, and refuses a part of the calls",
     "DeadlineExceededError": "the time ran out; the work may have begun",
+    "StreamStalledError": "no piece of the response that counts came in time; the work may have begun",
     "FailedResponseError": "the dependency answered that it failed",
     "StoppedError": "the service stopped before the work was done",
     "OutcomeUnknownError": "the answer was lost; the work may have been done: check before it is sent again",

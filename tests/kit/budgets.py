@@ -23,7 +23,7 @@ BUDGETS: Final[Mapping[str, int]] = {
     "postfacta_core": 89_860,
     "postfacta_postgres": 9_870,
     "postfacta_web": 7_710,
-    "postfacta_adapters": 18_680,
+    "postfacta_adapters": 21_280,
     "postfacta_slo": 33_306,
     "postfacta_lab": 56_940,
     "postfacta_app": 85_822,

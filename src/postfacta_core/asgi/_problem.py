@@ -31,6 +31,7 @@ from ..errors import (
     RejectedError,
     ResilienceError,
     StoppedError,
+    StreamStalledError,
 )
 from ._types import ASGIApp, Receive, Scope, Send
 
@@ -75,6 +76,13 @@ _UNKNOWN: Final = replace(
     error_type="database_unavailable",
     detail="The change may or may not have been made: look, or repeat it with the same"
     " Idempotency-Key",
+)
+_LATE: Final = Problem(
+    status=504,
+    code="deadline-exceeded",
+    title="The time ran out",
+    detail=_MAY_HAVE_BEGUN,
+    error_type="deadline_exceeded",
 )
 _INTERNAL: Final = Problem(
     status=500,
@@ -146,13 +154,7 @@ PROBLEMS: Final[Mapping[type[ResilienceError], Problem]] = MappingProxyType(
             detail="Send another one: a text without NUL and lone surrogates, a number and a date"
             " within their bounds",
         ),
-        DeadlineExceededError: Problem(
-            status=504,
-            code="deadline-exceeded",
-            title="The time ran out",
-            detail=_MAY_HAVE_BEGUN,
-            error_type="deadline_exceeded",
-        ),
+        **dict.fromkeys((DeadlineExceededError, StreamStalledError), _LATE),
         RejectedError: replace(_UNAVAILABLE, error_type="rejected"),
         FailedResponseError: Problem(
             status=502,

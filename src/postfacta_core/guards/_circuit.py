@@ -21,6 +21,8 @@ brings is made when the circuit is next asked anything, and dated to the moment 
    call is judged.
 5. Each opening in a row waits longer, up to a maximum; so it does if the dependency asks for it
    (Retry-After).
+6. A call that passed may fail late, such as a stream that stops in its middle. It counts while the
+   circuit is closed, and has been since the call began: one of before a recovery opens nothing.
 
 The names of states and options are those of resilience4j 2. Moments are monotonic. Several threads
 must hold a lock.
@@ -177,6 +179,16 @@ class _Window:
         self.slow += (mark >> 1) - (old >> 1)
         return True
 
+    def fail(self, now: float) -> None:
+        """Turn the newest call that passed into a failure; where there is none, add a failure."""
+        self.forget(now)
+        for back, mark in enumerate(reversed(self._marks), 1):
+            if not mark & _FAILED:
+                self._marks[-back] = mark | _FAILED
+                self.failures += 1
+                return
+        self.add(_FAILED, now)
+
     def forget(self, now: float) -> None:
         """Remove the calls that are too old."""
         oldest = now - self._max_age
@@ -217,6 +229,11 @@ class Circuit:
         # Of open: until when it refuses. Of half_open: when it ends.
         self._until = self._held_until = -math.inf
         self._begin(now)
+
+    @property
+    def era(self) -> int:
+        """The present generation: that of a permit which is taken now, while it is closed."""
+        return self._generation
 
     def pass_closed(self) -> int:
         """Take a permit if it is closed, else `REFUSED`, which means: ask `enter`.
@@ -273,6 +290,15 @@ class Circuit:
             elif (window := self._window).add(mark, now) and window.calls >= self._enough:
                 self._judge(window, window.calls, now=now, luck=luck)
         return _KINDS[mark]
+
+    def fail_late(self, era: int, *, now: float, luck: float) -> None:
+        """Count a call that began in an era, and passed, as a failure after all."""
+        if self.state is not _CLOSED or era != self._generation:
+            return
+        window = self._window
+        window.fail(now)
+        if window.calls >= self._enough:
+            self._judge(window, window.calls, now=now, luck=luck)
 
     def _end_trial(self, mark: int, now: float, luck: float) -> None:
         if self._trial_is_out:

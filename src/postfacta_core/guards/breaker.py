@@ -112,6 +112,30 @@ class CircuitBreaker(BlockGuard):
         """Close it, with an empty window."""
         self._put(CircuitState.CLOSED)
 
+    @property
+    def era(self) -> int:
+        """A number that changes with each change of state; for `fail_late`."""
+        return self._circuit.era
+
+    def fail_late(self, era: int, error: Exception) -> None:
+        """Count a call that passed as a failure after all, such as a stream that stopped midway.
+
+        It counts if the circuit has been closed since the call began, and `on` names the error.
+
+        Args:
+            era: The `era` when the call began.
+            error: What the call ended with.
+        """
+        outcome = Outcome[Any](error=error)
+        if self._mode is Mode.OFF or self._judge(outcome) != "failure":
+            return
+        with self._lock:
+            self._counts["failure"] += 1
+            if self._mirror is not None:
+                self._news.append(("failure", error))
+            self._circuit.fail_late(era, now=self._clock(), luck=self._luck())
+        self._tell()
+
     def statistics(self) -> CircuitStatistics:
         """Return a snapshot of the circuit. Any thread may ask."""
         with self._lock:

@@ -32,6 +32,7 @@ from postfacta_core.errors import (
     RejectedError,
     ResilienceError,
     StoppedError,
+    StreamStalledError,
 )
 from postfacta_core.testing import call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
@@ -57,6 +58,7 @@ async def test_an_error_has_its_status_and_its_name() -> None:
         (OutcomeTimeoutError("main"), 504, "outcome-unknown", "deadline_exceeded"),
         (InvalidInputError("main"), 422, "invalid-input", ""),
         (DeadlineExceededError("request"), 504, "deadline-exceeded", "deadline_exceeded"),
+        (StreamStalledError("model"), 504, "deadline-exceeded", "deadline_exceeded"),
         (FailedResponseError("billing"), 502, "bad-gateway", "dependency_failed"),
         (Bespoke("own"), 503, "unavailable", "rejected"),
         (ResilienceError("own"), 503, "unavailable", "unavailable"),

@@ -83,6 +83,11 @@ class Played:
                 self.leave(permit, outcome, seconds=2.0 if letter in "LX" else 0.0, luck=luck)
         return self
 
+    def fail_late(self, era: int) -> Played:
+        """Let a call fail late that passed in an era."""
+        self.circuit.fail_late(era, now=self.now, luck=0.0)
+        return self
+
     def wait(self, seconds: float) -> Played:
         self.now += seconds
         return self

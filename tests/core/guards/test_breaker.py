@@ -55,6 +55,33 @@ from tests.kit.interleaving import interleaved
 pytestmark = pytest.mark.usefixtures("anyio_backend")
 
 
+def test_a_call_that_passed_may_fail_late() -> None:
+    cases: list[tuple[Mode, Exception, int]] = [
+        (Mode.ENFORCE, OSError("cut"), 1),
+        (Mode.SHADOW, OSError("cut"), 1),
+        (Mode.OFF, OSError("cut"), 0),
+        (Mode.ENFORCE, BulkheadFullError("own"), 0),
+    ]
+    with every() as case:
+        for mode, error, failures in cases:
+            with case(mode, error):
+                guard = breaker(mode=mode)
+                guard.fail_late(guard.era, error)
+                assert guard.statistics().failures == failures
+                assert counts(guard, mode).get("failure", 0) == failures
+
+
+def test_a_late_failure_is_news_to_listeners_of_pybreaker() -> None:
+    guard = breaker()
+    notes = Notes()
+    attach(guard, listeners=[notes])
+    for _ in range(4):
+        guard.fail_late(guard.era, OSError("cut"))
+    assert guard.statistics().state is OPEN
+    kinds = [note[0] for note in notes.take()]
+    assert kinds == ["failure"] * 4 + ["state_change"]
+
+
 @styles
 async def test_a_guarded_call_answers_and_raises_as_without_a_guard(style: Style) -> None:
     guard = breaker()

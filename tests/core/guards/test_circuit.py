@@ -62,6 +62,45 @@ def test_a_circuit_opens_at_the_rate_of_its_last_calls_and_not_before_there_are_
                 assert Played().play(calls).state is state
 
 
+def test_a_late_failure_takes_the_place_of_a_success() -> None:
+    cases: list[tuple[str, int, CircuitState, tuple[int, int, int]]] = [
+        ("", 1, CLOSED, (1, 1, 0)),
+        ("S", 1, CLOSED, (1, 1, 0)),
+        ("F", 1, CLOSED, (2, 2, 0)),
+        ("SF", 2, CLOSED, (3, 3, 0)),
+        ("SSSS", 1, CLOSED, (4, 1, 0)),
+        ("SSSS", 2, OPEN, (4, 2, 0)),
+        ("LSSS", 1, CLOSED, (4, 1, 1)),
+        ("SSSL", 1, CLOSED, (4, 1, 1)),
+        ("FFS", 2, OPEN, (4, 4, 0)),
+    ]
+    with every() as case:
+        for calls, late, state, counted in cases:
+            with case(calls, late):
+                played = Played().play(calls)
+                for _ in range(late):
+                    played.fail_late(played.circuit.era)
+                now = played.circuit.statistics(played.now)
+                assert (now.calls, now.failures, now.slow_calls) == counted
+                assert now.state is state
+
+
+def test_a_late_failure_of_another_state_counts_for_nothing() -> None:
+    played = Played().play("SS")
+    era = played.circuit.era
+    played.play("FF-").fail_late(era).fail_late(played.circuit.era).wait(8.0).play("S")
+    assert played.fail_late(played.circuit.era).state is HALF_OPEN
+    played.play("S")
+    assert played.fail_late(era).state is CLOSED
+    assert played.circuit.statistics(played.now).failures == 0
+
+
+def test_a_late_failure_forgets_calls_that_are_too_old() -> None:
+    played = Played(replace(CONFIG, sliding_window_max_age=10.0)).play("SSS").wait(11.0)
+    assert played.fail_late(played.circuit.era).state is CLOSED
+    assert played.circuit.statistics(played.now).calls == 1
+
+
 def test_a_rate_that_is_just_the_threshold_opens_although_floats_round() -> None:
     # 0.07 * 100 is above 7.
     config = CircuitConfig(failure_rate_threshold=0.07, minimum_number_of_calls=100)
