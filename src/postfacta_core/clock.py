@@ -24,6 +24,16 @@ PROCESS: Final[Clock] = time.process_time
 Beside the elapsed time it shows what other processes took.
 """
 
+
+def processor_of(thread: int) -> Clock:
+    """Return what reads the processor time of a thread; where nothing can, the time."""
+    find = getattr(time, "pthread_getcpuclockid", None)
+    if find is None:
+        return time.monotonic
+    clock: int = find(thread)
+    return lambda: time.clock_gettime(clock)
+
+
 WALL: Final[Clock] = time.time  # noqa: TID251 - this is the one place that may
 """Seconds since the epoch, for what people and other machines read; never for a decision."""
 

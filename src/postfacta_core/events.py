@@ -102,6 +102,20 @@ class LoopLagged(NamedTuple):
     seconds: float
 
 
+class LoopBlocked(NamedTuple):
+    """One step has kept the event loop from running for `seconds` so far, in a request or not.
+
+    `where` is its file, line and function, outside of the standard library. It `is_told` once a
+    minute.
+    """
+
+    route: str
+    request_id: str
+    seconds: float
+    where: str
+    is_told: bool
+
+
 class ListenerFailed(NamedTuple):
     """A listener or observer raised; `error` is the repr of the error."""
 
@@ -278,6 +292,7 @@ Event = (
     | RetryScheduled
     | StoreChanged
     | LoopLagged
+    | LoopBlocked
 )
 """Any of the records: match on its class."""
 

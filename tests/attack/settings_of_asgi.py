@@ -130,6 +130,8 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "limits": OBJECT,
             "request_timeout": (0, -1, "1", True),
             "stream_timeout": (0, -1, "1", True),
+            "stream_idle": (0, -1, "1", True, math.inf),
+            "heartbeat": (0, -1, "1", True, math.inf),
             "cancel_on_disconnect": ("yes", 1),
             "drain": ("end", 1, True),
             "drain_timeout": (0, -1, "1", True, math.inf),

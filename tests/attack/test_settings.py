@@ -51,6 +51,8 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "CheckReport",
             "CircuitStatistics",
             "ClientWait",
+            "Silence",
+            "LoopWatch",
             "Deadline",
             "Decision",
             "EventRecord",

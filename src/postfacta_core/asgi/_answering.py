@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 
 from ..clock import MONOTONIC, Clock
+from ..context import RequestContext
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..events import ListenerFailed, Observer
@@ -53,9 +54,14 @@ class Shared:
     sweep: RunningRequests = field(init=False)  # `requests`, or some that never sweep.
     is_bounded: bool = field(init=False)  # Clients have limits of size and pace.
     room: float = field(init=False)  # The size up to which a response is sent without a timer.
+    streaming: Sequence[Record] = field(init=False)  # Called at the first piece of a stream.
     answered: Sequence[Record] = field(init=False)  # Called at the last byte of each response.
     opened: Sequence[Record] = field(init=False)  # Called as a WebSocket is accepted.
     observe: Observer = field(init=False)
+
+    def template(self, scope: Scope, request: RequestContext, path: str) -> str:
+        """Return the route template of a request whose path is `path` below the `root_path`."""
+        raise NotImplementedError
 
     def tell(self, records: Iterable[Record], exchange: Exchange) -> None:
         """Call recorders; what one raises reaches neither the request nor the others."""

@@ -26,16 +26,16 @@ from anyio.lowlevel import checkpoint
 
 from ..context import RequestContext
 from ..deadlines._limits import may_have_body
-from ..deadlines.requests import NO_WAIT, ClientWait
-from ..errors import StoppedError
+from ..deadlines.requests import NO_SILENCE, NO_WAIT, ClientWait
+from ..errors import DeadlineExceededError, ResilienceError, StoppedError
 from ..limits._overload import Ending
-from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes, Exchange
+from ..telemetry.exchange import CLIENT_DISCONNECTED, STREAM_IDLE, ErrorTypes, Exchange
 from ._answering import Answering, Headers, Shared
 from ._concurrency import watched
 from ._cors import GRANTS
 from ._problem import BODY_TOO_LARGE, BODY_TOO_SLOW, Problem, send_problem
 from ._rules import Rules
-from ._sse import MEDIA_TYPE, EventStream, are_events, farewell, is_resumed
+from ._sse import MEDIA_TYPE, EventStream, Pace, are_events, farewell, is_resumed
 from ._state import (
     BEGUN,
     COMPLETE,
@@ -97,11 +97,9 @@ class HttpExchange(Answering, Exchange):
         "_is_read",
         "_out",
         "_response_headers",
-        "_since",
         "admitted",
         "already",
         "began",
-        "caller_trace",
         "client",
         "error",
         "error_type",
@@ -135,10 +133,12 @@ class HttpExchange(Answering, Exchange):
 
     is_socket: Literal[False] = False
     is_watched: bool = True
+    _is_resumed: bool = False  # By its client, if a drain ends it.
     _queue: list[Message] | None = None
     _news: anyio.Event | None = None  # While it is read ahead of its application.
     _paused_at: float | None = None  # While it has no slot, for it waits for its client.
     _waited: float = 0.0
+    _since: float | None = None  # When a wait for its client began.
 
     def __init__(  # noqa: PLR0917 - by position: it is made for each request
         self,
@@ -167,10 +167,9 @@ class HttpExchange(Answering, Exchange):
         self.incoming = SENDING
         self.is_answered = self.is_held = self.quiet = self.is_stream = self._is_read = False
         self.error = self.task = self.span = None
-        self._since: float | None = None  # When a wait for its client began.
-        # What it answers with, if its client resumes that by itself.
+        # What it answers with, if something of ours may come between two of them.
         self._events: EventStream | None = None
-        self.route = self.error_type = self.caller_trace = ""
+        self.route = self.error_type = ""
         self.traffic = "user"
         self.seconds = 0.0
         self.is_plain = True
@@ -196,7 +195,7 @@ class HttpExchange(Answering, Exchange):
 
     @property
     def is_endless(self) -> bool:  # type: ignore[override]
-        return self._events is not None and self.response not in HANDED_ON
+        return self._is_resumed and self.response not in HANDED_ON
 
     @property
     def has_cut_off(self) -> bool:
@@ -333,16 +332,49 @@ class HttpExchange(Answering, Exchange):
         self.status = status
 
     def _note_events(self, status: int, headers: Headers) -> None:
-        """Note a stream of events whose client resumes it by itself."""
+        """Note a stream of events that its client resumes by itself, or that has a heartbeat."""
+        if status != _OK or not are_events(headers):
+            return
         has_farewell = self.rules.farewell
         if has_farewell is None:
             has_farewell = self.method == "GET" and is_resumed(self.headers)
-        if has_farewell and status == _OK and are_events(headers):
+        self._is_resumed = has_farewell
+        has_heartbeat = self.rules.heartbeat < _NEVER and self.method != "HEAD"
+        if has_farewell or has_heartbeat:
             self._events = EventStream(self._out)
             self._out = self._events.send
+        if has_heartbeat:
+            self._keep_pace()
+
+    def _keep_pace(self) -> None:
+        rules = self.rules
+        self.silence = Pace(
+            self._out,
+            self.shared.clock,
+            events=self._events,
+            has_comments=are_events(self._response_headers),
+            limit=rules.stream_idle,
+            heartbeat=rules.heartbeat if self._events is not None else _NEVER,
+        )
+        self._out = self.silence.send
+        self.rouse()
+
+    def judge_silence(self, now: float) -> ResilienceError | None:
+        if not isinstance(self.silence, Pace) or not self.silence.is_over(now):
+            return None
+        self.request.error_type = self.request.error_type or STREAM_IDLE
+        return DeadlineExceededError("stream_idle")
+
+    async def break_silence(self) -> None:
+        if isinstance(self.silence, Pace) and self.response in OPEN:
+            try:
+                with anyio.move_on_after(self.rules.limits.write_timeout):
+                    await self.silence.beat()
+            except OSError:
+                self.leave()
 
     def _may_part(self) -> bool:
-        return self._events is not None and self._events.end()
+        return self._is_resumed and self._events is not None and self._events.end()
 
     async def _wait_for_end(self) -> None:
         """Let the sweep end the stream here.
@@ -387,13 +419,25 @@ class HttpExchange(Answering, Exchange):
             self.response = RESPONSE[Event.PIECE][BEGUN]
             # Behind Starlette's BaseHTTPMiddleware each response comes in pieces, the last one
             # empty: one whose first piece is all of it is no stream.
-            whole = (b"content-length", b"%d" % len(message.get("body", b"")))
-            if has_limit and not any(
-                (name.lower(), value) == whole for name, value in self._response_headers
-            ):
-                self.is_stream = True
-                limit = self.request.limit = self.rules.stream_timeout
-                self.limit(min(limit, self.request.caller_timeout))
+            headers = self._response_headers
+            lengths = [value for name, value in headers if name.lower() == b"content-length"]
+            if b"%d" % len(message.get("body", b"")) not in lengths:
+                self._begin_stream(is_live=not lengths)
+                if has_limit:
+                    limit = self.request.limit = self.rules.stream_timeout
+                    self.limit(min(limit, self.request.caller_timeout))
+
+    def _begin_stream(self, *, is_live: bool) -> None:
+        shared = self.shared
+        request = self.request
+        self.is_stream = True
+        self.is_live = is_live
+        self.first_byte = request.age()
+        if self.rules.stream_idle < _NEVER and self.silence is NO_SILENCE:
+            self._keep_pace()
+        if shared.streaming:
+            self.route = request.route or shared.template(self.scope, request, self.local_path)
+            shared.tell(shared.streaming, self)
 
     async def _send_long(self, message: Message, size: int, *, is_last: bool) -> None:
         body: bytes = message["body"]
@@ -415,6 +459,8 @@ class HttpExchange(Answering, Exchange):
         if wait is NO_WAIT:
             wait = self.writing = ClientWait(loop)
         wait.begin(self.shared.clock() + self.rules.limits.write_timeout)
+        if self.is_resting:
+            self.rouse()
         try:
             await self._out(message)
         except BaseException as error:
@@ -471,10 +517,15 @@ class HttpExchange(Answering, Exchange):
             return await self._take()
         finally:
             self._is_read = False
-            if not self.is_plain and self._paused_at is not None:
-                is_evidence = self.shared.clock() < self._paused_at + _SLOW
-                self._paused_at = None
-                self.come_back(is_evidence=is_evidence)
+            if not self.is_plain:
+                self._go_on()
+
+    def _go_on(self) -> None:
+        self.rouse()
+        if self._paused_at is not None:
+            is_evidence = self.shared.clock() < self._paused_at + _SLOW
+            self._paused_at = None
+            self.come_back(is_evidence=is_evidence)
 
     def _give_place(self, now: float) -> None:
         # With the body complete, it is the client's leaving for which an application may look while
@@ -518,6 +569,7 @@ class HttpExchange(Answering, Exchange):
         if loop is not None and self._may_bring_more():
             self.reading = ClientWait(loop)
             self.reading.begin(self._next_due(now))
+            self.rouse()
 
     def _was_cut(self, error: BaseException | None) -> bool:
         """End the wait; return whether the sweep ended it."""

@@ -134,6 +134,7 @@ class Kernel(Shared):
         self.sweep: RunningRequests = RunningRequests() if self.requests is None else self.requests
         self.is_bounded: bool = rules.limits is not UNBOUNDED
         self.room: float = _ROOM if self.is_bounded else math.inf
+        self.streaming: Sequence[Record] = _methods_for(recorders, "streaming")
         self.answered: Sequence[Record] = _methods_for(recorders, "answered")
         self.opened: Sequence[Record] = _methods_for(recorders, "opened")
         self.observe: Observer = fan_out([self.observer])
@@ -282,6 +283,17 @@ class Kernel(Shared):
         # If nothing binds one, nothing asks for its id or its time either.
         return RequestContext("", math.inf)
 
+    def template(self, scope: Scope, request: RequestContext, path: str) -> str:
+        route = None
+        try:
+            if self.route_of is not None:
+                route = self.route_of(scope)
+            else:
+                route = self._reader.read(scope, request.root_path, path)
+        except Exception as failure:  # noqa: BLE001 - foreign code and foreign objects may raise anything
+            self.observe(ListenerFailed("route_of", repr(failure)))
+        return route or UNMATCHED
+
     def _close(
         self, exchange: _Either, raised: BaseException | None, end: Sequence[Record]
     ) -> None:
@@ -289,6 +301,7 @@ class Kernel(Shared):
         if not self._is_recorded:
             return
         request = exchange.request
+        # As `template`, whose call would cost each request a frame.
         route: str | None = request.route
         if not route:
             try:

@@ -35,6 +35,8 @@ class Rules:
     timeout: float = math.inf
     handshake: float = HANDSHAKE  # Seconds in which a WebSocket must be accepted.
     stream_timeout: float = math.inf
+    stream_idle: float = math.inf  # Seconds for which a stream's application may send nothing.
+    heartbeat: float = math.inf  # Seconds after which an idle event stream gets a comment.
     drain_timeout: float = math.inf  # Seconds after a drain's delay; the drain has its own limit.
     farewell: bool | None = None  # Of event streams, in a drain; None: as the client asks for them.
     cancels: bool = False

@@ -44,6 +44,11 @@ class RouteOptions:
         request_timeout: Seconds from a request's beginning until it is cancelled; `math.inf` for
             any number.
         stream_timeout: The same for a response in pieces, once the first is sent.
+        stream_idle: Seconds for which the application of such a response may send nothing, from its
+            first piece on: what is silent for longer is ended unfinished, with the error type
+            `stream_idle`. Comments of event streams count as nothing. None for any number.
+        heartbeat: Seconds after which an event stream that sends nothing gets a comment between two
+            events, since most proxies end what is silent for a minute. None for no comments.
         cancel_on_disconnect: Whether a handler is cancelled when its client goes away.
         drain: How a drain ends a response or WebSocket. `finish`: it has `drain_timeout`, and what
             is cut then is left unfinished. `farewell`: events end after the `drain_delay` between
@@ -67,6 +72,8 @@ class RouteOptions:
     limits: TransferLimits | None = None
     request_timeout: float | None = None
     stream_timeout: float | None = None
+    stream_idle: float | None = None
+    heartbeat: float | None = None
     cancel_on_disconnect: bool | None = None
     drain: Literal["finish", "farewell", "cut"] | None = None
     drain_timeout: float | None = None
@@ -95,6 +102,8 @@ _TIME: Final = partial(validation.seconds, finite=False)
 _OF_ROUTES: Final[Mapping[str, Check]] = {
     "request_timeout": _TIME,
     "stream_timeout": _TIME,
+    "stream_idle": validation.seconds,
+    "heartbeat": validation.seconds,
     "drain": partial(validation.one_of, options=("finish", "farewell", "cut")),
     "drain_timeout": validation.seconds,
     "priority": instance_of(Priority, "Priority.SHEDDABLE"),

@@ -16,6 +16,7 @@ from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource
 from ..events import LoopLagged, Mode, Observer, PolicyCreated, Sample, fan_out, process_observer
 from ..health import runtime
+from ..health.blocking import LoopWatch
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..limits._waiting import Priority
 from ..limits.address import TrustedProxies
@@ -29,8 +30,8 @@ from ._cookies import IS_SLOW as IS_SLOW, SLOW_COOKIES_WARNING as SLOW_COOKIES_W
 from ._cors import CorsRules
 from ._exchange import HttpExchange
 from ._kernel import Kernel, RouteOf
-from ._problem import Render
-from ._route import note_routes
+from ._problem import Render, request_of
+from ._route import local_path, note_routes
 from ._rules import Rules, any_of_none, route_table
 from ._settings import check_options, instance_of, or_none
 from ._types import ASGIApp, Receive, Scope, Send
@@ -211,7 +212,8 @@ class Hardened(Kernel):
             route_of=route_of,
         )
         self.observe(PolicyCreated("runtime", self._tally))
-        ours = (running, options.rate_limit_store, scrapes.siblings)
+        self._watch = LoopWatch(lambda: running.loop, self._whose, observer=observer)
+        ours = (running, self._watch, options.rate_limit_store, scrapes.siblings)
         owned: list[Resource] = [
             *(resource for resource in ours if resource is not None),
             *resources,
@@ -238,7 +240,15 @@ class Hardened(Kernel):
     def _tally(self) -> Iterable[Sample]:
         return runtime.tally(self.running.loop)
 
+    def _whose(self, scope: Scope) -> tuple[str, str] | None:
+        request = request_of(scope)
+        if request is None:
+            return None
+        path = local_path(scope["path"], request.root_path)
+        return request.route or self.template(scope, request, path), request.request_id
+
     def _beat(self, late: float) -> None:
+        self._watch.beat()
         self.shedding.beat(late)
         limiter = self.shedding.limiter
         limiter.share(self.running.yield_slots() if limiter.is_short else {})
@@ -300,7 +310,11 @@ def _rules(
 
 def _only_of(route: RouteOptions) -> dict[str, Any]:
     """Resolve what only routes are given."""
-    rules: dict[str, Any] = {"waits": route.waits}
+    rules: dict[str, Any] = {
+        "waits": route.waits,
+        "stream_idle": any_of_none(route.stream_idle),
+        "heartbeat": any_of_none(route.heartbeat),
+    }
     if route.request_timeout is not None:
         rules["handshake"] = route.request_timeout  # Its team knows better.
     if route.priority is not None:

@@ -4,6 +4,9 @@ One task sweeps over all of them 40 times a second, so that a request which ends
 place in a set, and not for a timer. It also answers in the place of a handler that does not heed
 its cancellation, such as one in a thread.
 
+A request that cannot run out of time for a while rests: the sweep looks at it every 10 seconds, or
+at the next tick if something begins that has less time.
+
 On asyncio a handler is cancelled as a task, and not by a cancel scope, whose 6 microseconds every
 request would pay. What anyio shields is left alone until the shield is gone.
 """
@@ -13,9 +16,10 @@ from __future__ import annotations
 import asyncio
 import math
 from asyncio import current_task
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from functools import wraps
+from functools import partial, wraps
+from itertools import islice
 from traceback import walk_tb
 from types import CodeType
 from typing import Any, Final, Self, TypeVar, cast
@@ -40,6 +44,11 @@ _TICKS_A_BEAT: Final = 2  # The limiter learns 20 times a second.
 _PATIENCE: Final = 0.05  # For a handler to clean up, before its caller is answered without it.
 _WATCH_AFTER: Final = 0.2  # A request that ends before pays nothing for being watched.
 _AGAIN_AFTER: Final = 40  # Ticks after which a handler that swallows its cancellation gets another.
+_REST_AFTER: Final = 0.25  # Seconds: most requests end before, and then it is not worth it.
+_REST: Final = 10.0  # Seconds without a look.
+# Thousands may have begun to rest together. What rests has a second more, for 10,000 to be roused.
+_ROUSED_AT_ONCE: Final = 250
+_RESTFUL: Final = _REST + 1.0
 _GLANCE: Final = 0.01
 _NEVER: Final = math.inf  # An attribute of a module costs each request more than a global.
 
@@ -55,6 +64,7 @@ def limit_request(seconds: float | None) -> None:
     if (request := current_request()) is not None:
         request.limit = math.inf if seconds is None else seconds
         request.deadline = request.started + min(request.caller_timeout, request.limit)
+        _rouse(request)
 
 
 def time_limit(seconds: float | None) -> Callable[[F], F]:
@@ -76,6 +86,17 @@ def time_limit(seconds: float | None) -> Callable[[F], F]:
         return cast("F", limited if is_async(handler) else limited_sync)
 
     return decorate
+
+
+# What has a sweep look at a request that rests, by the id of its context: a field of that would
+# cost each request.
+_RESTING: Final[dict[int, Callable[[], None]]] = {}
+
+
+def _rouse(request: RequestContext) -> None:
+    rouse = _RESTING.get(id(request))
+    if rouse is not None:
+        rouse()
 
 
 class ClientWait:
@@ -127,6 +148,20 @@ NO_WAIT: Final = ClientWait(None)
 """While there is none."""
 
 
+class Silence:
+    """That of an application in the midst of its response.
+
+    Attributes:
+        due: When it is to be broken, by the clock of the sweep; infinite while nothing is to be
+            done.
+    """
+
+    due: float = math.inf
+
+
+NO_SILENCE: Final = Silence()
+
+
 class Running:
     """A request or WebSocket under way, as the sweep sees it."""
 
@@ -135,12 +170,14 @@ class Running:
     # What it waits for of its client: that it sends, and that it reads. Each has its own on demand.
     reading: ClientWait = NO_WAIT
     writing: ClientWait = NO_WAIT
+    silence: Silence = NO_SILENCE
     is_cancelled: bool = False
     is_endless: bool = False  # Its client comes back by itself: a drain ends it after its delay.
     is_overdue: bool = False  # It was cancelled, and yet goes on.
     stage: str = "handler"  # Where its time runs out.
     name: str = ""  # Of work; a request has none.
     is_plain: bool = False  # Nothing of this has come, nor anything else that is rare.
+    is_resting: bool = False  # The sweep looks at it rarely.
     is_watched: bool = False  # Disconnect watching is requested but not started.
     _has_ended: bool = False
     task: asyncio.Task[Any] | None = None
@@ -168,6 +205,12 @@ class Running:
             deadline = self.request.deadline = self.request.started + seconds
             if self.cancel_scope is not None and self.time_ahead is not None:
                 self.cancel_scope.deadline = deadline + self.time_ahead
+            self.rouse()
+
+    def rouse(self) -> None:
+        """Have the sweep look at it at its next tick, if it rests."""
+        if self.is_resting:
+            _rouse(self.request)
 
     def is_due(self, drained: float) -> bool:
         """Return whether a drain ends it now, `drained` seconds after its delay.
@@ -181,6 +224,7 @@ class Running:
         self.reason = self.reason or error
         self.is_cancelled = True
         self.is_plain = False
+        self.rouse()
         self.press()
 
     def press(self) -> None:
@@ -215,6 +259,13 @@ class Running:
 
     async def answer(self) -> None:
         """Answer the caller although the handler goes on, if that can still be done."""
+
+    def judge_silence(self, now: float) -> ResilienceError | None:
+        """Return why it is ended for its silence, or None if `break_silence` is enough."""
+        return None
+
+    async def break_silence(self) -> None:
+        """Send something in its application's place."""
 
     def may_watch(self) -> bool:
         """Return whether to begin to watch now."""
@@ -253,18 +304,24 @@ class RunningRequests:
         self.on_beat: Callable[[float], object] = lambda late: None
         self._observe = fan_out([observer])
         self.clock: Clock = clock
+        # A request is in one of both: those that are looked at at each tick, and those that rest,
+        # each with the end of that, the first one first.
         self._running: set[Running] = set()
+        self._resting: OrderedDict[Running, float] = OrderedDict()
         self._causes: set[tuple[type[Exception], CodeType, int]] = set()
         self.tasks: TaskGroup | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
-        return len(self._running)
+        return len(self._running) + len(self._resting)
+
+    def _all(self) -> tuple[Running, ...]:
+        return (*self._running, *self._resting)
 
     @property
     def endless(self) -> int:
         """The number of those that a drain ends after its delay."""
-        return sum(running.is_endless for running in tuple(self._running))
+        return sum(running.is_endless for running in self._all())
 
     def add(self, running: Running) -> None:
         """Count it among those under way: before `run` has begun, or without, until `discard`."""
@@ -272,6 +329,7 @@ class RunningRequests:
 
     def discard(self, running: Running) -> None:
         """Count it no longer."""
+        self._rouse(running)
         self._running.discard(running)
 
     async def run(self, running: Running, handler: Awaitable[None]) -> None:
@@ -332,6 +390,7 @@ class RunningRequests:
             if running.reason is not None:
                 await running.answer()
         finally:
+            self._rouse(running)
             self._running.discard(running)
             if running.is_overdue:
                 self._tell_overdue()
@@ -341,33 +400,38 @@ class RunningRequests:
 
         Return how many were not cancelled before.
         """
-        chosen = [r for r in self._running if not r.is_cancelled and r.is_due(drained)]
+        chosen = [r for r in self._all() if not r.is_cancelled and r.is_due(drained)]
         for running in chosen:
-            running.cancel(error)
-            running.request.deadline = running.request.clock()
+            self._cancel(running, error)
         self.cut += (running.name for running in chosen if running.name)
         return len(chosen)
+
+    def _cancel(self, running: Running, error: ResilienceError) -> None:
+        running.cancel(error)
+        running.request.deadline = running.request.clock()
 
     def yield_slots(self) -> Counter[Hashable]:
         """Let each that tells nothing leave its slot to others, see `Slotted.yield_slot`.
 
         Count what clients still hold.
         """
-        clients = [running.yield_slot() for running in tuple(self._running)]
+        clients = [running.yield_slot() for running in self._all()]
         return Counter(client for client in clients if client is not None)
 
     def strays(self) -> list[asyncio.Task[Any]]:
         """Return the living tasks that requests made by themselves, as by `create_task`."""
-        own = {running.task for running in self._running}
+        own = {running.task for running in self._all()}
         return [task for task in tasks_of_requests() if task not in own]
 
     async def wait_idle(self, *, and_strays: bool = False) -> None:
         """Wait until none is under way; bound it by a timeout of your own."""
-        while self._running or (and_strays and self.strays()):  # noqa: ASYNC110 - an event is one more thing that each request looks at
+        while len(self) or (and_strays and self.strays()):  # noqa: ASYNC110 - an event is one more thing that each request looks at
             await anyio.sleep(_GLANCE)
 
     async def __aenter__(self) -> Self:
         # What an earlier lifespan left behind is bound to an event loop that is gone.
+        for running in tuple(self._resting):
+            self._rouse(running)
         self._running.clear()
         self.cut.clear()
         self.tasks = await anyio.create_task_group().__aenter__()
@@ -410,6 +474,10 @@ class RunningRequests:
     # nothing refers to it.
     def _sweep(self, now: float) -> None:
         clock = self.clock
+        for running in tuple(islice(self._resting, _ROUSED_AT_ONCE)):
+            if self._resting.get(running, now) > now:
+                break
+            self._rouse(running)
         for running in tuple(self._running):
             request = running.request
             at = now if request.clock is clock else request.clock()
@@ -420,6 +488,8 @@ class RunningRequests:
                 running.reading.cut()
             if now >= running.writing.due:
                 running.writing.cut()
+            if now >= running.silence.due:
+                self._hear(running, now)
             if running.is_cancelled:
                 running.press()
             if at >= request.deadline and not running.is_cancelled:
@@ -429,6 +499,38 @@ class RunningRequests:
                 running.is_overdue = True
                 self._tell_overdue()
                 self._start(running.answer, "answer")
+            elif at >= request.started + _REST_AFTER and self._may_rest(running, now, at):
+                self._rest(running, now)
+
+    def _hear(self, running: Running, now: float) -> None:
+        error = running.judge_silence(now)
+        if error is None:
+            self._start(running.break_silence, "heartbeat")
+        elif not running.is_cancelled:
+            self._cancel(running, error)
+
+    def _may_rest(self, running: Running, now: float, at: float) -> bool:
+        due = min(running.reading.due, running.writing.due, running.silence.due)
+        return (
+            not running.is_cancelled
+            and due >= now + _RESTFUL
+            and running.request.deadline >= at + _RESTFUL
+            # The end of what it receives makes it watchable, and rouses it.
+            and not (running.is_watched and running.may_watch())
+        )
+
+    def _rest(self, running: Running, now: float) -> None:
+        running.is_plain = False
+        running.is_resting = True
+        self._running.discard(running)
+        self._resting[running] = now + _REST
+        _RESTING[id(running.request)] = partial(self._rouse, running)
+
+    def _rouse(self, running: Running) -> None:
+        if self._resting.pop(running, None) is not None:
+            running.is_resting = False
+            del _RESTING[id(running.request)]
+            self._running.add(running)
 
     def _start(self, job: Callable[[], Coroutine[Any, Any, None]], task: str) -> None:
         cast("TaskGroup", self.tasks).start_soon(

@@ -33,7 +33,8 @@ HTTP_BUCKETS: Final = (
     10,
 )
 CALL_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
-SOCKET_BUCKETS: Final = (0.1, 1, 10, 60, 300, 1800, 3600, 21_600, 86_400)
+# Of what may be open for days.
+LONG_BUCKETS: Final = (0.1, 1, 10, 60, 300, 1800, 3600, 21_600, 86_400)
 LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 METHODS: Final = frozenset(
@@ -106,11 +107,27 @@ INSTRUMENTS: Final[Mapping[str, About]] = {
     "http_last_request_received_time": About(
         "When the last request came, in unix seconds.", "path method"
     ),
+    "http_server_response_first_byte_seconds": About(
+        "From a request's arrival to the first byte of an answer below 400: a stream's first piece,"
+        " the last byte of any other.",
+        "http_route traffic",
+        HTTP_BUCKETS,
+        values={"traffic": ("user", "synthetic", "load")},
+    ),
+    "postfacta_stream_duration_seconds": About(
+        "From a request's arrival to the end of its answer in pieces.",
+        "http_route outcome",
+        LONG_BUCKETS,
+        values={"outcome": ("whole", "left", "cut", "idle", "crashed")},
+    ),
+    "postfacta_streams_open": About(
+        "Answers in pieces that have begun and not ended.", "http_route"
+    ),
     "postfacta_websocket_open": About("WebSockets that were accepted and are not closed yet."),
     "postfacta_websocket_duration_seconds": About(
         "From the handshake of a WebSocket to its close, or to its refusal.",
         "http_route outcome close_code error_type",
-        SOCKET_BUCKETS,
+        LONG_BUCKETS,
         values={"outcome": ("closed", "left", "refused", "crashed", "unfinished")},
     ),
     "http_client_request_duration_seconds": About(
@@ -143,6 +160,11 @@ INSTRUMENTS: Final[Mapping[str, About]] = {
     "postfacta_requests_overdue": About("Handlers that were cancelled and still run."),
     "postfacta_event_loop_lag_seconds": About(
         "How late the event loop ran, sampled.", buckets=LAG_BUCKETS
+    ),
+    "postfacta_event_loop_blocked_total": About(
+        "Steps that kept the event loop from running for more than 0.25 s, by the route of their"
+        " request.",
+        "http_route",
     ),
     "postfacta_lifecycle_state": About(
         "1 for the present state.",

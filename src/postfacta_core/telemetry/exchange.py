@@ -29,6 +29,8 @@ MAX_METHOD: Final = 32
 CALLERS_DEADLINE: Final = "callers_deadline"
 CLIENT_DISCONNECTED: Final = "client_disconnected"
 INCOMPLETE: Final = "incomplete_response"
+# The application sent nothing for longer than its route allows.
+STREAM_IDLE: Final = "stream_idle"
 
 _CLIENT_CLOSED_REQUEST: Final = 499  # nginx's status for it; RFC 9110 has none
 _FORBIDDEN: Final = 403
@@ -51,6 +53,7 @@ _OWN: Final = frozenset(
         "pool_timeout",
         "rejected",
         "shed",
+        STREAM_IDLE,
         "unavailable",
     }
 )
@@ -83,6 +86,8 @@ class Exchange:
         quiet: A probe or a scrape, which gets no span and no log line.
         is_stream: The answer is sent in pieces, for as long as its content takes: its length says
             nothing of the service's speed.
+        first_byte: Of a stream, the seconds from the first sight to its first piece.
+        is_live: A stream of no announced length. That its client leaves it is no error.
         traffic: `user`, `synthetic` or `load`.
         status: Sent to the client; 0 until then. After `settle` never 0, and 499 for what its
             client ended.
@@ -102,6 +107,8 @@ class Exchange:
     fields: Sequence[tuple[bytes, bytes]] = ()
     quiet: bool = False
     is_stream: bool = False
+    first_byte: float = 0.0
+    is_live: bool = False
     traffic: str = "user"
     scheme: str = "http"
     http_version: str = "1.1"
@@ -135,6 +142,17 @@ class Exchange:
             self.has_left = True
             self.left_unanswered = self.status == 0
 
+    @property
+    def stream_outcome(self) -> str:
+        """How a stream ended, after `settle`: one of the catalogue's."""
+        if self.is_complete:
+            return "whole"
+        if self.error is not None:
+            return "crashed"
+        if self.error_type == STREAM_IDLE:
+            return "idle"
+        return "left" if self.error_type in {"", CLIENT_DISCONNECTED} else "cut"
+
     def settle(
         self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False
     ) -> None:
@@ -166,7 +184,9 @@ class Exchange:
 
     def _why_failed(self, *, left: bool) -> str:
         if not self.is_complete and self.status:
-            return CLIENT_DISCONNECTED if left else INCOMPLETE
+            if not left:
+                return INCOMPLETE
+            return "" if self.is_live and self.has_left else CLIENT_DISCONNECTED
         # Without any response at all, the server makes it a 500.
         status = self.status or _SERVER_ERROR
         return str(status) if status >= _SERVER_ERROR else ""
@@ -244,12 +264,16 @@ class Recorder(Protocol):
     Inherit from it and write only what is wanted: the rest is not even called.
 
     Each is called once, in this order, and must not wait: `begin` before the application,
-    `answered` with the last byte or the end without one (`seconds` is known), `end` with the
-    settled exchange, once the application has returned; for a WebSocket `connect`, `opened` if it
-    is accepted, `closed`.
+    `streaming` with the first piece of a stream (`route` and `first_byte` are known), `answered`
+    with the last byte or the end without one (`seconds` is known), `end` with the settled exchange,
+    once the application has returned; for a WebSocket `connect`, `opened` if it is accepted,
+    `closed`.
     """
 
     def begin(self, exchange: Exchange, /) -> None:
+        return
+
+    def streaming(self, exchange: Exchange, /) -> None:
         return
 
     def answered(self, exchange: Exchange, /) -> None:

@@ -30,6 +30,7 @@ from ..events import (
     HealthChecked,
     ListenerFailed,
     LogsSuppressed,
+    LoopBlocked,
     ModeChanged,
     Observer,
     PhaseChanged,
@@ -488,6 +489,9 @@ def access_values(exchange: Exchange, weight: int = 1) -> Values:
     if request.queued:
         names = (*names, "queue_ms")
         numbers.append((request.queued * 1e6 + 0.5) // 1 / 1000)
+    if exchange.is_stream:
+        names = (*names, "first_byte_ms")
+        numbers.append((exchange.first_byte * 1e6 + 0.5) // 1 / 1000)
     if weight > 1:
         names = (*names, "sample_rate")
         numbers.append(weight)
@@ -535,6 +539,11 @@ _LINES: Final[Mapping[type, Callable[[Any], tuple[int, str, str]]]] = {
     CircuitChanged: lambda _: (_WARNING, "breaker.changed", "breaker old new reason"),
     ListenerFailed: lambda _: (_ERROR, "listener.failed", "policy error"),
     TaskCrashed: lambda _: (_ERROR, "task.crashed", "task"),
+    LoopBlocked: lambda event: (
+        _WARNING if event.is_told else 0,
+        "loop.blocked",
+        "route request_id seconds where",
+    ),
     ModeChanged: lambda _: (_WARNING, "policy.mode_changed", "policy old new"),
     RetryScheduled: lambda _: (_INFO, "retry.scheduled", "policy error_type attempt delay"),
     PhaseChanged: lambda _: (_INFO, "lifecycle.changed", "old new"),

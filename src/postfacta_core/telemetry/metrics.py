@@ -40,6 +40,7 @@ from ..events import (
     HealthChecked,
     HttpCallFinished,
     LogsSuppressed,
+    LoopBlocked,
     LoopLagged,
     PhaseChanged,
     PolicyCreated,
@@ -64,9 +65,13 @@ _POOL_TIMEOUTS: Final = frozenset({"pool_timeout", "PoolTimeoutError"})
 _OVERFLOWS: Final = "postfacta_metrics_label_overflow_total"
 _DURATIONS: Final = "http_server_request_duration_seconds"
 _REQUESTS: Final = "http_server_requests_total"
+_FIRST_BYTES: Final = "http_server_response_first_byte_seconds"
+_STREAMS: Final = "postfacta_stream_duration_seconds"
 # A request is recorded once, under the labels of both; they are added up at the scrape.
 _OF_DURATIONS: Final = slice(0, 5)
 _OF_REQUESTS: Final = slice(2, 7)
+_OF_FIRST_BYTES: Final = slice(3, 5)
+_FINE: Final = frozenset({"2xx", "3xx"})
 _RECORDED: Final = INSTRUMENTS[_DURATIONS]._replace(
     names=f"{INSTRUMENTS[_DURATIONS].names} http_response_status_code error_type"
 )
@@ -76,6 +81,7 @@ _Numbers = dict[tuple[str, ...], float]
 """The numbers of a counter or gauge by their labels."""
 _SCHEMES: Final = {"http": "http", "https": "https"}
 _CLIENT_LEFT: Final = 499
+_CLIENT_ERROR: Final = 400
 _SERVER_ERROR: Final = 500
 _NO_HANDLER: Final = 405
 _OPEN: Final = "application/openmetrics-text"
@@ -173,6 +179,12 @@ class Metrics(Collector):
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=registry)
 
+    def streaming(self, exchange: Exchange, /) -> None:
+        # Here and not at its end, which may be hours away.
+        if exchange.status < _CLIENT_ERROR:
+            key = (_route(exchange.route), exchange.traffic)
+            self._families[_FIRST_BYTES][key].observe(exchange.first_byte)
+
     def end(self, exchange: Exchange, /) -> None:
         seconds = exchange.seconds
         key = (
@@ -184,7 +196,7 @@ class Metrics(Collector):
             exchange.scheme,
             exchange.is_stream,
         )
-        series = self._series.get(key) or self._find(key)
+        series = self._series.get(key) or self._find(key, exchange)
         series.counts[bisect_left(series.bounds, seconds)] += 1
         series.total += seconds
         request = exchange.request
@@ -197,7 +209,7 @@ class Metrics(Collector):
         if exchange.error is not None:
             self._count("postfacta_unhandled_exceptions_total", exchange.error_type)
 
-    def _find(self, key: _Key) -> HistogramSeries:
+    def _find(self, key: _Key, exchange: Exchange) -> HistogramSeries:
         raw_method, raw_route, status, error_type, traffic, scheme, is_stream = key
         shown = _SCHEMES.get(scheme, OTHER)
         # What no handler took stands under one method, since a client may send it with any; so does
@@ -208,7 +220,11 @@ class Metrics(Collector):
         outcome = _outcome(status, error_type, is_stream=is_stream)
         labels = (outcome, shown, method, _route(route), traffic, str(status), error_type)
         series = self._recorded[labels]
-        if raw_method in _METHODS and scheme == shown and not self._recorded.is_full:
+        if is_stream:
+            # It comes here each time, so that no other request looks whether it is one.
+            stream = self._families[_STREAMS][_route(route), exchange.stream_outcome]
+            stream.observe(exchange.seconds)
+        elif raw_method in _METHODS and scheme == shown and not self._recorded.is_full:
             self._series[key] = series
         return series
 
@@ -258,6 +274,10 @@ class Metrics(Collector):
             SignalsIntercepted: self._intercepted,
             RequestsOverdue: lambda event: setattr(self, "_overdue", event.count),
             LoopLagged: lambda event: lag.observe(event.seconds),
+            # In another thread, the only one that writes this family.
+            LoopBlocked: lambda event: count(
+                "postfacta_event_loop_blocked_total", _route(event.route)
+            ),
             PolicyCreated: self._add,
         }
 
@@ -331,9 +351,16 @@ class Metrics(Collector):
 
     def _histograms(self) -> Iterator[tuple[str, Family]]:
         durations = Family(INSTRUMENTS[_DURATIONS], self._cap)
+        first_bytes = Family(INSTRUMENTS[_FIRST_BYTES], self._cap)
+        for labels, series in tuple(self._families[_FIRST_BYTES].items()):
+            first_bytes[labels].add(series)
         for labels, series in tuple(self._recorded.items()):
             durations[labels[_OF_DURATIONS]].add(series)
-        for name, family in {**self._families, _DURATIONS: durations}.items():
+            # Of a stream it was observed when it began.
+            if labels[0] in _FINE and labels[_OF_FIRST_BYTES][0] != PREROUTING:
+                first_bytes[labels[_OF_FIRST_BYTES]].add(series)
+        made = {_DURATIONS: durations, _FIRST_BYTES: first_bytes}
+        for name, family in {**self._families, **made}.items():
             if family.about.buckets:
                 yield name, family
 
@@ -375,6 +402,7 @@ class Metrics(Collector):
         yield Sample(_OVERFLOWS, ("policies",), self._left_out)
         yield from self._active_requests()
         yield from self._last_requests()
+        yield from self._open_streams()
         yield Sample("postfacta_websocket_open", (), self._open_sockets)
         yield Sample("postfacta_requests_overdue", (), self._overdue)
         for phase in _PHASES:
@@ -399,6 +427,14 @@ class Metrics(Collector):
         schemes |= {scheme for _, scheme, *_ in tuple(self._recorded)}
         for key in product((*_METHODS, OTHER), sorted(schemes)):
             yield Sample("http_server_active_requests", key, active[key])
+
+    def _open_streams(self) -> Iterator[Sample]:
+        streams = Counter(
+            _route(exchange.route) for exchange in tuple(self._under_way) if exchange.is_stream
+        )
+        routes = {route for route, _ in tuple(self._families[_STREAMS])}
+        for route in sorted(routes | streams.keys()):
+            yield Sample("postfacta_streams_open", (route,), streams[route])
 
     def _last_requests(self) -> Iterator[Sample]:
         latest: dict[tuple[str, str], float] = {}

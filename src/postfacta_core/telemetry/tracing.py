@@ -292,6 +292,10 @@ def _describe(span: Span, exchange: Exchange, began: float) -> None:
             attributes["user_agent.original"] = redact_text(value[:_MAX_AGENT].decode("latin-1"))
     has_failed = exchange.status >= _SERVER_ERROR or exchange.error is not None
     _finish(span, attributes, exchange.error, has_failed=has_failed)
+    if exchange.is_stream:
+        span.add_event("postfacta.first_byte", timestamp=nanoseconds(began + exchange.first_byte))
+        if exchange.is_complete:
+            span.add_event("postfacta.last_byte", timestamp=nanoseconds(began + exchange.seconds))
     if exchange.error_type in {"deadline_exceeded", CALLERS_DEADLINE} and limit < math.inf:
         # At the moment when its time was up: what it did after that was of no use.
         span.add_event("postfacta.deadline", timestamp=nanoseconds(began + limit))

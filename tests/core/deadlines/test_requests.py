@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -20,6 +21,7 @@ from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.deadlines.requests import (
     Running,
     RunningRequests,
+    Silence,
     limit_request,
     time_limit,
 )
@@ -27,7 +29,11 @@ from postfacta_core.errors import DeadlineExceededError, StoppedError
 from postfacta_core.events import DeadlineExceeded, RequestsOverdue, TaskCrashed
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.core.virtual import on_real_loops
+from tests.kit.bytecodes import bytecodes_of
+from tests.kit.every import every
 from tests.kit.waiting import until
+
+MOST_OF_A_TICK = 150  # Bytecodes, with one request that has 5 seconds.
 
 Handler = Callable[[], Awaitable[object]]
 
@@ -42,6 +48,14 @@ class Request(Running):
 
     async def answer(self) -> None:
         self.answers.append(type(self.reason).__name__)
+
+
+class Silent(Request):
+    """One that is ended when its silence is due."""
+
+    def judge_silence(self, now: float) -> DeadlineExceededError:
+        self.silence.due = math.inf
+        return DeadlineExceededError("silence")
 
 
 class Bench:
@@ -522,3 +536,77 @@ async def test_a_decorated_handler_has_its_own_limit_and_stays_what_it_is(
 def test_a_limit_that_lets_nothing_pass_is_refused_where_it_is_written(wrong: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
         time_limit(wrong)
+
+
+async def test_what_cannot_run_out_of_time_costs_the_sweep_nothing() -> None:
+    costs: list[int] = []
+    for number in (10, 10_000):
+        clock = ManualClock(1001.0)
+        running = RunningRequests(clock=clock)
+        under_way = vars(running)["_running"]
+        under_way |= {Request(clock, math.inf) for _ in range(number)}
+        under_way.add(Request(clock, 5.0))
+
+        async def sweep(running: RunningRequests = running, now: float = clock()) -> None:
+            running._sweep(now)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+        await sweep()
+        costs.append((await bytecodes_of(sweep)).bytecodes)
+        assert len(running) == number + 1
+    few, many = costs
+    assert many == few < MOST_OF_A_TICK
+
+
+def is_idle(bench: Bench) -> bool:
+    return len(bench.running) == 0
+
+
+async def resting(bench: Bench, request: Request) -> None:
+    bench.clock.advance(1)
+    await until(lambda: request.is_resting)
+
+
+async def test_what_rests_is_ended_in_time_all_the_same() -> None:
+    def limit(bench: Bench, request: Request) -> None:
+        with bound(request.request):
+            limit_request(3)
+        bench.clock.advance(2)
+
+    def wait_for_long(bench: Bench, request: Request) -> None:
+        for _ in range(4):
+            bench.clock.advance(9)
+
+    def drain(bench: Bench, request: Request) -> None:
+        assert bench.running.cancel(StoppedError("drain")) == 1
+
+    def hear_of_silence(bench: Bench, request: Request) -> None:
+        request.silence = Silence()
+        request.silence.due = bench.clock() + 5
+        request.rouse()
+        bench.clock.advance(5)
+
+    with every() as case:
+        for end in (limit, wait_for_long, drain, hear_of_silence):
+            with case(end.__name__):
+                bench = Bench()
+                request = Silent(bench.clock, 30.0)
+                async with bench.serving((request, anyio.sleep_forever)):
+                    await resting(bench, request)
+                    assert len(bench.running) == 1
+                    end(bench, request)
+                    await until(partial(is_idle, bench))
+                assert len(request.answers) == 1
+                assert not request.is_resting
+
+
+async def test_what_ends_while_it_rests_is_gone() -> None:
+    bench, gate = Bench(), anyio.Event()
+    request = Request(bench.clock, math.inf)
+    async with bench.serving((request, gate.wait)):
+        await resting(bench, request)
+        gate.set()
+        await until(lambda: len(bench.running) == 0)
+        bench.clock.advance(60)
+        await anyio.sleep(0.06)
+    assert not request.is_resting
+    assert request.answers == []

@@ -19,7 +19,7 @@ from postfacta_core.testing import ManualClock
 from tests.kit.bytecodes import bytecodes_of, refusal
 from tests.kit.exposition import OPEN_METRICS, read_open_metrics
 
-MOST_OF_A_SERIES = 5100  # Bytecodes of 18 lines; prometheus-client's writer took 46,505.
+MOST_OF_A_SERIES = 3300  # Bytecodes of 18 lines; prometheus-client's writer took 46,505.
 
 
 @pytest.fixture
@@ -185,4 +185,5 @@ async def test_a_series_of_a_histogram_costs_no_more_than_it_did() -> None:
         metrics.render(OPEN_METRICS)
 
     cost = await bytecodes_of(scrape)
-    assert refusal(cost.bytecodes // 300, MOST_OF_A_SERIES) == ""
+    # Of each route a duration and a first byte.
+    assert refusal(cost.bytecodes // 600, MOST_OF_A_SERIES) == ""
