@@ -151,7 +151,7 @@ async def test_a_note_that_was_changed_is_shown_beside_the_form(
     mine = await screen.get(page)
     await admin.send(await admin.get(page), one, body="Put right")
     name, at = await last_change(service, desk.ref)
-    kept = await screen.send(mine, one, op="retract", expect=412)
+    kept = await screen.send(mine, one, op="retract", reason="Wrong", expect=412)
     refused = await screen.send(mine, one, body="In my words", expect=412)
     for page_again in (kept, refused):
         assert f"now: Put right ({name}, {at})" in page_again.text
