@@ -28,6 +28,7 @@ PAGES = [
     "docs/how-to/add-a-part.md",
     "docs/how-to/adopt-the-core.md",
     "docs/how-to/answer-while-the-database-is-away.md",
+    "docs/how-to/call-a-model.md",
     "docs/how-to/call-other-services.md",
     "docs/how-to/choose-a-server.md",
     "docs/how-to/circuit-breaker.md",
@@ -135,6 +136,16 @@ async def _answers(app: Any) -> None:
         if isinstance(app, Hardened):
             scrape = (await call_asgi(app, "GET", "/metrics")).body.decode()
             assert re.search(r'http_route="/invoices/\{id(:int)?\}"', scrape)
+
+
+async def test_a_model_fails_over_and_its_tokens_are_given_back(tmp_path: Path) -> None:
+    known = _run_all("docs/how-to/call-a-model.md", tmp_path)
+    # Each spends 600 of 1,000 tokens, and takes 3.
+    for _ in range(100):
+        assert (await known["affordable"]("Count."))["text"] == "1 2 3"
+    assert known["budget"].hit_now("main", 690).allowed
+    with pytest.raises(known["RateLimitExceededError"]):
+        await known["affordable"]("Count.")
 
 
 @pytest.mark.usefixtures("root_logger", "dsn")
