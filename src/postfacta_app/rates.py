@@ -27,9 +27,9 @@ _PER_SITE: Final = 10  # The networks of one IPv6 /48 count as this many address
 def route_options(rules: Iterable[Rule]) -> list[RouteOptions]:
     """Return what requests are given before routing.
 
-    A path without parameters has what its route's class has; for others the method decides. Probes
-    have no rate limit by address, nor do routes whose callers retry only after 5xx, which `limited`
-    counts.
+    A path without parameters, and each that signals come in by, has what its route's class has; for
+    others the method decides. Probes have no rate limit by address, nor do routes whose callers
+    retry only after 5xx, which `limited` counts.
     """
     read = RouteClass.READ
     return [
@@ -42,7 +42,7 @@ def route_options(rules: Iterable[Rule]) -> list[RouteOptions]:
                 rate_limits=() if rule.only_5xx or rule.route_class is RouteClass.PROBE else None,
             )
             for rule in rules
-            if "{" not in rule.path
+            if "{" not in rule.path or rule.route_class is RouteClass.INGEST
         ),
         RouteOptions(
             routes=["GET /{path:path}"],

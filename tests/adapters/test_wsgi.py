@@ -285,7 +285,7 @@ def test_a_client_that_leaves_ends_the_application(hardened: Make) -> None:
     stream.close()
     assert closed.is_set()
     wait_until(
-        lambda: metric(app, "http_server_requests_total", error_type="client_disconnected") == 1,
+        lambda: metric(app, "postfacta_stream_duration_seconds_count", outcome="left") == 1,
         "the client that left is not counted",
     )
 

@@ -26,6 +26,7 @@ from postfacta_app.web.routes import RouteClass, Rule
 from postfacta_core.asgi._rules import Rules, route_table
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Mode, ignore
+from postfacta_core.limits._growth import Growth
 from postfacta_core.limits._overload import Ending, OverloadLimiter
 from postfacta_core.limits._waiting import Admit, Priority
 from tests.app.live import NEW, ONE, START, Service, in_process
@@ -485,12 +486,14 @@ async def test_under_load_searches_are_refused_first_then_reads_and_writes_last(
     def stay(*_: object) -> None:
         pass
 
-    # It would grow, in time, as nothing is late.
+    # It would grow, in time, as nothing is late: here harm was seen.
     monkeypatch.setattr(OverloadLimiter, "_grow", stay)
+    monkeypatch.setattr(Growth, "may_grow", stay)
     async with in_process(app_database_dsn) as service:
         headers = await service.as_role("responder")
         await service.record(headers)
         limiter = service.app.shedding.limiter
+        vars(OverloadLimiter)["_set_limit"](limiter, 16.0)
         held: list[float] = []
 
         def hold(share: float) -> None:

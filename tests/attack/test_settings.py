@@ -48,6 +48,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Answer",
             "OpenSpan",
             "Part",
+            "Growth",
             "CheckReport",
             "CircuitStatistics",
             "ClientWait",

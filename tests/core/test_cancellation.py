@@ -156,7 +156,7 @@ class Bench:
         return sum(each.value for each in counted if each.labels[1] in kinds)
 
     def assert_at_rest(self) -> None:
-        assert self.limiter.status() == {"limit": 16, "in_flight": 0, "waiting": 0}
+        assert self.limiter.status() == {"limit": 8, "in_flight": 0, "waiting": 0}
         assert (self.inside, self.bulkhead.used, self.bulkhead.waiting) == (0, 0, 0)
         assert time_left() == math.inf
         queue = self.timeout._queue  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]

@@ -8,7 +8,8 @@ import httpx2
 import pytest
 
 from postfacta_core.clock import MONOTONIC
-from postfacta_core.limits._overload import Ending
+from postfacta_core.limits._growth import Growth
+from postfacta_core.limits._overload import Ending, OverloadLimiter
 from postfacta_core.limits._waiting import Admit, Priority
 from tests.app.live import Service, in_process
 from tests.app.signals.conftest import ALERTMANAGER, SIGNALS, Body, Headers, get, recorded
@@ -130,10 +131,17 @@ async def test_an_address_over_its_rate_gets_503_here_and_429_elsewhere(
         assert (others[0], others[-1]) == (200, 429)
 
 
-async def test_under_overload_it_gets_503_before_writes(shared_app_dsn: str) -> None:
+async def test_under_overload_it_gets_503_before_writes(
+    shared_app_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def harmed(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(Growth, "may_grow", harmed)
     async with in_process(shared_app_dsn) as service:
         headers = await service.machine("signals:write", source="flood")
         limiter, held = service.app.shedding.limiter, list[float]()
+        vars(OverloadLimiter)["_set_limit"](limiter, 16.0)
         try:
             while limiter.in_flight < 0.9 * limiter.limit:
                 held.append(MONOTONIC())

@@ -273,6 +273,7 @@ class Service:
         self.kept = Kept()
         self.running = RunningRequests()
         self.go_on = anyio.Event()
+        self.noticed = anyio.Event()
         self.client = Swallowing()
         self.app: ASGIApp = Kernel(self.stream, requests=self.running, recorders=[self.kept])
 
@@ -281,6 +282,7 @@ class Service:
         await send(piece(b"1"))
         self.client.left.set()
         await receive()
+        self.noticed.set()
         await self.go_on.wait()
         await send(piece(b"2", more=False))
 
@@ -308,7 +310,7 @@ async def test_a_client_that_has_left_stays_so_when_its_request_is_cut(
     with anyio.fail_after(10):
         async with service.running, anyio.create_task_group() as tasks:
             tasks.start_soon(service.serve)
-            await until(service.client.left.is_set)
+            await service.noticed.wait()
             service.running.cancel(error)
     assert service.kept.outcome == (200, "")
     assert service.kept.stream_outcome == "left"
