@@ -307,9 +307,6 @@ begin
 end
 $$
 
--- As it was before services counted.
-drop function if exists timeline_alike(text, text, text)
-
 -- Those whose clock stands elsewhere than it did, and those that changed since, as they were.
 create or replace function timeline_seen(inc uuid, until timestamptz)
 returns table (
