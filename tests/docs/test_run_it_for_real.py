@@ -152,7 +152,7 @@ def tables(machine: Machine, *_: object) -> Generator[None]:
             execute(machine.dsn("service"), statement)
     owner = urlsplit(machine.dsn("owner"))._replace(path="/elsewhere")
     script = f"POSTFACTA_DATABASE_OWNER_DSN={urlunsplit(owner)} postfacta migrate"
-    assert "at revision 0004" in machine.run(script)
+    assert "at revision 0005" in machine.run(script)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ insert into edits (id, incident_id, at, op, source, value, reason, actor)
 values ($1, $2, $3, 'clock_offset', 'ci', '{"ms": 1500}', 'NTP', 'test')"""
 
 UPGRADED = [
-    *(f"applied revision {number}" for number in ("0002", "0003", "0004")),
+    *(f"applied revision {number}" for number in ("0002", "0003", "0004", "0005")),
     "applied the rules of timelines",
 ]
 
