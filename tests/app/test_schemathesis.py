@@ -48,11 +48,6 @@ enabled = false
 [[operations]]
 include-path-regex = "^(/logout|/api/v1/me/sessions.*)$"
 headers = { Authorization = "%(machine)s" }
-
-# Who opens the address of the former API's sign-in is led to the page.
-[[operations]]
-include-path = "/login"
-checks.unsupported_method.enabled = false
 """
 
 

@@ -168,7 +168,7 @@ def _learn(visit: Visit, live: LiveService, incident: str) -> None:
     assert visit.page.locator("ins").count() > 0
     visit.look("difference")
     visit.go("History")
-    assert "postmortem.write" in visit.text("table")
+    assert "Wrote revision 1, draft" in visit.text("table")
     visit.look("history")
 
 
