@@ -95,8 +95,9 @@ def test_a_write_is_repeated_under_its_key_until_it_is_known() -> None:
             wait_until(lambda: len(load.history) > 1, "two writes have an end", within=30)
         uncertain.shutdown()
     for write in load.history:
-        assert (write.outcome, write.attempts, write.resolved) == (Outcome.OK, 2, "replayed")
-        assert write.unknown == ("503",)
+        assert (write.outcome, write.resolved) == (Outcome.OK, "replayed")
+        # On a busy machine the second attempt may be unknown as well.
+        assert (write.unknown[0], write.attempts) == ("503", 1 + len(write.unknown))
         assert f'"{write.subject}"' in Uncertain.keys
     writes = [sample for sample in load.meter.samples if sample.route == "POST"]
     assert {sample.error for sample in writes} == {"503"}  # users saw the first attempt
