@@ -38,6 +38,19 @@ def test_a_queue_is_bounded_and_its_capacity_is_used(name: str, possible: int) -
     assert row.good >= 0.9 * possible
 
 
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("first token 4 s instead of 0.05 s, 20/s for 20 s", 100),
+        ("a dependency ten times slower, 20/s", 0),
+        ("a dependency ten times slower, 150/s", 2500),
+        ("100 socket.io clients at 20/s", 10_000),
+    ],
+)
+def test_what_becomes_slow_is_mostly_served(name: str, most: int) -> None:
+    assert sum(row.refused for row in play(CELLS[name], seed=SEED)) <= most
+
+
 def test_a_processor_serves_beside_streams_what_a_bare_one_does_not() -> None:
     cell = CELLS["streams beside a processor of 190/s at 3x"]
     _, ours = play(cell, seed=SEED)

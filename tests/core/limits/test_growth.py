@@ -217,3 +217,18 @@ def test_a_limit_that_is_not_used_falls_to_three_times_its_peak() -> None:
             limiter.finish(now, now - 0.01)
         limiter.beat(now)
     assert 8 <= limiter.limit < 13
+
+
+class Excused(Growth):
+    """A silence that explains any lateness."""
+
+    def excuse(self, now: float) -> float:
+        return 100.0
+
+
+def test_lateness_that_a_silence_explains_is_no_new_slowness_within_the_scale() -> None:
+    limiter = OverloadLimiter("test", explores=True)
+    vars(limiter).update(_answered=10.0, _ended=10.0, _usual=1.0, _stretch=1.5, _scale=2.0)
+    weigh = vars(OverloadLimiter)["_weigh"]
+    assert weigh(limiter, Excused(), 3.0, now=1.0, lasted=1.0) == 1.0
+    assert vars(limiter)["_scale"] == 2.0
