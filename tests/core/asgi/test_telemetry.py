@@ -289,6 +289,29 @@ async def test_what_a_recorder_does_not_want_is_not_called(monkeypatch: pytest.M
     assert observer.of(ListenerFailed) == []
 
 
+async def test_a_recorder_may_call_the_moment_it_extends() -> None:
+    class Extended(Recorder):
+        def __init__(self) -> None:
+            self.moments: list[str] = []
+
+        def begin(self, exchange: Exchange, /) -> None:
+            super().begin(exchange)
+            self.moments.append("begin")
+
+        def answered(self, exchange: Exchange, /) -> None:
+            super().answered(exchange)
+            self.moments.append("answered")
+
+        def end(self, exchange: Exchange, /) -> None:
+            super().end(exchange)
+            self.moments.append("end")
+
+    observer, extended = RecordingObserver(), Extended()
+    await call_asgi(TelemetryMiddleware(APP, [extended], observer=observer), "GET", "/i/7")
+    assert extended.moments == ["begin", "answered", "end"]
+    assert observer.of(ListenerFailed) == []
+
+
 async def test_without_a_context_layer_a_stale_context_is_not_trusted() -> None:
     stale = RequestContext("stale-id-of-another", 0.0)
     stale.route = "/stale"
