@@ -36,6 +36,7 @@ from postfacta_core.events import (
     HttpCallFinished,
     ListenerFailed,
     Observer,
+    StreamFinished,
     observing,
     process_observer,
 )
@@ -354,6 +355,8 @@ class Outgoing:
         eras = [(circuit, circuit.era) for circuit in self._circuits]
 
         def ended(watch: Watch, ending: Ending, error: Exception | None) -> None:
+            seconds = watch.clock() - watch.began
+            self._observe(StreamFinished(self.name, ending, seconds, watch.pieces, watch.first))
             if watch.is_handed_on and error is not None:
                 for circuit, era in eras:
                     circuit.fail_late(era, error)

@@ -205,6 +205,21 @@ class HttpCallFinished(NamedTuple):
     error_type: str = ""
 
 
+class StreamFinished(NamedTuple):
+    """A response in pieces that another service sent has `ended`, `seconds` after it was asked for.
+
+    `complete`: read to its end; `first` or `idle`: no piece that counts came in time; `cut`: its
+    connection broke; `left`: its reader closed it. Of its `pieces` that count the first came
+    `first_seconds` after the request was sent, or none did.
+    """
+
+    service: str
+    ended: str
+    seconds: float
+    pieces: int
+    first_seconds: float | None = None
+
+
 class DeadlineExceeded(NamedTuple):
     """A request's time ran out at a `stage`.
 
@@ -279,6 +294,7 @@ Event = (
     | ConnectionReleased
     | QueryFinished
     | HttpCallFinished
+    | StreamFinished
     | RequestsOverdue
     | PhaseChanged
     | SignalsIntercepted

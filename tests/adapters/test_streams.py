@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -22,7 +22,7 @@ from postfacta_core.errors import (
     ResilienceError,
     StreamStalledError,
 )
-from postfacta_core.events import ListenerFailed
+from postfacta_core.events import ListenerFailed, StreamFinished
 from postfacta_core.guards import Guard
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.core.virtual import in_virtual_time, loop_clock
@@ -243,6 +243,31 @@ async def test_the_body_of_a_failure_is_bounded_and_no_late_failure() -> None:
         with pytest.raises(StreamStalledError):
             await response.aread()
     assert breaker.statistics().failures == 1
+
+
+async def test_how_each_stream_ended_is_reported_once() -> None:
+    cases: list[tuple[list[Step], str, int]] = [
+        ([EVENT, COMMENT, 1.0, EVENT], "complete", 2),
+        ([COMMENT, 99.0], "first", 0),
+        ([EVENT, 99.0], "idle", 1),
+        ([EVENT, httpx2.ReadError("reset")], "cut", 1),
+        ([EVENT, 4.0], "left", 1),
+    ]
+    with every() as case:
+        for steps, ended, pieces in cases:
+            with case(ended):
+                observer = RecordingObserver()
+                provider = Provider(*steps, before=1.0)
+                async with client_of(provider, first=5.0, idle=5.0, observer=observer) as client:
+                    with suppress(httpx2.TransportError), anyio.move_on_after(4.0):
+                        await read(client)
+                    with suppress(httpx2.TransportError):
+                        await read(client) if ended in {"first", "idle"} else None
+                finished = observer.of(StreamFinished)
+                assert [each.service for each in finished] == ["model"] * len(finished)
+                assert (finished[-1].ended, finished[-1].pieces) == (ended, pieces)
+                assert finished[-1].first_seconds == (1.0 if pieces else None)
+                assert len(finished) == provider.sent
 
 
 async def test_a_client_that_leaves_closes_the_stream_and_fails_nothing() -> None:

@@ -33,6 +33,7 @@ HTTP_BUCKETS: Final = (
     10,
 )
 CALL_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+PIECE_BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 # Of what may be open for days.
 LONG_BUCKETS: Final = (0.1, 1, 10, 60, 300, 1800, 3600, 21_600, 86_400)
 LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -50,6 +51,7 @@ CLOSED: Final = frozenset(
         "traffic",
         "outcome",
         "close_code",
+        "ended",
         "stage",
         "db_system_name",
     }
@@ -134,6 +136,22 @@ INSTRUMENTS: Final[Mapping[str, About]] = {
         "One try of a call to another service, until its response has begun.",
         "http_request_method server_address server_port http_response_status_code error_type",
         HTTP_BUCKETS,
+    ),
+    "postfacta_client_stream_first_piece_seconds": About(
+        "From a request to another service to the first piece of its response that counts; where"
+        " its pieces are bounded.",
+        "dependency",
+        PIECE_BUCKETS,
+    ),
+    "postfacta_client_stream_duration_seconds": About(
+        "From a request to another service to the end of its response; where its pieces are"
+        " bounded.",
+        "dependency ended",
+        LONG_BUCKETS,
+        values={"ended": ("complete", "first", "idle", "cut", "left")},
+    ),
+    "postfacta_client_stream_pieces_total": About(
+        "Pieces that count, of responses of other services that ended.", "dependency"
     ),
     "postfacta_unhandled_exceptions_total": About(
         "Exceptions that no handler caught.", "error_type"

@@ -48,6 +48,7 @@ from ..events import (
     RequestsOverdue,
     Sample,
     SignalsIntercepted,
+    StreamFinished,
     Tally,
     TaskCrashed,
     weakly,
@@ -259,6 +260,7 @@ class Metrics(Collector):
         return {
             QueryFinished: self._query,
             HttpCallFinished: self._call,
+            StreamFinished: self._stream,
             ConnectionAcquired: self._acquired,
             ConnectionReleased: lambda event: uses[event.pool,].observe(event.seconds),
             ConnectionOpened: lambda event: count(
@@ -291,6 +293,14 @@ class Metrics(Collector):
         status = str(event.status) if event.status else ""
         key = (method, event.address, port, status, event.error_type)
         self._calls[key].observe(event.seconds)
+
+    def _stream(self, event: StreamFinished) -> None:
+        name = "postfacta_client_stream_duration_seconds"
+        self._families[name][event.service, event.ended].observe(event.seconds)
+        self._count("postfacta_client_stream_pieces_total", event.service, event.pieces)
+        if event.first_seconds is not None:
+            first = "postfacta_client_stream_first_piece_seconds"
+            self._count(first, event.service, event.first_seconds)
 
     def _acquired(self, event: ConnectionAcquired) -> None:
         self._waits[event.pool,].observe(event.seconds)

@@ -23,6 +23,7 @@ from ..events import (
     HttpCallFinished,
     QueryFinished,
     RetryScheduled,
+    StreamFinished,
 )
 from .catalogue import METHODS
 from .exchange import (
@@ -342,6 +343,12 @@ _RETRY: Final = {
     "postfacta.delay_ms": "delay",
     "error.type": "error_type",
 }
+_STREAM: Final = {
+    "postfacta.dependency": "service",
+    "postfacta.ended": "ended",
+    "postfacta.pieces": "pieces",
+    "postfacta.duration_ms": "seconds",
+}
 # Pools emit more than half a dozen events for each statement: those not for a span must cost one
 # lookup.
 _TOLD: Final[Mapping[type, tuple[str, Mapping[str, str]]]] = {
@@ -349,6 +356,7 @@ _TOLD: Final[Mapping[type, tuple[str, Mapping[str, str]]]] = {
     ConnectionAcquired: ("postfacta.pool_wait", _POOL_WAIT),
     DeadlineExceeded: ("postfacta.deadline_exceeded", {"postfacta.stage": "stage"}),
     RetryScheduled: ("postfacta.retry", _RETRY),
+    StreamFinished: ("postfacta.stream", _STREAM),
     QueryFinished: ("", _QUERY),  # A span of its own.
 }
 

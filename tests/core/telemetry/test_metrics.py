@@ -23,6 +23,7 @@ from postfacta_core.events import (
     RequestsOverdue,
     Sample,
     SignalsIntercepted,
+    StreamFinished,
     TaskCrashed,
 )
 from postfacta_core.telemetry.exchange import Exchange, SocketExchange
@@ -308,6 +309,30 @@ CALL = {
             "http_client_request_duration_seconds_count",
             {**CALL, "http_request_method": "_OTHER", "error_type": "ConnectError"},
             1,
+        ),
+        (
+            StreamFinished("model", "idle", 30.0, 7, 0.5),
+            "postfacta_client_stream_duration_seconds_sum",
+            {"dependency": "model", "ended": "idle"},
+            30.0,
+        ),
+        (
+            StreamFinished("model", "idle", 30.0, 7, 0.5),
+            "postfacta_client_stream_pieces_total",
+            {"dependency": "model"},
+            7,
+        ),
+        (
+            StreamFinished("model", "idle", 30.0, 7, 0.5),
+            "postfacta_client_stream_first_piece_seconds_sum",
+            {"dependency": "model"},
+            0.5,
+        ),
+        (
+            StreamFinished("model", "first", 10.0, 0),
+            "postfacta_client_stream_first_piece_seconds_count",
+            {"dependency": "model"},
+            None,
         ),
         (
             PhaseChanged("ready", "draining", 5),
