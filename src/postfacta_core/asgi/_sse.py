@@ -7,15 +7,10 @@ need not wait for its end, which may never come. The format is that of the HTML 
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterable
 from typing import Final
 
-import anyio
-
-from ..clock import LUCK, Clock
-from ..deadlines.requests import Silence
+from ..clock import LUCK
 from ._types import Message, Send
 
 MEDIA_TYPE: Final = b"text/event-stream"
@@ -28,11 +23,6 @@ _FRAMES: Final = frozenset({b"content-encoding", b"content-length"})
 # no herd.
 _SOONEST = 1000
 _SPREAD = 4000
-
-
-# A comment alone; a client ignores it.
-_HEARTBEAT: Final[Message] = {"type": "http.response.body", "body": b":\n\n", "more_body": True}
-_has_data = re.compile(rb"^[^:\r\n]", re.MULTILINE).search
 
 
 class EventStream:
@@ -65,90 +55,6 @@ class EventStream:
         await self._send(message)
         self._tail = (self._tail + message.get("body", b""))[-_LONGEST:]
         self._is_between = self._tail.endswith(_ENDS)
-
-
-class Pace(Silence):
-    """What an application sends on its way to a server, and for how long it has sent nothing.
-
-    Args:
-        send: The server's, or an event stream's.
-        clock: That of the sweep.
-        events: What it sends, if a heartbeat may come between two of them.
-        has_comments: A piece of comments alone counts as nothing.
-        limit: Seconds without a piece that counts, after which the stream is ended.
-        heartbeat: Seconds without any piece, after which a comment is sent.
-    """
-
-    def __init__(
-        self,
-        send: Send,
-        clock: Clock,
-        *,
-        events: EventStream | None,
-        has_comments: bool,
-        limit: float,
-        heartbeat: float,
-    ) -> None:
-        self._send = send
-        self._clock = clock
-        self._events = events
-        self._has_comments = has_comments
-        self._limit = limit
-        self._heartbeat = heartbeat
-        self._ends = math.inf
-        self._rest = b""  # The beginning of a line that is a comment.
-        self._beat: anyio.Event | None = None
-        self._is_sending = False
-        self._has_ended = False
-        self._wait(clock())
-
-    async def send(self, message: Message) -> None:
-        """Send a piece."""
-        if self._beat is not None:
-            await self._beat.wait()
-        self._is_sending = True
-        try:
-            await self._send(message)
-        finally:
-            self._is_sending = False
-        now = self._clock()
-        if self._counts(message.get("body", b"")):
-            self._ends = now + self._limit
-        self._has_ended = message["type"] == "http.response.body" and not message.get("more_body")
-        self._wait(now)
-
-    def is_over(self, now: float) -> bool:
-        """Return whether the application was silent for too long; else it is due later."""
-        if now >= self._ends and not self._is_sending:
-            self.due = math.inf
-            return True
-        self._wait(now)
-        return False
-
-    async def beat(self) -> None:
-        """Send a comment, unless something is under way."""
-        is_busy = self._is_sending or self._beat is not None or self._has_ended
-        if is_busy or self._events is None or not self._events.is_between:
-            return
-        self._beat = anyio.Event()
-        try:
-            await self._send(_HEARTBEAT)
-        finally:
-            self._beat.set()
-            self._beat = None
-
-    def _wait(self, now: float) -> None:
-        # While the server takes a piece, it is not the application that is silent.
-        ends = self._ends if self._ends > now else now + self._limit
-        self.due = math.inf if self._has_ended else min(ends, now + self._heartbeat)
-
-    def _counts(self, body: bytes) -> bool:
-        if not self._has_comments:
-            return bool(body)
-        text = self._rest + body
-        line = re.split(rb"[\r\n]", text)[-1]
-        self._rest = b":" if line.startswith(b":") else b""
-        return _has_data(text.replace(b"\r", b"\n")) is not None
 
 
 def is_resumed(headers: Iterable[tuple[bytes, bytes]]) -> bool:

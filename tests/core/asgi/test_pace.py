@@ -11,7 +11,8 @@ import anyio
 import pytest
 
 from postfacta_core.asgi import HardenOptions, RouteOptions, Telemetry, harden
-from postfacta_core.asgi._sse import EventStream, Pace
+from postfacta_core.asgi._pace import Pace
+from postfacta_core.asgi._sse import EventStream
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.deadlines import TransferLimits
 from postfacta_core.telemetry.metrics import Metrics
