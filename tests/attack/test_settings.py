@@ -71,6 +71,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         (
             "Admit",
+            "Attempts",
             "Bound",
             "Block",
             "BlockGuard",

@@ -148,6 +148,37 @@ async def test_a_model_fails_over_and_its_tokens_are_given_back(tmp_path: Path) 
         await known["affordable"]("Count.")
 
 
+class _Stock:
+    """Fail once with a lost connection; then have the item."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+
+    async def get(self, path: str) -> _Stock:
+        self.paths.append(path)
+        if len(self.paths) == 1:
+            raise ConnectionError
+        return self
+
+    def raise_for_status(self) -> None:
+        """Have no error."""
+
+    def json(self) -> dict[str, int]:
+        return {"id": 7}
+
+
+async def test_blocks_of_the_page_of_retries_are_tried_again(tmp_path: Path) -> None:
+    known = _run_all("docs/how-to/retries.md", tmp_path)
+    stock = _Stock()
+    assert await known["reserve"](stock, 7) == {"id": 7}
+    assert stock.paths == ["/items/7"] * 2
+    with pytest.raises(RuntimeError, match="event loop"):
+        known["text_of"](tmp_path / "block_0.py")
+    assert "billing" not in await anyio.to_thread.run_sync(
+        known["text_of"], tmp_path / "block_0.py"
+    )
+
+
 @pytest.mark.usefixtures("root_logger", "dsn")
 async def test_what_the_page_says_of_strict_json_is_so(tmp_path: Path) -> None:
     known = _run_all("docs/how-to/adopt-the-core.md", tmp_path)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, Final, Literal, cast, get_args
 
 from ..backoff import Backoff
@@ -65,6 +66,8 @@ _CALL: ContextVar[_Call | None] = ContextVar("postfacta_retry", default=None)
 
 class Retry(Guard):
     """Retry calls that failed: a few times, with growing waits, and never more than the budget has.
+
+    Of a function by `call`, `call_sync` or as a decorator; of a block of code by `attempts`.
 
     Only the caller knows what may be called twice, so by default only what was refused before it
     began is tried again. When no other try is made, the last error is raised, with a note that says
@@ -202,6 +205,18 @@ class Retry(Guard):
         finally:
             _CALL.set(call.outer)
 
+    def attempts(self) -> Attempts:
+        """Return the tries of a block of code, for one loop: `async for`, or `for` in a thread.
+
+            async for attempt in billing.attempts():
+                with attempt:
+                    answer = await client.get("/invoices/7")
+
+        The loop ends once the block has run to its end. What the last try raised is raised as it
+        is.
+        """
+        return Attempts(self)
+
     def _begin(self) -> _Call:
         outer = _CALL.get()
         budget = self.budget
@@ -217,9 +232,12 @@ class Retry(Guard):
     def _wait_after_answer(self, answer: object, call: _Call) -> float | None:
         if self._predicate is not None and self._acts_on(ended := Outcome(answer), otherwise=False):
             return self._wait_after(ended, call)
+        self._count_success(call)
+        return None
+
+    def _count_success(self, call: _Call) -> None:
         # Without the lock: no call stands between reading and writing it.
         self._counts["success" if call.attempt == 1 else "recovered"] += 1
-        return None
 
     def _wait_after(self, ended: Outcome[Any], call: _Call) -> float | None:
         """Return how long to wait for the next try, or None if there is none."""
@@ -280,6 +298,108 @@ class Retry(Guard):
             # A frozen error takes no note, and is raised without.
             with suppress(Exception):
                 error.add_note(note)
+
+
+class _Turn(Enum):
+    """Where a loop over `Attempts` is."""
+
+    BEFORE = auto()
+    READY = auto()
+    INSIDE = auto()
+    FAILED = auto()
+    OVER = auto()
+
+
+# A guard and the tries of its block are two halves of one thing.
+# pyright: reportPrivateUsage=false
+# ruff: noqa: SLF001
+
+
+class Attempts:
+    """The tries of one block of code, as `Retry.attempts` returns them: each turn is one.
+
+    A block has no result: raise what is to be tried again. A function as `on` is asked about errors
+    alone, and nothing is discarded. To leave the block early is a success.
+
+    Args:
+        retry: Decides how many there are.
+
+    Raises:
+        RuntimeError: If a turn of the loop runs no block in `with attempt:`, or a second one; if a
+            second loop begins; and for a plain loop on an event loop, which would be blocked.
+    """
+
+    __slots__ = ("_call", "_delay", "_retry", "_turn")
+
+    def __init__(self, retry: Retry) -> None:
+        self._retry = retry
+        self._turn = _Turn.BEFORE
+        self._call: _Call | None = None
+        self._delay = 0.0
+
+    @property
+    def number(self) -> int:
+        """Which try this is, from 1."""
+        return 1 if self._call is None else self._call.attempt
+
+    def __iter__(self) -> Attempts:
+        if self._retry._mode is not Mode.OFF:
+            refuse_on_loop(self._retry)
+        return self.__aiter__()
+
+    def __next__(self) -> Attempts:
+        if self._turn is _Turn.OVER:
+            raise StopIteration
+        if self._turn is _Turn.FAILED:
+            (self._retry._sleep or threading.Event().wait)(self._delay)
+        return self._begin_turn()
+
+    def __aiter__(self) -> Attempts:
+        if self._turn is not _Turn.BEFORE:
+            raise self._misuse("these were looped over before: call attempts() for each loop")
+        return self
+
+    async def __anext__(self) -> Attempts:
+        if self._turn is _Turn.OVER:
+            raise StopAsyncIteration
+        if self._turn is _Turn.FAILED:
+            await (cast("Any", self._retry._sleep) or _sleep)(self._delay)
+        return self._begin_turn()
+
+    def __enter__(self) -> None:
+        if self._turn is not _Turn.READY:
+            raise self._misuse("enter each turn of the loop once: with attempt:")
+        self._turn = _Turn.INSIDE
+        if self._call is not None:
+            _CALL.set(self._call)
+        elif self._retry._mode is not Mode.OFF:
+            self._call = self._retry._begin()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self._turn = _Turn.OVER
+        call = self._call
+        if call is None:
+            return False
+        _CALL.set(call.outer)
+        if error is None:
+            self._retry._count_success(call)
+        elif isinstance(error, Exception):
+            delay = self._retry._wait_after(Outcome(error=error), call)
+            if delay is not None:
+                self._turn = _Turn.FAILED
+                self._delay = delay
+        return self._turn is _Turn.FAILED
+
+    def _begin_turn(self) -> Attempts:
+        if self._turn is _Turn.FAILED and self._call is not None:
+            self._call.attempt += 1
+        elif self._turn is not _Turn.BEFORE:
+            raise self._misuse("a turn ran no block: write `with attempt:` in the loop")
+        self._turn = _Turn.READY
+        return self
+
+    def _misuse(self, rule: str) -> RuntimeError:
+        return RuntimeError(f"the attempts of {self._retry!r}: {rule}")
 
 
 def may_repeat(error: Exception) -> bool:
