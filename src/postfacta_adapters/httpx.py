@@ -10,11 +10,9 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Callable, Generator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Self, TypeVar, cast
@@ -22,12 +20,10 @@ from typing import Any, Final, Self, TypeVar, cast
 import anyio
 
 from postfacta_core.clock import MONOTONIC, WALL, Clock
-from postfacta_core.context import current_request
-from postfacta_core.deadlines.present import asked_timeout, current_deadline
+from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.errors import (
     DeadlineExceededError,
     FailedResponseError,
-    RejectedError,
     ResilienceError,
     StreamStalledError,
 )
@@ -41,11 +37,18 @@ from postfacta_core.events import (
     process_observer,
 )
 from postfacta_core.guards import CircuitBreaker, Guard, Pipeline
-from postfacta_core.limits import Priority
-from postfacta_core.telemetry.tracing import Tracing, trace_headers
+from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.validation import validation
 
 from ._errors import common
+from ._outgoing import (
+    add_headers,
+    is_failure as is_failure,
+    outgoing_headers as outgoing_headers,
+    refusal_in as refusal_in,
+    retry_after,
+    shown,
+)
 from ._streams import (
     AsyncStream,
     Bounds,
@@ -60,9 +63,6 @@ __all__ = ["Outgoing", "outgoing_headers"]
 
 T = TypeVar("T")
 
-_TIMEOUT: Final = "X-Request-Timeout"
-_REQUEST_ID: Final = "X-Request-ID"
-_PRIORITIES: Final = tuple(priority.name.lower() for priority in Priority)
 # RFC 9110, section 9.2.2.
 _IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 _IDEMPOTENT: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
@@ -79,59 +79,6 @@ _THEIRS: Final[Mapping[type[Exception], str]] = {
 # The four waits of an httpx request; of each, seconds or None for any number.
 _WAITS: Final = ("connect", "read", "write", "pool")
 _PORTS: Final = {"http": 80, "https": 443}
-# The longest that a dependency may send us away for: more is nonsense, or means "never".
-_LONGEST: Final = 86_400.0
-
-
-def outgoing_headers(name: str = "outgoing", *, priority_key: str = "") -> dict[str, str]:
-    """Write the headers for a call made now, on behalf of the present request.
-
-    `X-Request-Timeout` is less than what is left, see `Deadline.for_next_hop`; without a deadline
-    there is none. Outside of a request there is no `X-Priority` and no `X-Request-ID` either.
-
-    Args:
-        name: The dependency, for the `DeadlineExceededError` if there is no time left: do not call.
-        priority_key: The secret that makes the dependency trust the priority; sent as
-            `X-Priority-Key`.
-    """
-    headers = trace_headers()
-    request = current_request()
-    deadline = current_deadline()
-    if request is not None:
-        headers[_REQUEST_ID] = request.request_id
-        headers["X-Priority"] = _PRIORITIES[min(max(request.priority, 0), len(_PRIORITIES) - 1)]
-        if priority_key:
-            headers["X-Priority-Key"] = priority_key
-    if deadline is not None:
-        headers[_TIMEOUT] = deadline.header()
-        if float(headers[_TIMEOUT]) <= 0:
-            raise DeadlineExceededError(name)
-    return headers
-
-
-def is_failure(response: Any) -> bool:
-    """Return whether a response is a failure of the dependency.
-
-    A status of 500 or more, but 501, or 429.
-    """
-    status: int = response.status_code
-    return status == HTTPStatus.TOO_MANY_REQUESTS or (
-        status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED  # noqa: PLR2004 - the class of 5xx
-    )
-
-
-def refusal_in(response: Any, name: str, *, wall: Clock = WALL) -> RejectedError | None:
-    """Make an error of a response by which the dependency refused before it did anything, or None.
-
-    That is 429, and 503 with `Retry-After`. A 503 without it may be anything, such as a proxy that
-    lost its server in the middle: it is the caller's to judge.
-    """
-    if response.status_code not in {429, 503}:
-        return None
-    retry_after = _retry_after(response.headers, wall)
-    if retry_after is None and response.status_code != HTTPStatus.TOO_MANY_REQUESTS:
-        return None
-    return RejectedError(name, retry_after)
 
 
 class Outgoing:
@@ -392,7 +339,7 @@ class Outgoing:
             }
             extensions["timeout"] = {wait: min(left, own_waits.get(wait, left)) for wait in _WAITS}
         if self._tell:
-            _add(ours, headers)
+            add_headers(ours, headers)
         attempt.is_sent = True
         # The caller's own is left as it is: a redirect, and the next try, begin with that.
         return type(request)(
@@ -425,7 +372,7 @@ class Outgoing:
         call.failed.append(response)
         return FailedResponseError(
             self.name,
-            _retry_after(response.headers, WALL),
+            retry_after(response.headers, WALL),
             response=response,
             is_repeatable=self._is_repeatable(call.request, is_undone=refusal is not None),
         )
@@ -487,7 +434,7 @@ class Outgoing:
                 self._mark(raised, request)
             if span is not None:
                 fault = raised if isinstance(raised, Exception) else None
-                self._spans.end_call(span, ended, url=_shown(url), resends=resends, error=fault)
+                self._spans.end_call(span, ended, url=shown(url), resends=resends, error=fault)
                 del fault
             # The error holds this frame: with it here, both would be garbage in a circle.
             del raised
@@ -562,12 +509,6 @@ def _is_over(error: Exception) -> bool:
     return has_waited(error) and deadline is not None and deadline.remaining() <= 0
 
 
-def _shown(url: Any) -> str:
-    """Write an address without user, password and query, which may be secret."""
-    host = f"[{url.host}]" if ":" in url.host else url.host
-    return f"{url.scheme}://{host}{f':{url.port}' if url.port else ''}{url.path}"
-
-
 def _bound(field: str, seconds: float | None) -> float:
     return math.inf if seconds is None else validation.seconds(f"Outgoing.{field}", seconds)
 
@@ -589,45 +530,3 @@ def _shared(error: ResilienceError, request: Any) -> ResilienceError:
                 cast("Any", error).request = request
             break
     return error
-
-
-def _add(ours: dict[str, str], theirs: MutableMapping[str, str]) -> None:
-    if _TIMEOUT in ours and _TIMEOUT in theirs:
-        caller_timeout = asked_timeout(
-            [(b"x-request-timeout", theirs[_TIMEOUT].encode("latin-1", "replace"))]
-        )
-        if caller_timeout < float(ours[_TIMEOUT]):
-            ours[_TIMEOUT] = theirs[_TIMEOUT]
-    if "traceparent" in theirs:
-        ours = {
-            name: value for name, value in ours.items() if name not in {"traceparent", "tracestate"}
-        }
-    if _REQUEST_ID in theirs:
-        ours = {name: value for name, value in ours.items() if name != _REQUEST_ID}
-    theirs.update(ours)
-
-
-def _retry_after(headers: Mapping[str, str], wall: Clock) -> float | None:
-    """Read `Retry-After`, seconds or a date (RFC 9110, section 10.2.3).
-
-    What cannot be read is None.
-    """
-    text = headers.get("retry-after", "").strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text), _LONGEST)
-    until = _moment(text)
-    if until is None:
-        return None
-    # By the sender's own clock, if it has a `Date`: ours may differ.
-    sent = _moment(headers.get("date", ""))
-    return min(max(0.0, until - (wall() if sent is None else sent)), _LONGEST)
-
-
-def _moment(text: str) -> float | None:
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    # A date without a zone is Greenwich's, as HTTP has no other.
-    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return moment.timestamp()
