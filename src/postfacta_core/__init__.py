@@ -86,6 +86,7 @@ else:
             "OverloadConfig": "postfacta_core.limits",
             "RateCounter": "postfacta_core.limits.rate",
             "RateLimiter": "postfacta_core.guards",
+            "StreamLimits": "postfacta_core.limits.streams",
             "spawn": "postfacta_core.drain",
             "time_limit": "postfacta_core.deadlines",
         },

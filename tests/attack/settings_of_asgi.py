@@ -86,6 +86,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "concurrency": (100, "100", None),
             "priority_of": FUNCTION_OR_NONE,
             "priority_key": SECRET,
+            "streams": (*OBJECT, None),
             "drain": (*OBJECT, None),
             "request_id_header": FLAG,
             "response_headers": (

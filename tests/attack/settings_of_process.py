@@ -24,6 +24,7 @@ from postfacta_core.asgi import (
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.health import HealthRegistry
 from postfacta_core.limits.address import TrustedProxies
+from postfacta_core.limits.streams import StreamLimits
 from postfacta_core.telemetry.logs import FloodFilter
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.sampling import AccessSampler
@@ -39,6 +40,7 @@ from tests.attack.wrong import (
     CLOCK,
     COUNT,
     COUNT_FROM_ZERO,
+    COUNT_OR_NONE,
     ERRORS,
     FLAG,
     FROM_ZERO,
@@ -213,6 +215,7 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
     DrainLimits: Setting(
         wrong={"drain_delay": FROM_ZERO, "drain_timeout": FROM_ZERO, "close_timeout": SECONDS}
     ),
+    StreamLimits: Setting(wrong=dict.fromkeys(("most", "per_caller"), COUNT_OR_NONE)),
     TrustedProxies: Setting(
         wrong={
             "networks": (

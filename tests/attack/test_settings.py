@@ -54,6 +54,8 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "ClientWait",
             "Silence",
             "LoopWatch",
+            "Occupancy",
+            "OpenStreams",
             "Deadline",
             "Decision",
             "EventRecord",

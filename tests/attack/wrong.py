@@ -20,6 +20,7 @@ __all__ = [
     "CLOCK",
     "COUNT",
     "COUNT_FROM_ZERO",
+    "COUNT_OR_NONE",
     "ERRORS",
     "FLAG",
     "FROM_ONE",
@@ -77,6 +78,7 @@ FROM_ZERO: Final[Wrong] = (-1, -0.5, math.nan, math.inf, "30s", None, True)
 FROM_ZERO_OR_INF: Final[Wrong] = (-1, math.nan, "30s", None, True)
 COUNT: Final[Wrong] = (0, -1, 1.5, math.nan, math.inf, "3", None, True)
 COUNT_FROM_ZERO: Final[Wrong] = (-1, 1.5, math.nan, math.inf, "3", None, True)
+COUNT_OR_NONE: Final[Wrong] = (0, -1, 1.5, math.nan, math.inf, "3", True)
 BYTES: Final[Wrong] = (-1, 1.5, math.nan, "1MB", None, True)
 RATE: Final[Wrong] = (0, -0.1, 1.1, 50, math.nan, "50%", None, True)
 JITTER: Final[Wrong] = (-0.1, 1.0, math.nan, math.inf, "0.2", None, True)

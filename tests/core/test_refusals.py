@@ -24,6 +24,7 @@ from postfacta_core.limits._overload import OverloadConfig, OverloadLimiter
 from postfacta_core.limits._rates import Rate
 from postfacta_core.limits.address import TrustedProxies
 from postfacta_core.limits.rate import RateCounter
+from postfacta_core.limits.streams import StreamLimits
 from postfacta_postgres.connecting import PoolOptions, check_address
 from tests.kit.every import every
 
@@ -39,7 +40,7 @@ def add_check(**options: Any) -> None:
 KINDS = (
     Backoff, Bulkhead, CircuitConfig, DrainLimits, Fallback, OverloadConfig,
     OverloadLimiter, PoolOptions, Rate, RateCounter, Retry, RetryBudget,
-    TransferLimits, TrustedProxies,
+    StreamLimits, TransferLimits, TrustedProxies,
 )  # fmt: skip
 NAMES: dict[str, object] = {
     "check_address": check_address,
@@ -52,7 +53,7 @@ CASES = re.findall(
 
 
 def test_each_refusal_is_the_whole_sentence() -> None:
-    assert len(CASES) == 103
+    assert len(CASES) == 105
     with every() as case:
         for call, sentence in CASES:
             with case(call), pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):

@@ -11,21 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
-from ..clock import MONOTONIC, Clock
+from ..clock import LUCK, MONOTONIC, Clock
 from ..context import RequestContext
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..events import ListenerFailed, Observer
 from ..limits.address import NO_PROXIES, TrustedProxies
+from ..limits.streams import OpenStreams
 from ..telemetry.exchange import Exchange
 from ._concurrency import Slotted
 from ._problem import Problem, Render, problem_of
 from ._state import NONE, Response
 from ._types import Scope
+
+_SHIELDED: Final = 2.0  # Seconds; any other application is cancelled at once.
 
 Headers = Sequence[tuple[bytes, bytes]]
 Record = Callable[[Any], None]
@@ -44,6 +47,7 @@ class Shared:
     identifies: bool = False  # A response has its request's id.
     process: Lifecycle | None = None
     requests: RunningRequests | None = None
+    streams: OpenStreams | None = None
     # See `asgi._application`, of an `HttpExchange`.
     permit: Callable[[Any], Awaitable[bool]] | None = None
     trusted_traces: TrustedProxies = NO_PROXIES  # Peers whose trace context is followed.
@@ -84,6 +88,7 @@ class Answering(Slotted):
     _answered: anyio.Event | None = None
     scope: Scope
     local_path: str  # Without the `root_path`.
+    _opened_for: str | None = None  # The caller, if it is one of the open streams.
 
     @property
     def is_followed(self) -> bool:
@@ -100,6 +105,28 @@ class Answering(Slotted):
     def may_answer(self) -> bool:
         """Return whether its client can still be answered, or see that it is cut."""
         raise NotImplementedError
+
+    def open(self) -> None:
+        """Count it among the open streams, or raise why it is refused."""
+        streams = self.shared.streams
+        if streams is None or self._opened_for is not None:
+            return
+        caller = self.whose()
+        streams.admit(caller, luck=LUCK())
+        self._opened_for = caller
+        self.is_plain = False
+
+    async def stop(self) -> None:
+        """Cancel its application where it awaits this."""
+        self.cancel(None)
+        # One that is shielded goes on, and what it sends goes nowhere.
+        await anyio.sleep(_SHIELDED)
+
+    def end(self) -> None:
+        if self._opened_for is not None and self.shared.streams is not None:
+            self.shared.streams.leave(self._opened_for)
+            self._opened_for = None
+        super().end()
 
     async def answer(self) -> None:
         if self._answered is not None:

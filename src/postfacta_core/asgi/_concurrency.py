@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager
 from functools import lru_cache
@@ -19,6 +18,7 @@ from ..errors import LoadShedError
 from ..events import Mode, ModeChanged, Observer
 from ..limits._overload import Ending, OverloadLimiter
 from ..limits._waiting import ADMIT, Admit, Priority, Shed, Wait
+from ..limits.streams import Occupancy
 from ..telemetry.exchange import PREROUTING
 from ..validation import validation
 from ._problem import (
@@ -47,6 +47,8 @@ _CHEAP = 0.0005
 _REFUSAL = 0.00015
 # Requests for a mean of their cost: what the process does besides is shared among them.
 _FEWEST: Final = 16
+# WebSockets that are not accepted yet: one is a task and a connection, some 30 kB.
+_HANDSHAKES: Final = 128
 _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priority}
 
 
@@ -87,7 +89,7 @@ class Shedding:
         self._own_share = 1.0
         self._busy = 0.0
         self._refused = 0
-        self.handshakes: Handshakes = Handshakes()
+        self.handshakes: Occupancy = Occupancy(_HANDSHAKES, _HANDSHAKES // 2)
 
     @property
     def mode(self) -> Mode:
@@ -195,29 +197,6 @@ class Shedding:
             await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
         else:
             await send_problem(scope, send, problem, render=self.render)
-
-
-class Handshakes:
-    """The WebSockets that are not accepted yet: `most` at once, and half of that of one client."""
-
-    most: int = 128  # One is a task and a connection, some 30 kB.
-
-    def __init__(self) -> None:
-        self._by_client: Counter[str] = Counter()
-        self._count = 0
-
-    def has_room(self, client: str) -> bool:
-        return self._count < self.most and self._by_client.get(client, 0) < self.most // 2
-
-    def enter(self, client: str) -> None:
-        self._count += 1
-        self._by_client[client] += 1
-
-    def leave(self, client: str) -> None:
-        self._count -= 1
-        self._by_client[client] -= 1
-        if not self._by_client[client]:
-            del self._by_client[client]
 
 
 class Slotted(Running):

@@ -124,14 +124,21 @@ class Paced(Answering, Exchange):
     _is_resumed: bool = False  # By its client, if a drain ends it.
 
     def _note_events(self, status: int, headers: Headers) -> None:
-        """Note a stream of events that its client resumes by itself, or that has a heartbeat."""
-        if status != _OK or not are_events(headers):
+        """Note a stream of events that its client resumes by itself, or that has a heartbeat.
+
+        Raise why it is refused, if there are too many.
+        """
+        if status != _OK or self.method == "HEAD":
+            return
+        if not are_events(headers):
+            self.open()
             return
         has_farewell = self.rules.farewell
         if has_farewell is None:
             has_farewell = self.method == "GET" and is_resumed(self.headers)
         self._is_resumed = has_farewell
-        has_heartbeat = self.rules.heartbeat < math.inf and self.method != "HEAD"
+        self.open()
+        has_heartbeat = self.rules.heartbeat < math.inf
         if has_farewell or has_heartbeat:
             self._events = EventStream(self._out)
             self._out = self._events.send

@@ -194,6 +194,11 @@ def problem_of(error: BaseException) -> Problem:
     return _INTERNAL
 
 
+def begun(problem: Problem) -> Problem:
+    """Return the problem of a refusal that came after the work may have begun."""
+    return replace(problem, detail=_MAY_HAVE_BEGUN, retry_after=None)
+
+
 def kind_members(problem: Problem) -> dict[str, object]:
     """Return the members that identify the type of problem, the same for each request."""
     status = problem.status

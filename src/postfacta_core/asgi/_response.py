@@ -9,6 +9,8 @@ How a response ends that is cut by a deadline or a drain:
 3. It is a stream of events whose client resumes by itself, and a drain cuts it between two events:
    it gets a `retry:`, and ends in order.
 4. Its client has left: nothing is sent, and it is counted as left, whatever comes later.
+
+A stream that is one too many is refused when its head comes, since only that says that it is one.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..deadlines.requests import NO_WAIT, ClientWait
-from ..errors import StoppedError
+from ..errors import RejectedError, StoppedError
 from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes
 from ._answering import Headers
 from ._cors import GRANTS
 from ._pace import Paced
-from ._problem import Problem, send_problem
-from ._sse import MEDIA_TYPE, farewell
+from ._problem import Problem, begun, problem_of, send_problem
+from ._sse import MEDIA_TYPE, farewell, retry
 from ._state import (
     BEGUN,
     COMPLETE,
@@ -181,18 +183,22 @@ class Responding(Paced):
             if self.response in SHUT:
                 await self._drop()
                 return
-        self.response = _HEAD[self.response]
         shared = self.shared
         # Any iterable is legal, and may be read only once.
         answered = self._response_headers = [*message.get("headers", ())]
         owned = shared.owned
         is_plain = shared.process is None or not shared.process.is_draining
-        for name, value in answered:
-            # A name has another length, as a rule.
-            if len(name) == _CONTENT_TYPE and value.startswith(MEDIA_TYPE):
-                self._note_events(status, answered)
-            if name.lower() in owned:
-                is_plain = False
+        try:
+            for name, value in answered:
+                # A name has another length, as a rule.
+                if len(name) == _CONTENT_TYPE and value.startswith(MEDIA_TYPE) and not is_ours:
+                    self._note_events(status, answered)
+                if name.lower() in owned:
+                    is_plain = False
+        except RejectedError as error:
+            await self._refuse_stream(error, message)
+            return
+        self.response = _HEAD[self.response]
         headers = (
             [*answered, *self.fields, *shared.added]
             if is_plain
@@ -208,6 +214,22 @@ class Responding(Paced):
             self.leave()
             raise
         self.status = status
+
+    async def _refuse_stream(self, error: RejectedError, head: Message) -> None:
+        """Answer in place of an application that has begun, and cancel that."""
+        self.response = RESPONSE[Event.TAKE][self.response]
+        problem = problem_of(error)
+        self.request.error_type = self.request.error_type or problem.error_type
+        with suppress(OSError):
+            if self._is_resumed:
+                # With the application's own head, so that a page of another origin may read it.
+                await self.emit({**head, "headers": self._response_headers})
+                await self.emit(
+                    {"type": "http.response.body", "body": retry(error.retry_after or 0.0)}
+                )
+            else:
+                await self.reply(problem if self.method == "GET" else begun(problem))
+        await self.stop()
 
     def _dress_with_care(self, answered: Headers) -> list[tuple[bytes, bytes]]:
         """Do the same for a response that has such a header, or that is its connection's last."""

@@ -19,10 +19,10 @@ _ENDS: Final = (b"\n\n", b"\n\r", b"\r\r", b"\n\r\n", b"\r\r\n")
 _LONGEST: Final = 3  # Bytes of an end: as much as is kept of the last piece.
 # With these, bytes that are added would not be read as events.
 _FRAMES: Final = frozenset({b"content-encoding", b"content-length"})
-# Milliseconds: clients of a stopping service come back at moments that are spread, so that they are
-# no herd.
-_SOONEST = 1000
-_SPREAD = 4000
+# Seconds: clients of a stopping service come back at moments that are spread, so that they are no
+# herd.
+_SOONEST = 1
+_SPREAD = 4
 
 
 class EventStream:
@@ -82,4 +82,9 @@ def farewell() -> bytes:
 
     When its client may come back, from 1 up to, not including, 5 seconds.
     """
-    return b"retry: %d\n\n" % (_SOONEST + LUCK() * _SPREAD)
+    return retry(_SOONEST + LUCK() * _SPREAD)
+
+
+def retry(seconds: float) -> bytes:
+    """Return the lines that have a client come back after that time."""
+    return b"retry: %d\n\n" % (seconds * 1000)

@@ -10,9 +10,10 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..context import RequestContext
+from ..errors import RejectedError
 from ..telemetry.exchange import ErrorTypes, SocketExchange
 from ._answering import Answering, Shared
-from ._problem import Problem
+from ._problem import Problem, problem_of
 from ._rules import Rules
 from ._types import Message, Receive, Scope, Send
 
@@ -110,6 +111,11 @@ class WebSocketExchange(Answering, SocketExchange):
             await checkpoint()
             return
         if kind == "websocket.accept":
+            try:
+                self.open()
+            except RejectedError as error:
+                await self._refuse_open(problem_of(error))
+                return
             # A limit that the handler gave itself stays.
             if self.shared.requests is not None and self.request.limit == min(
                 self.rules.timeout, self.rules.handshake
@@ -119,6 +125,17 @@ class WebSocketExchange(Answering, SocketExchange):
         elif kind in {"websocket.close", "websocket.http.response.start"}:
             self._is_ending = True
         await self.emit(message)
+
+    async def _refuse_open(self, problem: Problem) -> None:
+        """Close it in place of an application that accepts it, and cancel that."""
+        self._answered = anyio.Event()
+        self.request.error_type = self.request.error_type or problem.error_type
+        try:
+            with suppress(OSError):
+                await self.reply(problem)
+        finally:
+            self._answered.set()
+        await self.stop()
 
     async def emit(self, message: Message) -> None:
         try:

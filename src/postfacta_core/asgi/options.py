@@ -18,6 +18,7 @@ from ..limits._overload import OverloadConfig
 from ..limits._waiting import Priority
 from ..limits.address import TrustedProxies
 from ..limits.rate import Store, check_store
+from ..limits.streams import StreamLimits
 from ..validation import validation
 from ._concurrency import PriorityOf
 from ._cors import EXAMPLE, Cors
@@ -142,6 +143,7 @@ class HardenOptions:
         priority_key: A caller that gives this secret in `X-Priority-Key` may say in `X-Priority`
             how much its request matters: `critical_plus`, `critical`, `sheddable_plus` or
             `sheddable`. Empty trusts no caller.
+        streams: How many event streams and WebSockets may be open at once.
         drain: How long the parts of a drain may take.
         work_at_once: How many pieces of work that `spawn` began run at once; more are refused.
         cover_tasks: Whether a drain waits for tasks of asyncio that requests made by themselves, as
@@ -190,6 +192,7 @@ class HardenOptions:
     concurrency: OverloadConfig = field(default_factory=OverloadConfig)
     priority_of: PriorityOf | None = None
     priority_key: str = field(default="", repr=False)
+    streams: StreamLimits = field(default_factory=StreamLimits)
     drain: DrainLimits = field(default_factory=DrainLimits)
     work_at_once: int = 1000
     cover_tasks: bool = False
@@ -257,9 +260,10 @@ class HardenOptions:
 
         With the prefix `BILLING_`, `BILLING_REQUEST_TIMEOUT=10`.
 
-        A variable is named as its option; those of `limits`, `concurrency`, `drain` and `cors` have
-        its name before their own: `BILLING_LIMITS_MAX_BODY_BYTES`, `BILLING_DRAIN_TIMEOUT`. Lists
-        have commas, `response_headers` a header a line, and `none` is None.
+        A variable is named as its option; those of `limits`, `concurrency`, `streams`, `drain` and
+        `cors` have its name before their own: `BILLING_LIMITS_MAX_BODY_BYTES`,
+        `BILLING_DRAIN_TIMEOUT`. Lists have commas, `response_headers` a header a line, and `none`
+        is None.
 
         Args:
             prefix: Of the names, with its underscore.
@@ -336,6 +340,7 @@ _RULES: Final[Mapping[str, Check]] = {
         ("trusted_proxies", "trusted_traces"), lambda _, value: TrustedProxies(cast("Any", value))
     ),
     "concurrency": instance_of(OverloadConfig),
+    "streams": instance_of(StreamLimits),
     "drain": instance_of(DrainLimits),
     "work_at_once": partial(validation.whole, example="1000"),
     "cover_tasks": validation.flag,
@@ -352,6 +357,7 @@ FUNCTIONS: Final = frozenset(
 GROUPS: Final[Mapping[str, type[Any]]] = {
     "limits": TransferLimits,
     "concurrency": OverloadConfig,
+    "streams": StreamLimits,
     "drain": DrainLimits,
     "cors": Cors,
 }

@@ -20,6 +20,7 @@ from ..health.blocking import LoopWatch
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..limits._waiting import Priority
 from ..limits.address import TrustedProxies
+from ..limits.streams import OpenStreams
 from ..telemetry.logs import LOGGER, AccessLog, EventLog
 from ..telemetry.metrics import Metrics
 from ..telemetry.sampling import AccessSampler
@@ -204,6 +205,7 @@ class Hardened(Kernel):
             cors=None if options.cors is None else CorsRules(options.cors),
             answers=True,
             process=self.lifecycle,
+            streams=OpenStreams(options.streams, observer=observer),
             doors={**probes.doors, **scrapes.doors},
             requests=running,
             admission=self.shedding,

@@ -25,6 +25,7 @@ ON_BOTH = (
 IN_VIRTUAL_TIME = (
     "handshakes",
     "silence",
+    "open_streams",
     "pace",
     "deadline",
     "deadline_clients",

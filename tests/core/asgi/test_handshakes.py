@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from postfacta_core.asgi import HardenOptions, RouteOptions, Telemetry, harden
-from postfacta_core.asgi._concurrency import Handshakes
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.stack import Hardened
 from postfacta_core.limits._overload import OverloadConfig
+from postfacta_core.limits.streams import Occupancy
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
 from tests.core.virtual import loop_clock
@@ -112,11 +112,9 @@ async def test_an_accepted_websocket_outlives_the_time_of_handshakes() -> None:
     assert not lobby.stages()
 
 
-async def test_one_client_has_at_most_half_of_the_handshakes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Handshakes, "most", 8)
+async def test_one_client_has_at_most_half_of_the_handshakes() -> None:
     lobby = Lobby()
+    lobby.app.shedding.handshakes = Occupancy(8, 4)
     async with running(lobby.app):
         async with anyio.create_task_group() as tasks:
             for _ in range(10):
@@ -145,4 +143,4 @@ async def test_a_cancelled_handshake_gives_its_place_back() -> None:
             await settled()
             tasks.cancel_scope.cancel()
         handshakes = lobby.app.shedding.handshakes
-        assert (vars(handshakes)["_count"], vars(handshakes)["_by_client"]) == (0, Counter())
+        assert (handshakes.count, vars(handshakes)["_by_caller"]) == (0, Counter())
