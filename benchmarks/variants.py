@@ -1,4 +1,4 @@
-"""Wrap one application in each layer by itself, and in all of `harden`."""
+"""Wrap one application in each endpoint by itself, and in `harden` with more and fewer parts."""
 
 from __future__ import annotations
 
@@ -12,27 +12,15 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from secure import Secure
 
 from postfacta_core.asgi._concurrency import Shedding
+from postfacta_core.asgi._rules import UNBOUNDED
 from postfacta_core.asgi._types import ASGIApp
+from postfacta_core.asgi.health import HealthEndpoint
 from postfacta_core.asgi.metrics import MetricsEndpoint
-from postfacta_core.asgi.middlewares import (
-    ContextMiddleware,
-    DeadlineMiddleware,
-    ErrorMiddleware,
-    HealthMiddleware,
-    LifecycleMiddleware,
-    LoadSheddingMiddleware,
-    ResponseHeadersMiddleware,
-    TelemetryMiddleware,
-    TransferMiddleware,
-)
 from postfacta_core.asgi.options import HardenOptions
 from postfacta_core.asgi.stack import Telemetry, harden
 from postfacta_core.deadlines.requests import RunningRequests
-from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.events import Mode
 from postfacta_core.health.registry import HealthRegistry
-from postfacta_core.telemetry.exchange import Recorder
-from postfacta_core.telemetry.logs import AccessLog
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 
@@ -46,28 +34,21 @@ _LIKE_PEERS: Final = HardenOptions(
     response_headers=list(Secure.with_default_headers().headers.items()),
 )
 
+_NO_PART: Final = HardenOptions(
+    limits=UNBOUNDED,
+    request_timeout=None,
+    shedding=Mode.OFF,
+    response_headers=[],
+)
+
 
 def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
-    """Name each way to wrap the application.
-
-    Telemetry stands on the context layer in each of its rows, as it does in `harden`: what it adds
-    by itself is the difference to the row of the context. Its recorders come one by one.
-    """
+    """Name each way to wrap the application."""
     return {
-        "context + telemetry, no recorder": _observed(bare),
-        "context + telemetry, tracing (no SDK)": _observed(bare, Tracing()),
-        "context + telemetry, metrics": _observed(bare, Metrics()),
-        "context + telemetry, access log": _observed(bare, AccessLog(service="bench")),
-        "response headers": ResponseHeadersMiddleware(bare),
-        "errors": ErrorMiddleware(bare),
         "metrics endpoint": MetricsEndpoint(bare, Metrics()),
-        "health": HealthMiddleware(bare, HealthRegistry()),
-        "lifecycle": LifecycleMiddleware(bare, Lifecycle(running=RunningRequests())),
-        "transfer": TransferMiddleware(bare),
-        "context": ContextMiddleware(bare),
-        "context + deadline": ContextMiddleware(DeadlineMiddleware(bare, _sweeping())),
-        "shedding, calm loop": _calm(LoadSheddingMiddleware(bare)),
-        "shedding, late loop": LoadSheddingMiddleware(bare),
+        "health endpoint": HealthEndpoint(bare, HealthRegistry()),
+        # What is left where each part that can be switched off is: the id, and records.
+        "harden, no part": _hardened(bare, Telemetry(), _NO_PART),
         "harden, no SDK, no shedding": _hardened(
             bare, Telemetry(), HardenOptions(shedding=Mode.OFF)
         ),
@@ -90,12 +71,6 @@ def _hardened(bare: ASGIApp, telemetry: Telemetry, policy: HardenOptions | None 
     return app
 
 
-def _sweeping() -> RunningRequests:
-    running = RunningRequests()
-    _sweep(running)
-    return running
-
-
 def _sweep(running: RunningRequests) -> None:
     # As if its lifespan ran: else each request would have a timer of its own.
     running.loop = asyncio.get_running_loop()
@@ -105,10 +80,6 @@ def _calm(shedding: S) -> S:
     # As if requests had been found to cost next to nothing.
     shedding.is_cheap = True
     return shedding
-
-
-def _observed(bare: ASGIApp, *recorders: Recorder) -> ASGIApp:
-    return ContextMiddleware(TelemetryMiddleware(bare, recorders))
 
 
 def sampling() -> TracerProvider:

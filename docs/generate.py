@@ -40,9 +40,18 @@ from postfacta_app.principal import Access
 from postfacta_app.reliability.about import METRICS
 from postfacta_app.web.routes import Rule
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Retry, errors
-from postfacta_core.asgi import _state
+from postfacta_core.asgi import Cors, _state
+from postfacta_core.asgi._cors import CorsRules
+from postfacta_core.asgi._kernel import Kernel
+from postfacta_core.asgi._ratelimit import RatePlan
+from postfacta_core.asgi._rules import Rules
+from postfacta_core.asgi.parts import Part
+from postfacta_core.clock import LUCK
+from postfacta_core.deadlines import TransferLimits
+from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.events import Event, Mode, PolicyCreated, Sample
 from postfacta_core.limits import OverloadLimiter
+from postfacta_core.limits.address import NO_PROXIES
 from postfacta_core.limits.rate import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, POLICY_METRICS, RUNTIME_METRICS, About
 from postfacta_lab.assess.model import rubric
@@ -68,7 +77,7 @@ PAGES: Final = (
     "docs/reference/policies.md",
     "docs/reference/harden.md",
     "docs/reference/services.md",
-    "docs/reference/middlewares.md",
+    "docs/reference/parts.md",
     "docs/reference/errors.md",
     "docs/reference/events.md",
     "docs/reference/testing.md",
@@ -732,6 +741,29 @@ def _states(asked: str) -> str:
     return "\n".join([*lines, "", *arrows, "```"])
 
 
+async def _nothing(*_: object) -> None:
+    """Stand for an application, and for a probe."""
+
+
+def _parts(_: str) -> str:
+    """Return the parts that are asked before an application, in their order."""
+    running = RunningRequests()
+    every_part = Kernel(
+        _nothing,
+        recorders=[Part()],
+        cors=CorsRules(Cors()),
+        doors={"/": _nothing},
+        rules=Rules(limits=TransferLimits(), rates=RatePlan([], proxies=NO_PROXIES, luck=LUCK)),
+        parts=[Part()],
+        requests=running,
+    )
+    rows = [
+        (part.name or "a team's own", inspect.getdoc(type(part)) or "") for part in every_part.order
+    ]
+    rows.append(("limiter", "Admits a request, has it wait for a moment, or refuses it."))
+    return "\n".join(f"{n}. `{name}`: {text}" for n, (name, text) in enumerate(rows, 1))
+
+
 _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "api": _api,
     "buckets": _buckets,
@@ -747,6 +779,7 @@ _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "business": _business,
     "runtime": _runtime,
     "names": _names,
+    "parts": _parts,
     "readiness": _readiness,
     "states": _states,
     "values": _each(_value),

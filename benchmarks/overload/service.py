@@ -15,10 +15,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from postfacta_core.asgi import HardenOptions
+from postfacta_core.asgi._concurrency import Shedding
+from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import LoadSheddingMiddleware
 from postfacta_core.deadlines.requests import RunningRequests
+from postfacta_core.limits import OverloadLimiter
 
 __all__ = ["KEY", "app", "build"]
 
@@ -64,10 +65,10 @@ def build(handler: str, *, shedding: bool) -> ASGIApp:
 
     if not shedding:
         return _alive(serve)
-    guarded = LoadSheddingMiddleware(serve, options=HardenOptions(priority_key=KEY))
+    admission = Shedding(OverloadLimiter("requests", explores=True), key=KEY)
     running = RunningRequests()
-    running.on_beat = guarded.beat
-    return _alive(guarded, running)
+    running.on_beat = admission.beat
+    return _alive(Kernel(serve, admission=admission), running)
 
 
 def _alive(inner: ASGIApp, running: RunningRequests | None = None) -> ASGIApp:

@@ -121,7 +121,7 @@ class Outgoing:
         repeats: Whether a request may be sent again, whatever its method is.
         tell: Whether it gets the headers. Turn that off for a third party's service: only the time
             is bounded then.
-        priority_key: The secret that makes it trust the priority; see `LoadSheddingMiddleware`.
+        priority_key: The secret that makes it trust the priority; see `HardenOptions`.
             Every host that the transport reaches gets it, after a redirect too.
         observer: Receives each try, and calls for which no time was left. It may raise. By default
             the process's, see `asgi.Telemetry`; None for none.

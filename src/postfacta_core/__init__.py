@@ -3,7 +3,7 @@
 Each folder is a capability, and imports only what stands below it; what decides stands beside what
 runs it, in modules with an underscore that await nothing:
 
-* `asgi` serves: `harden` composes the middlewares.
+* `asgi` serves: `harden` puts all parts around an application.
 * `drain` ends a process; `guards` call a function, refuse to, or call it again.
 * `limits`: how many, how often. `deadlines`: until when. `health`: how the process is. `telemetry`:
   what was observed.

@@ -20,7 +20,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from postfacta_adapters.httpx import Outgoing
-from postfacta_core.asgi.middlewares import ContextMiddleware, DeadlineMiddleware
 from postfacta_core.backoff import Backoff
 from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.context import RequestContext, bind_request, release_request
@@ -40,6 +39,7 @@ from postfacta_core.guards.timeout import Timeout
 from postfacta_core.limits._waiting import Priority
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.alone import WithContext, WithDeadline
 from tests.kit.behind import behind_uvicorn
 
 
@@ -127,7 +127,7 @@ class Service:
 @pytest.fixture(scope="module")
 def server() -> Generator[Service]:
     service = Service()
-    app = ContextMiddleware(DeadlineMiddleware(service, RunningRequests()))
+    app = WithContext(WithDeadline(service, RunningRequests()))
     with behind_uvicorn(app) as service.url:
         yield service
 

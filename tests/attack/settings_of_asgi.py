@@ -7,22 +7,10 @@ from collections.abc import Callable
 from typing import Final
 
 from postfacta_core.asgi import Cors, HardenOptions, RateLimit, RouteOptions, harden
+from postfacta_core.asgi.health import HealthEndpoint
 from postfacta_core.asgi.lifespan import LifespanMiddleware
 from postfacta_core.asgi.metrics import MetricsEndpoint
-from postfacta_core.asgi.middlewares import (
-    ContextMiddleware,
-    CorsMiddleware,
-    DeadlineMiddleware,
-    ErrorMiddleware,
-    HealthMiddleware,
-    LoadSheddingMiddleware,
-    RateLimitMiddleware,
-    ResponseHeadersMiddleware,
-    TelemetryMiddleware,
-    TransferMiddleware,
-)
 from postfacta_core.asgi.operator import OperatorEndpoint
-from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.health import HealthRegistry
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database
@@ -32,11 +20,9 @@ from tests.attack.wrong import (
     COUNT,
     COUNT_FROM_ZERO,
     FLAG,
-    FUNCTION,
     FUNCTION_OR_NONE,
     MODE,
     OBJECT,
-    OBSERVED,
     OBSERVER,
     PATH,
     PREFIX,
@@ -156,7 +142,6 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             **CLOCK,
         },
     ),
-    ContextMiddleware: Setting(right={"app": app}, wrong={"app": APP, **CLOCK}),
     Cors: Setting(
         wrong={
             "allow_origins": (*TEXTS, ["console.example.org"], ["https://console.example.org/"]),
@@ -167,22 +152,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "max_age": COUNT_FROM_ZERO,
         }
     ),
-    CorsMiddleware: Setting(
-        right={"app": app, "cors": Cors()},
-        wrong={"app": APP, "cors": (*OBJECT, None), "render": FUNCTION_OR_NONE},
-    ),
-    DeadlineMiddleware: Setting(
-        right={"app": app, "running": RunningRequests()},
-        wrong={
-            "app": APP,
-            "running": (*OBJECT, None),
-            "options": (*OBJECT, None),
-            "render": FUNCTION_OR_NONE,
-            "observer": OBSERVER,
-        },
-    ),
-    ErrorMiddleware: Setting(right={"app": app}, wrong={"app": APP, "render": FUNCTION_OR_NONE}),
-    HealthMiddleware: Setting(
+    HealthEndpoint: Setting(
         right={"app": app, "registry": HealthRegistry()},
         wrong={"app": APP, "registry": (*OBJECT, None), "options": (*OBJECT, None)},
     ),
@@ -195,19 +165,6 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "observer": OBSERVER,
         },
     ),
-    LoadSheddingMiddleware: Setting(
-        right={"app": app},
-        wrong={
-            "app": APP,
-            "limiter": OBJECT,
-            "options": (*OBJECT, None),
-            "spares": FUNCTION_OR_NONE,
-            "render": FUNCTION_OR_NONE,
-            **OBSERVED,
-            "processor": FUNCTION,
-            "luck": FUNCTION,
-        },
-    ),
     OperatorEndpoint: Setting(right={"local": True}, wrong={"token": SECRET, "local": FLAG}),
     MetricsEndpoint: Setting(
         right={"app": app, "metrics": Metrics()},
@@ -217,32 +174,5 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "options": (*OBJECT, None),
             "observer": OBSERVER,
         },
-    ),
-    RateLimitMiddleware: Setting(
-        right={"app": app},
-        wrong={
-            "app": APP,
-            "options": (*OBJECT, None),
-            "render": FUNCTION_OR_NONE,
-            **OBSERVED,
-            "luck": FUNCTION,
-        },
-    ),
-    ResponseHeadersMiddleware: Setting(
-        right={"app": app}, wrong={"app": APP, "options": (*OBJECT, None)}
-    ),
-    TelemetryMiddleware: Setting(
-        right={"app": app, "recorders": []},
-        wrong={
-            "app": APP,
-            "route_of": FUNCTION_OR_NONE,
-            "options": (*OBJECT, None),
-            **OBSERVED,
-        },
-        free={"recorders": "any object: of its methods those are called that it has"},
-    ),
-    TransferMiddleware: Setting(
-        right={"app": app},
-        wrong={"app": APP, "limits": (*OBJECT, None), "render": FUNCTION_OR_NONE, **CLOCK},
     ),
 }

@@ -102,7 +102,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "JobCounts",
             "Lifecycle",
             "Lender",
-            "LifecycleMiddleware",
             "Lease",
             "PasswordFile",
             "Loan",

@@ -24,7 +24,6 @@ from postfacta_core import (
     Timeout,
 )
 from postfacta_core.asgi import HardenOptions, RateLimit, harden
-from postfacta_core.asgi.middlewares import LoadSheddingMiddleware
 from postfacta_core.events import Mode, process_observer
 from postfacta_core.guards import RetryBudget
 from postfacta_core.health import HealthRegistry
@@ -86,9 +85,6 @@ MODES: Final[dict[str, Callable[[str], Any]]] = {
     "Hedge": lambda mode: Hedge("a", delay=1, mode=mode),
     "Fallback": lambda mode: Fallback("a", otherwise=None, mode=mode),
     "RateCounter": lambda mode: RateCounter("a", "1/second", mode=mode),
-    "LoadSheddingMiddleware": lambda mode: LoadSheddingMiddleware(
-        app, options=HardenOptions(shedding=mode)
-    ),
     "harden": lambda mode: harden(app, service="a", options=HardenOptions(shedding=mode)).shedding,
 }
 

@@ -15,7 +15,6 @@ import pytest
 from docs.generate import PAGES, exported, fill, page_text, parse, render
 
 from postfacta_core.asgi import HardenOptions, harden
-from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.guards import Guard
@@ -26,7 +25,6 @@ from postfacta_postgres import Database, PoolOptions
 from tests.kit.every import every
 
 ROOT = Path(__file__).parent.parent.parent
-MIDDLEWARES = page_text("docs/reference/middlewares.md")
 POLICIES = page_text("docs/reference/policies.md")
 MARKS = re.findall(
     r"^<!-- made by docs/generate\.py: classes ([\w.]+) (.+) -->$", POLICIES, re.MULTILINE
@@ -89,9 +87,9 @@ def test_the_remedies_of_an_assessment_name_options_that_there_are() -> None:
 NAMES = re.findall(
     r"\w+",
     """
-    Answer Backoff Bulkhead CircuitBreaker CircuitConfig Ending Fallback Hedge LoadSheddingMiddleware
-    Mode Outgoing OverloadConfig OverloadLimiter Pipeline Priority RateLimit RateLimitMiddleware
-    RateCounter RateLimiter ResilienceError Retry RetryBudget SharedStore Timeout TrustedProxies
+    Answer Backoff Bulkhead CircuitBreaker CircuitConfig Ending Fallback Hedge Mode Outgoing
+    OverloadConfig OverloadLimiter Pipeline Priority RateLimit RateCounter RateLimiter
+    ResilienceError Retry RetryBudget SharedStore Timeout TrustedProxies
     """,
 )
 
@@ -119,9 +117,7 @@ def test_no_argument_is_without_a_word() -> None:
 
 
 def _is_said_once(kind: Any, argument: str) -> bool:
-    """Return whether an argument is that of each guard, or of the middlewares, whose page has it."""
-    if issubclass(kind, Kernel):
-        return f"\n* `{argument}` " in MIDDLEWARES
+    """Return whether an argument is that of each guard."""
     return (
         kind is not Guard
         and issubclass(kind, Guard)

@@ -1,14 +1,14 @@
 """Two applications for `test_context_isolation`.
 
-One under `ContextMiddleware`, one that trusts the server.
+One under a kernel that binds a context, one that trusts the server.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ContextMiddleware
 from postfacta_core.context import RequestContext, bind_request, current_request
 
 
@@ -47,4 +47,4 @@ async def naive(scope: Scope, receive: Receive, send: Send) -> None:
     await tell(scope, receive, send)
 
 
-app = ContextMiddleware(tell)
+app = Kernel(tell, identifies=True)

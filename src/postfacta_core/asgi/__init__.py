@@ -1,4 +1,4 @@
-"""Middleware in pure ASGI, and `harden`, which composes it."""
+"""All that speaks ASGI: `harden`, its options, and problems."""
 
 from __future__ import annotations
 

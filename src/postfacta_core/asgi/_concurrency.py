@@ -11,11 +11,11 @@ from typing import Any, Final, TypeVar
 import anyio
 from anyio.lowlevel import current_token
 
-from ..clock import Clock, Luck
+from ..clock import LUCK, MONOTONIC, PROCESS, Clock, Luck
 from ..context import RequestContext, current_request
 from ..deadlines.requests import Running
 from ..errors import LoadShedError
-from ..events import Mode, ModeChanged, Observer
+from ..events import Mode, ModeChanged, Observer, PolicyCreated, fan_out, ignore
 from ..limits._overload import Ending, OverloadLimiter
 from ..limits._waiting import ADMIT, Admit, Priority, Shed, Wait
 from ..limits.streams import Occupancy
@@ -53,26 +53,45 @@ _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priori
 
 
 class Shedding:
-    """What admits requests, and refuses others.
+    """Admit a request, queue it for a moment, or answer 503 with `Retry-After` before other work.
 
-    `LoadSheddingMiddleware` makes it, and says what each option is.
+    More stands in how-to/load-shedding.md.
+
+    Args:
+        limiter: It belongs to one application alone.
+        mode: That of the limiter from now on.
+        priority_of: See `HardenOptions`, as `key` is its `priority_key`.
+        spares: Returns whether a request that would be shed is served all the same, by the latest
+            moment at which it reached the process: one that was under way when a drain began has
+            nowhere else to go.
+        processor: Seconds of processor time that the process used: less than a late loop took, if
+            others had the rest.
+
+    Attributes:
+        mode: It may be set at any time; waiting requests are still decided.
+        begun: Admitted since the cost of requests was last known.
     """
 
-    clock: Clock
-    render: Render | None
-    observe: Observer
-
-    def __init__(  # noqa: PLR0917 - as they are
+    def __init__(
         self,
         limiter: OverloadLimiter,
-        priority_of: PriorityOf | None,
-        key: str,
-        spares: Callable[[float], bool] | None,
-        processor: Clock,
-        luck: Luck,
+        mode: Mode | str = Mode.ENFORCE,
+        *,
+        priority_of: PriorityOf | None = None,
+        key: str = "",
+        spares: Callable[[float], bool] | None = None,
+        render: Render | None = None,
+        observer: Observer = ignore,
+        clock: Clock = MONOTONIC,
+        processor: Clock = PROCESS,
+        luck: Luck = LUCK,
     ) -> None:
+        limiter.mode = Mode(mode)
+        self.clock: Clock = clock
+        self.render: Render | None = render
+        self.observe: Observer = fan_out([observer])
         self.limiter: OverloadLimiter = limiter
-        self.begun: int = 0  # Admitted since the cost of requests was last known.
+        self.begun: int = 0
         # To refuse one costs about as much as to serve it: nothing is won by the yield that shows
         # the loop's queue.
         self.is_cheap: bool = False
@@ -90,6 +109,7 @@ class Shedding:
         self._busy = 0.0
         self._refused = 0
         self.handshakes: Occupancy = Occupancy(_HANDSHAKES, _HANDSHAKES // 2)
+        self.observe(PolicyCreated(limiter.name, limiter.tally))
 
     @property
     def mode(self) -> Mode:
@@ -97,7 +117,7 @@ class Shedding:
 
     @mode.setter
     def mode(self, mode: Mode | str) -> None:
-        new = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
+        new = validation.choice("Shedding.mode", mode, Mode)
         old = self.limiter.mode
         self.limiter.mode = new
         self.is_off = new is Mode.OFF
@@ -105,6 +125,7 @@ class Shedding:
             self.observe(ModeChanged(self.limiter.name, old, new))
 
     def beat(self, late: float) -> None:
+        """Note how many seconds late the event loop is, as `RunningRequests.on_beat` does."""
         self._late = late
         used = self._processor()
         busy = used - self._used

@@ -1,8 +1,8 @@
 """Serve a request through all parts of `harden` in one coroutine, and a WebSocket through its own.
 
-`harden` and each single middleware are this kernel, with some parts absent. What is asked before
-the application stands in `_parts`; its order stands in `_parts_in_order`, and is explained in
-docs/reference/middlewares.md.
+`harden` is this kernel; a part whose option is off is absent. What is asked before the application
+stands in `_parts`; its order stands in `_parts_in_order`, and is explained in
+docs/reference/parts.md.
 """
 
 from __future__ import annotations
@@ -95,10 +95,7 @@ _Served = tuple[
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Kernel(Shared):
-    """An ASGI application around another one, with those parts whose options are given.
-
-    See their middlewares.
-    """
+    """An ASGI application around another one, with those parts whose options are given."""
 
     app: ASGIApp = field(kw_only=False)
     observer: Observer = ignore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Final, Literal, NamedTuple, TypeVar, cast, get_args
 
@@ -124,9 +124,19 @@ def check_rate_limits(field: str, rules: object) -> list[RateLimit]:
 
 
 class RatePlan:
-    """The limits of some routes, and how their requests are judged."""
+    """The limits of some routes, and how their requests are judged.
+
+    A request that one limit refuses is spent from none of them. A WebSocket counts when it is
+    opened; if it is refused, it is closed with 1013 before the handshake, which a server answers
+    with 403. Where a function of a limit raises, the request is counted for one key that all such
+    requests share, and costs 1.
+
+    Attributes:
+        limiters: The limiters by name; their `mode` may be set at any time.
+    """
 
     def __init__(self, rules: Sequence[LimitRule], *, proxies: TrustedProxies, luck: Luck) -> None:
+        self.limiters: Mapping[str, RateCounter] = {rule.name: rule for rule in rules}
         self._rules = rules
         self._proxies = proxies
         self._luck = luck

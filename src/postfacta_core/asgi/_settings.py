@@ -1,4 +1,4 @@
-"""Check the options of the middlewares and `HardenOptions`, each by the rule of its name.
+"""Check the options of the endpoints and `HardenOptions`, each by the rule of its name.
 
 Compare secrets.
 """

@@ -1,6 +1,6 @@
-"""Compose the middlewares in the one right order: `harden`.
+"""Put all parts around an application, in the one right order: `harden`.
 
-Which it is, and why, stands in docs/reference/middlewares.md.
+Which it is, and why, stands in docs/reference/parts.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, cast
 
-from ..clock import MONOTONIC, Clock
+from ..clock import LUCK, MONOTONIC, Clock
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource
@@ -18,6 +18,7 @@ from ..events import LoopLagged, Mode, Observer, PolicyCreated, Sample, fan_out,
 from ..health import runtime
 from ..health.blocking import LoopWatch
 from ..health.registry import NO_LIFESPAN, HealthRegistry
+from ..limits._overload import OverloadLimiter
 from ..limits._waiting import Priority
 from ..limits.address import TrustedProxies
 from ..limits.streams import OpenStreams
@@ -27,18 +28,20 @@ from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
 from ..validation import validation
 from ._application import cors_rules, note_taken, permit
+from ._concurrency import Shedding
 from ._cookies import IS_SLOW as IS_SLOW, SLOW_COOKIES_WARNING as SLOW_COOKIES_WARNING
 from ._cors import CorsRules
 from ._exchange import HttpExchange
 from ._kernel import Kernel, RouteOf
 from ._problem import Render, request_of
+from ._ratelimit import LimitRule, RatePlan, check_rate_limits
 from ._route import local_path, note_routes
 from ._rules import Rules, any_of_none, route_table
 from ._settings import check_options, instance_of, or_none
 from ._types import ASGIApp, Receive, Scope, Send
+from .health import HealthEndpoint
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
-from .middlewares import HealthMiddleware, LoadSheddingMiddleware, RateLimitMiddleware
 from .options import HardenOptions, RouteOptions
 
 
@@ -161,19 +164,19 @@ class Hardened(Kernel):
             observer=observer,
             clock=clock,
         )
-        self.shedding: LoadSheddingMiddleware = LoadSheddingMiddleware(
-            app,
-            options=options,
+        self.shedding: Shedding = Shedding(
+            OverloadLimiter("requests", options.concurrency, explores=True),
+            options.shedding,
+            priority_of=options.priority_of,
+            key=options.priority_key,
             spares=self.lifecycle.drain_began_after,
             render=render,
             observer=observer,
             clock=clock,
         )
-        self.rate_limits: RateLimitMiddleware | None = None
-        if options.all_rate_limits or options.trusted_proxies:
-            self.rate_limits = RateLimitMiddleware(app, options, observer=observer, clock=clock)
+        self.rate_limits: RatePlan | None = _rates(options, observer=observer, clock=clock)
         self._metrics_path = options.metrics_path
-        probes = HealthMiddleware(app, self.health, options)
+        probes = HealthEndpoint(app, self.health, options)
         scrapes = MetricsEndpoint(app, telemetry.metrics, options, observer=observer)
         sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
         rules = _rules(options, self.rate_limits)
@@ -287,9 +290,17 @@ for _name in _OF_THE_APPLICATION:
     setattr(Hardened, _name, _OfTheApplication(_name))
 
 
-def _rules(
-    options: HardenOptions, rates: RateLimitMiddleware | None, of: RouteOptions | None = None
-) -> Rules:
+def _rates(options: HardenOptions, *, observer: Observer, clock: Clock) -> RatePlan | None:
+    """Make the limits of all routes, if there are any, or clients to be known behind proxies."""
+    if not (options.all_rate_limits or options.trusted_proxies):
+        return None
+    limits = check_rate_limits("HardenOptions.rate_limits", options.all_rate_limits)
+    make = partial(LimitRule, store=options.rate_limit_store, observer=observer, clock=clock)
+    proxies = TrustedProxies(options.trusted_proxies)
+    return RatePlan([make(limit) for limit in limits], proxies=proxies, luck=LUCK)
+
+
+def _rules(options: HardenOptions, rates: RatePlan | None, of: RouteOptions | None = None) -> Rules:
     """Resolve what the requests of some routes are given, or all others."""
 
     def resolved(name: str) -> Any:
@@ -304,7 +315,7 @@ def _rules(
         timeout=any_of_none(resolved("request_timeout")),
         stream_timeout=any_of_none(resolved("stream_timeout")),
         cancels=resolved("cancel_on_disconnect"),
-        rates=None if rates is None else rates.plan.only(resolved("rate_limits")),
+        rates=None if rates is None else rates.only(resolved("rate_limits")),
         grants=of is not None and (is_free or of.priority is Priority.CRITICAL_PLUS),
         **({} if of is None else _only_of(of)),
     )

@@ -294,7 +294,7 @@ class RunningRequests:
             on.
         cut: The names of work that a drain cancelled.
         on_beat: Likewise, 20 times a second with how many seconds late the loop is; see
-            `LoadSheddingMiddleware.beat`.
+            `Shedding.beat`.
     """
 
     def __init__(self, *, observer: Observer = ignore, clock: Clock = MONOTONIC) -> None:

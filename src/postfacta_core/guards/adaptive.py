@@ -72,7 +72,7 @@ class AdaptiveLimiter(BlockGuard):
         }
 
     def collect(self) -> Iterable[Sample]:
-        """Return its counts, for metrics: those of a `LoadSheddingMiddleware`."""
+        """Return its counts, for metrics: those of the limiter of `harden`."""
         with self._lock:
             self._limiter.beat(self._clock())
             return list(self._limiter.tally())

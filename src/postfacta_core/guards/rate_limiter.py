@@ -23,7 +23,7 @@ _LATER: Final = 1e-6  # Sums of floats may be off by less.
 class RateLimiter(BlockGuard):
     """Let calls through at the rate that a partner allows, let others wait, and refuse the rest.
 
-    The rate is this process's; for a limit of requests that come in see `RateLimitMiddleware`.
+    The rate is this process's; for a limit of requests that come in see `HardenOptions`.
 
     * A caller waits no longer than its request or an outer `Timeout` gives it. One that would have
       to is refused at once.

@@ -11,9 +11,9 @@ from typing import Any
 import anyio
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import LoadSheddingMiddleware
 from postfacta_core.limits._overload import Ending, OverloadConfig, OverloadLimiter
 from postfacta_core.limits._waiting import Admit, Shed, Wait
+from tests.kit.alone import WithShedding
 
 __all__ = [
     "ANSWERED",
@@ -114,10 +114,10 @@ def raising(error: Exception) -> ASGIApp:
     return app
 
 
-def full(app: ASGIApp | None = None, **options: Any) -> LoadSheddingMiddleware:
+def full(app: ASGIApp | None = None, **options: Any) -> WithShedding:
     limiter = Recording(1, patience=1e-6, spare=1e-6)
     limiter.in_flight = 100
-    return LoadSheddingMiddleware(app or answer(200), limiter, **options)
+    return WithShedding(app or answer(200), limiter, **options)
 
 
 async def _receive() -> Message:

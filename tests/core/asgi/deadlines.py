@@ -12,12 +12,12 @@ from starlette.responses import PlainTextResponse, Response
 
 from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ContextMiddleware, DeadlineMiddleware, ErrorMiddleware
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.events import DeadlineExceeded
 from postfacta_core.testing import RecordingObserver, call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
 from tests.core.virtual import loop_clock
+from tests.kit.alone import WithContext, WithDeadline, WithErrors
 
 __all__ = ["LATE", "Log", "Service", "asgi", "sleeping"]
 
@@ -37,8 +37,8 @@ class Service:
         clock = loop_clock()
         self.running = RunningRequests(observer=self.observer, clock=clock)
         limits = HardenOptions(**options)
-        layer = DeadlineMiddleware(app, self.running, limits, observer=self.observer)
-        self.app: ASGIApp = ContextMiddleware(ErrorMiddleware(layer), clock=clock)
+        layer = WithDeadline(app, self.running, limits, observer=self.observer)
+        self.app: ASGIApp = WithContext(WithErrors(layer), clock=clock)
 
     @asynccontextmanager
     async def running_now(self) -> AsyncGenerator[None]:

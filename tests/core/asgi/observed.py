@@ -12,9 +12,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import TelemetryMiddleware
 from postfacta_core.telemetry.exchange import Exchange, Recorder
 from postfacta_core.testing import call_asgi
+from tests.kit.alone import WithTelemetry
 
 __all__ = [
     "APP",
@@ -64,7 +64,7 @@ class Kept(Recorder):
 async def observe(app: ASGIApp, method: str = "GET", path: str = "/", **options: Any) -> Kept:
     kept = Kept()
     await call_asgi(
-        TelemetryMiddleware(app, [kept]),
+        WithTelemetry(app, [kept]),
         method,
         path,
         raise_errors=False,

@@ -10,7 +10,6 @@ import pytest
 from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._concurrency import watched
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
 from postfacta_core.context import add_wait
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.events import Mode, ModeChanged, PolicyCreated
@@ -29,6 +28,7 @@ from tests.core.asgi.concurrency import (
     full,
     raising,
 )
+from tests.kit.alone import WithContext, WithShedding
 from tests.kit.every import every
 from tests.kit.garbage import garbage
 from tests.kit.waiting import until
@@ -36,7 +36,7 @@ from tests.kit.waiting import until
 
 async def test_a_request_that_finds_room_is_served_and_its_slot_comes_back() -> None:
     limiter = Recording()
-    app = LoadSheddingMiddleware(answer(200), limiter)
+    app = WithShedding(answer(200), limiter)
     for _ in range(3):
         assert (await call_asgi(app)).status == 200
     assert limiter.endings == [ANSWERED] * 3
@@ -55,14 +55,14 @@ async def test_requests_that_arrive_together_see_one_another_before_the_first_of
         counts.append(limiter.in_flight)
         await answer(200)(scope, receive, send)
 
-    app = LoadSheddingMiddleware(busy, limiter)
+    app = WithShedding(busy, limiter)
     async with anyio.create_task_group() as tasks:
         for _ in range(8):
             tasks.start_soon(call_asgi, app)
     assert max(counts) == 8
 
 
-async def together(app: LoadSheddingMiddleware, counts: list[int]) -> int:
+async def together(app: WithShedding, counts: list[int]) -> int:
     """Send eight requests at once; tell the most of them that one of them saw."""
     counts.clear()
     async with anyio.create_task_group() as tasks:
@@ -82,7 +82,7 @@ async def test_requests_that_cost_next_to_nothing_skip_the_turn_even_on_a_late_l
         used.advance(cost)
         await answer(200)(scope, receive, send)
 
-    app = LoadSheddingMiddleware(handler, limiter, clock=clock, processor=used)
+    app = WithShedding(handler, limiter, clock=clock, processor=used)
     for _ in range(2):  # What they cost is to be found out first.
         assert await together(app, counts) == 8
     app.beat(1.0)
@@ -108,7 +108,7 @@ async def test_the_cost_of_a_request_is_the_mean_of_sixteen_without_that_of_refu
     cost: float, requests: int, refused: int, *, is_cheap: bool
 ) -> None:
     used, limiter = ManualClock(0.0), Recording(1, patience=1e-6, spare=1e-6)
-    app = LoadSheddingMiddleware(answer(200), limiter, processor=used)
+    app = WithShedding(answer(200), limiter, processor=used)
     for _ in range(requests):
         await call_asgi(app)
     limiter.in_flight = 100
@@ -121,7 +121,7 @@ async def test_the_cost_of_a_request_is_the_mean_of_sixteen_without_that_of_refu
 
 async def test_a_loop_late_for_want_of_processor_is_not_held_against_requests() -> None:
     used, limiter = ManualClock(), Recording()
-    app = LoadSheddingMiddleware(answer(200), limiter, processor=used)
+    app = WithShedding(answer(200), limiter, processor=used)
     for _ in range(3):
         used.advance(0.006)
         app.beat(0.06)
@@ -136,7 +136,7 @@ async def test_a_loop_late_for_want_of_processor_is_not_held_against_requests() 
 
 async def test_a_beat_sheds_those_who_waited_too_long() -> None:
     clock, limiter = ManualClock(), Recording(1)
-    app = LoadSheddingMiddleware(answer(200), limiter, clock=clock)
+    app = WithShedding(answer(200), limiter, clock=clock)
     limiter.arrive(Priority.CRITICAL, clock())
     wait = limiter.arrive(Priority.CRITICAL, clock())
     assert isinstance(wait, Wait)
@@ -148,7 +148,7 @@ async def test_a_beat_sheds_those_who_waited_too_long() -> None:
 async def test_the_limiter_learns_how_long_the_loop_took_after_an_admission() -> None:
     clock, limiter = ManualClock(), Recording()
     limiter.on_arrival = lambda: clock.advance(0.25)
-    await call_asgi(LoadSheddingMiddleware(answer(200), limiter, clock=clock))
+    await call_asgi(WithShedding(answer(200), limiter, clock=clock))
     assert limiter.lags == [0.25]
 
 
@@ -162,7 +162,7 @@ async def test_the_limiter_learns_route_and_known_waits_of_a_request() -> None:
         add_wait(float(scope["path"][1:]))
         await answer(200)(scope, receive, send)
 
-    app = ContextMiddleware(LoadSheddingMiddleware(handler, limiter, clock=clock), clock=clock)
+    app = WithContext(WithShedding(handler, limiter, clock=clock), clock=clock)
     await call_asgi(app, path="/0.1")
     await call_asgi(app, path="/3")
     assert limiter.kinds == [id(answer)] * 2
@@ -183,9 +183,7 @@ async def test_an_answer_from_500_up_counts_as_lost() -> None:
         for status, ending in cases:
             with case(status, ending):
                 limiter = Recording()
-                assert (
-                    await call_asgi(LoadSheddingMiddleware(answer(status), limiter))
-                ).status == status
+                assert (await call_asgi(WithShedding(answer(status), limiter))).status == status
                 assert limiter.endings == [ending]
 
 
@@ -195,14 +193,14 @@ async def test_an_answer_from_500_up_counts_as_lost() -> None:
 async def test_an_error_goes_on_and_gives_the_slot_back(error: Exception) -> None:
     limiter = Recording()
     with pytest.raises(type(error)):
-        await call_asgi(LoadSheddingMiddleware(raising(error), limiter))
+        await call_asgi(WithShedding(raising(error), limiter))
     assert limiter.endings == [LOST]
     assert limiter.in_flight == 0
 
 
 async def test_a_cancelled_request_counts_as_lost() -> None:
     held, limiter = Held(), Recording()
-    app = LoadSheddingMiddleware(held, limiter, clock=ManualClock(1000.0))
+    app = WithShedding(held, limiter, clock=ManualClock(1000.0))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call_asgi, app)
         await until(lambda: held.begun == 1)
@@ -213,7 +211,7 @@ async def test_a_cancelled_request_counts_as_lost() -> None:
 
 async def test_a_request_cancelled_before_it_ran_gives_its_slot_back() -> None:
     held, limiter = Held(), Recording()
-    app = LoadSheddingMiddleware(held, limiter)
+    app = WithShedding(held, limiter)
     with anyio.CancelScope() as scope:
         limiter.on_arrival = scope.cancel
         await call_asgi(app)
@@ -232,7 +230,7 @@ async def test_a_stream_gives_its_slot_back_with_its_first_piece() -> None:
             await send({"type": "http.response.body", "body": b"x", "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    assert (await call_asgi(LoadSheddingMiddleware(stream, limiter))).body == b"xxx"
+    assert (await call_asgi(WithShedding(stream, limiter))).body == b"xxx"
     assert seen == [1, 0, 0]
     assert limiter.endings == [ANSWERED]
 
@@ -251,7 +249,7 @@ async def test_off_is_as_if_it_were_not_there() -> None:
     arrivals: list[None] = []
     limiter = Recording()
     limiter.on_arrival = lambda: arrivals.append(None)
-    app = LoadSheddingMiddleware(answer(200), limiter, HardenOptions(shedding=Mode.OFF))
+    app = WithShedding(answer(200), limiter, HardenOptions(shedding=Mode.OFF))
     assert (await call_asgi(app)).status == 200
     assert not arrivals
     assert not [s for s in app.limiter.tally() if s.value and "decisions" in s.metric]
@@ -276,7 +274,7 @@ async def test_the_mode_may_change_anytime_and_real_changes_are_reported() -> No
 
 async def test_a_slot_comes_back_though_the_mode_changed_meanwhile() -> None:
     held, limiter = Held(), Recording()
-    app = LoadSheddingMiddleware(held, limiter)
+    app = WithShedding(held, limiter)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call_asgi, app)
         await until(lambda: held.begun == 1)
@@ -312,7 +310,7 @@ def _socket(limiter: OverloadLimiter, seen: list[int], first: str = "websocket.a
 )
 async def test_a_websocket_takes_no_slot_and_is_not_measured(first: str, seen: list[int]) -> None:
     limiter, found = Recording(), list[int]()
-    await _drive(LoadSheddingMiddleware(_socket(limiter, found, first), limiter), "websocket")
+    await _drive(WithShedding(_socket(limiter, found, first), limiter), "websocket")
     assert found == seen
     assert (limiter.endings, limiter.in_flight) == ([UNKNOWN], 0)
 
@@ -331,7 +329,7 @@ async def test_what_is_neither_passes() -> None:
 async def test_slow_requests_that_fit_are_not_shed_by_default() -> None:
     """Eight at once from the first moment on, two seconds each on the service's clock."""
     clock, held = ManualClock(), Held()
-    app = LoadSheddingMiddleware(held, clock=clock)
+    app = WithShedding(held, clock=clock)
     statuses: list[int] = []
 
     async def get() -> None:
@@ -350,7 +348,7 @@ async def test_slow_requests_that_fit_are_not_shed_by_default() -> None:
 
 
 async def test_a_request_leaves_nothing_for_the_cyclic_collector() -> None:
-    app = LoadSheddingMiddleware(answer(200), Recording(10))
+    app = WithShedding(answer(200), Recording(10))
     refusing = full()
 
     scope: dict[str, Any] = {"type": "http", "path": "/", "method": "GET", "headers": []}

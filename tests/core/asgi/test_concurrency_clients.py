@@ -13,7 +13,6 @@ from anyio.lowlevel import checkpoint
 
 from postfacta_core.asgi._concurrency import aside
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
 from postfacta_core.context import current_request, ignore_duration
 from postfacta_core.errors import BulkheadFullError
 from postfacta_core.guards.bulkhead import Bulkhead
@@ -34,12 +33,13 @@ from tests.core.asgi.concurrency import (
     answer,
     echo,
 )
+from tests.kit.alone import WithContext, WithShedding
 from tests.kit.waiting import until
 
 
 async def test_a_request_that_waits_for_its_body_holds_no_slot_until_it_has_come() -> None:
     clock, limiter = ManualClock(), Recording(1)
-    app = LoadSheddingMiddleware(echo, limiter, clock=clock)
+    app = WithShedding(echo, limiter, clock=clock)
     slow = Client(pieces=2)
     slow.reads.set()
     async with anyio.create_task_group() as tasks:
@@ -55,7 +55,7 @@ async def test_a_request_that_waits_for_its_body_holds_no_slot_until_it_has_come
 
 
 async def test_a_crowd_of_slow_bodies_leaves_the_slots_to_others() -> None:
-    app = LoadSheddingMiddleware(echo, OverloadLimiter("requests", OverloadConfig(start=4)))
+    app = WithShedding(echo, OverloadLimiter("requests", OverloadConfig(start=4)))
     crowd = [Client() for _ in range(100)]
     async with anyio.create_task_group() as tasks:
         with anyio.fail_after(20):
@@ -70,7 +70,7 @@ async def test_a_crowd_of_slow_bodies_leaves_the_slots_to_others() -> None:
 
 async def test_a_body_that_is_there_costs_no_slot_and_is_measured() -> None:
     clock, limiter = ManualClock(), Recording(1)
-    app = LoadSheddingMiddleware(echo, limiter, clock=clock)
+    app = WithShedding(echo, limiter, clock=clock)
     for _ in range(3):
         client = Client()
         client.reads.set()
@@ -87,7 +87,7 @@ async def test_a_body_that_is_there_costs_no_slot_and_is_measured() -> None:
 
 async def test_a_slow_client_that_is_cut_off_leaves_the_count_as_it_was() -> None:
     clock, limiter = ManualClock(), Recording(1)
-    app = LoadSheddingMiddleware(echo, limiter, clock=clock)
+    app = WithShedding(echo, limiter, clock=clock)
     slow = Client()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(app, POST, slow.receive, slow.send)
@@ -99,7 +99,7 @@ async def test_a_slow_client_that_is_cut_off_leaves_the_count_as_it_was() -> Non
 
 async def test_a_client_that_does_not_read_holds_no_slot() -> None:
     limiter = Recording(1)
-    app = LoadSheddingMiddleware(answer(200), limiter)
+    app = WithShedding(answer(200), limiter)
     slow = Client()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(app, POST, slow.receive, slow.send)
@@ -120,7 +120,7 @@ async def test_who_looks_whether_the_client_has_left_while_it_works_keeps_its_sl
             looking.cancel_scope.cancel()
         await answer(200)(scope, receive, send)
 
-    app = LoadSheddingMiddleware(works, limiter, clock=clock)
+    app = WithShedding(works, limiter, clock=clock)
     client = Client()
     client.gives.set()
     client.reads.set()
@@ -145,7 +145,7 @@ async def test_who_answers_before_a_slow_body_has_come_takes_no_slot_when_it_com
             await answer(413)(scope, receive, send)
             answered.set()
 
-    app = LoadSheddingMiddleware(hasty, limiter, clock=clock)
+    app = WithShedding(hasty, limiter, clock=clock)
     slow = Client()
     slow.reads.set()
     async with anyio.create_task_group() as tasks:
@@ -169,7 +169,7 @@ async def test_a_request_knows_how_long_it_waited_for_a_slot() -> None:
         queued.append(scope["postfacta.request"].queued)
         await held(scope, receive, send)
 
-    app = ContextMiddleware(LoadSheddingMiddleware(inner, limiter, clock=clock))
+    app = WithContext(WithShedding(inner, limiter, clock=clock))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call_asgi, app)
         tasks.start_soon(call_asgi, app)
@@ -190,7 +190,7 @@ def leaving(*messages: Message) -> Receive:
 
 async def test_a_caller_who_left_while_it_waited_is_not_served() -> None:
     held, limiter, clock = Held(), Recording(), ManualClock()
-    app = LoadSheddingMiddleware(held, limiter, clock=clock)
+    app = WithShedding(held, limiter, clock=clock)
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -217,7 +217,7 @@ async def test_a_body_read_while_looking_for_the_caller_reaches_the_handler() ->
             bodies.append(message.get("body", b"-"))
         await answer(200)(scope, receive, send)
 
-    app = LoadSheddingMiddleware(handler, limiter, clock=clock)
+    app = WithShedding(handler, limiter, clock=clock)
     pieces: list[Message] = [
         {"type": "http.request", "body": b"a", "more_body": True},
         {"type": "http.request", "body": b"b"},
@@ -240,7 +240,7 @@ async def test_a_long_poll_that_steps_aside_holds_no_slot_and_says_nothing() -> 
         async with aside():
             assert limiter.in_flight == 0
 
-    app = ContextMiddleware(LoadSheddingMiddleware(poll, limiter))
+    app = WithContext(WithShedding(poll, limiter))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call_asgi, app)
         await begun.wait()
@@ -260,7 +260,7 @@ async def test_a_body_that_has_come_while_a_request_is_aside_takes_no_slot() -> 
         held.append(limiter.in_flight)
         await answer(200)(scope, receive, send)
 
-    app, slow = ContextMiddleware(LoadSheddingMiddleware(poll, limiter)), Client()
+    app, slow = WithContext(WithShedding(poll, limiter)), Client()
     slow.reads.set()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(app, dict(POST), slow.receive, slow.send)
@@ -278,7 +278,7 @@ async def test_a_request_that_pays_for_others_keeps_its_slot_and_says_nothing() 
         await answer(200)(scope, receive, send)
         ignore_duration()
 
-    app = ContextMiddleware(LoadSheddingMiddleware(first, limiter))
+    app = WithContext(WithShedding(first, limiter))
     await call_asgi(app)
     assert limiter.endings == [UNTIMED]
     assert limiter.in_flight == 0
@@ -300,7 +300,7 @@ async def test_a_request_that_pays_for_others_and_is_not_answered_or_was_aside_i
 
     for endpoint in (fails, leaves):
         with suppress(ValueError):
-            await call_asgi(ContextMiddleware(LoadSheddingMiddleware(endpoint, limiter)))
+            await call_asgi(WithContext(WithShedding(endpoint, limiter)))
     assert limiter.endings == [UNKNOWN] * 3  # the last gave its slot back twice
     assert limiter.in_flight == 0
 
@@ -313,7 +313,7 @@ class Bounded:
         self.limiter = Recording(1)
         self.go, self.begun = anyio.Event(), 0
         self.held: list[int] = []  # In flight, once each has left the bulkhead.
-        self.app = ContextMiddleware(LoadSheddingMiddleware(self.serve, self.limiter))
+        self.app = WithContext(WithShedding(self.serve, self.limiter))
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 200
@@ -382,7 +382,7 @@ async def test_a_slot_lent_twice_comes_back_with_the_outer_one() -> None:
         held.append(limiter.in_flight)
         await answer(200)(scope, receive, send)
 
-    await call_asgi(ContextMiddleware(LoadSheddingMiddleware(nested, limiter)))
+    await call_asgi(WithContext(WithShedding(nested, limiter)))
     assert held == [0, 0, 1]
     assert limiter.in_flight == 0
 
@@ -395,7 +395,7 @@ async def test_a_lending_bulkhead_keeps_the_slot_in_a_worker_thread() -> None:
         await anyio.to_thread.run_sync(bulkhead.call_sync, lambda: held.append(limiter.in_flight))
         await answer(200)(scope, receive, send)
 
-    await call_asgi(ContextMiddleware(LoadSheddingMiddleware(threaded, limiter)))
+    await call_asgi(WithContext(WithShedding(threaded, limiter)))
     assert held == [1]
     assert limiter.endings == [ANSWERED]
 
@@ -406,7 +406,7 @@ async def test_stepping_aside_outside_of_a_request_does_nothing() -> None:
 
 
 async def test_the_slot_leaves_the_context_with_the_response() -> None:
-    app = ContextMiddleware(LoadSheddingMiddleware(answer(200), Recording()))
+    app = WithContext(WithShedding(answer(200), Recording()))
     response = await call_asgi(app)
     assert response.scope["postfacta.request"].slot is None
 
@@ -442,7 +442,7 @@ async def test_a_servers_awaitable_may_be_a_mere_iterator() -> None:
             scope_of_test.cancel()
         return Arriving(message)
 
-    app = LoadSheddingMiddleware(echo, limiter)
+    app = WithShedding(echo, limiter)
     for leaves in (False, True):
         with anyio.CancelScope() as scope_of_test:
             await app(POST, receive, _send)

@@ -13,17 +13,17 @@ from hypothesis import given, strategies as st
 from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Scope
-from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.limits._waiting import Priority
 from postfacta_core.testing import ManualClock, call_asgi
 from tests.core.asgi.concurrency import UNKNOWN, Held, Recording, _receive, answer, full
+from tests.kit.alone import WithContext, WithShedding
 from tests.kit.waiting import until
 
 
 async def test_who_waits_is_served_when_a_slot_comes_free() -> None:
     held, limiter = Held(), Recording()
-    app = LoadSheddingMiddleware(held, limiter, clock=ManualClock())
+    app = WithShedding(held, limiter, clock=ManualClock())
     statuses: list[int] = []
 
     async def get() -> None:
@@ -42,7 +42,7 @@ async def test_who_waits_is_served_when_a_slot_comes_free() -> None:
 
 async def test_who_waits_too_long_is_refused() -> None:
     held, limiter = Held(), Recording(patience=0.02)
-    app = LoadSheddingMiddleware(held, limiter)
+    app = WithShedding(held, limiter)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call_asgi, app)
         await until(lambda: held.begun == 1)
@@ -54,7 +54,7 @@ async def test_who_waits_too_long_is_refused() -> None:
 
 async def test_who_is_cancelled_while_waiting_leaves_the_queue() -> None:
     held, limiter = Held(), Recording()
-    app = LoadSheddingMiddleware(held, limiter)
+    app = WithShedding(held, limiter)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call_asgi, app)
         await until(lambda: held.begun == 1)
@@ -70,7 +70,7 @@ async def test_who_is_cancelled_while_waiting_leaves_the_queue() -> None:
 @pytest.mark.parametrize("first", ["his turn", "the cancellation"])
 async def test_a_request_cancelled_at_its_turn_passes_the_slot_on(first: str) -> None:
     held, limiter = Held(), Recording()
-    app = LoadSheddingMiddleware(held, limiter)
+    app = WithShedding(held, limiter)
     async with anyio.create_task_group() as tasks:
         limiter.arrive(Priority.CRITICAL, 0.0)
         async with anyio.create_task_group() as waiters:
@@ -88,7 +88,7 @@ async def test_a_request_cancelled_at_its_turn_passes_the_slot_on(first: str) ->
 
 
 async def test_a_refusal_is_a_problem_that_tells_when_to_come_back() -> None:
-    app = ContextMiddleware(full(luck=lambda: 0.5))
+    app = WithContext(full(luck=lambda: 0.5))
     response = await call_asgi(app, "GET", "/items/ü")
     assert response.status == 503
     assert response.header("content-type") == "application/problem+json"
@@ -170,7 +170,7 @@ def _raises(scope: Scope) -> Any:
 
 
 async def priority_of(headers: list[tuple[str, str]], **options: Any) -> int:
-    app = ContextMiddleware(LoadSheddingMiddleware(answer(200), None, HardenOptions(**options)))
+    app = WithContext(WithShedding(answer(200), None, HardenOptions(**options)))
     response = await call_asgi(app, headers=headers)
     request = response.scope["postfacta.request"]
     return int(request.priority)
@@ -220,6 +220,6 @@ async def test_what_a_function_of_the_scope_tells_counts_and_what_it_does_wrong_
 async def test_the_critical_is_served_where_the_sheddable_is_refused() -> None:
     limiter = Recording(10, patience=1e-6, spare=1e-6)
     limiter.in_flight = 8
-    app = LoadSheddingMiddleware(answer(200), limiter, HardenOptions(priority_key="secret"))
+    app = WithShedding(answer(200), limiter, HardenOptions(priority_key="secret"))
     assert (await call_asgi(app, headers=[("X-Priority", "sheddable"), KEY])).status == 503
     assert (await call_asgi(app, headers=[("X-Priority", "critical"), KEY])).status == 200

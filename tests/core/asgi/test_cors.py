@@ -15,11 +15,11 @@ from starlette.routing import Route
 from postfacta_core.asgi import Cors, HardenOptions, harden
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import CorsMiddleware
 from postfacta_core.asgi.stack import Hardened
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.testing import call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
+from tests.kit.alone import WithCors
 from tests.kit.every import every
 
 LISTED, FOREIGN = "https://console.example.org", "https://evil.example.net"
@@ -198,7 +198,7 @@ async def test_a_refused_preflight_has_the_applications_shape() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError
 
-    alone = CorsMiddleware(app, Cors(), render=render)
+    alone = WithCors(app, Cors(), render=render)
     asked = [("origin", LISTED), ("access-control-request-method", "GET")]
     assert (await call_asgi(alone, "OPTIONS", headers=asked)).body == b"cors"
 
@@ -215,7 +215,7 @@ async def test_other_connections_pass() -> None:
     async def send(message: Message) -> None:
         raise AssertionError
 
-    await CorsMiddleware(app, Cors())({"type": "websocket"}, receive, send)
+    await WithCors(app, Cors())({"type": "websocket"}, receive, send)
     assert seen == ["websocket"]
 
 

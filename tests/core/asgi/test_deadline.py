@@ -18,7 +18,6 @@ from starlette.routing import Route
 
 from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ContextMiddleware, DeadlineMiddleware
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.deadlines.requests import RunningRequests, time_limit
 from postfacta_core.events import RequestsOverdue
@@ -26,6 +25,7 @@ from postfacta_core.testing import ManualClock, call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
 from tests.core.asgi.deadlines import LATE, Log, Service, asgi, sleeping
 from tests.core.virtual import on_real_loops
+from tests.kit.alone import WithContext, WithDeadline
 from tests.kit.garbage import garbage
 from tests.kit.waiting import until
 
@@ -79,13 +79,13 @@ async def test_a_request_without_time_never_reaches_its_handler(header: tuple[st
 
 async def test_what_the_layers_outside_took_is_taken_from_the_callers_time() -> None:
     clock, log = ManualClock(), Log()
-    inner = DeadlineMiddleware(sleeping(log), RunningRequests(clock=clock))
+    inner = WithDeadline(sleeping(log), RunningRequests(clock=clock))
 
     async def slow_layer(scope: Scope, receive: Receive, send: Send) -> None:
         clock.advance(2)
         await inner(scope, receive, send)
 
-    app = ContextMiddleware(slow_layer, clock=clock)
+    app = WithContext(slow_layer, clock=clock)
     assert (await call_asgi(app, headers=[("x-request-timeout", "2")])).status == 504
     assert log == []
 
@@ -420,7 +420,7 @@ async def test_around_nothing_it_makes_its_own_context_and_lets_a_lifespan_pass(
             await PlainTextResponse("ok")(scope, receive, send)
 
     clock = ManualClock()
-    alone = DeadlineMiddleware(app, RunningRequests(clock=clock), HardenOptions(request_timeout=7))
+    alone = WithDeadline(app, RunningRequests(clock=clock), HardenOptions(request_timeout=7))
     assert (await call_asgi(alone)).status == 200
     await call_asgi(alone, scope={"type": "lifespan"})
     assert seen == [1007, "lifespan"]

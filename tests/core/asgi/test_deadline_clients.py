@@ -13,13 +13,13 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import TelemetryMiddleware
 from postfacta_core.deadlines.requests import limit_request
 from postfacta_core.errors import StoppedError
 from postfacta_core.telemetry.exchange import Exchange, Recorder
 from postfacta_core.testing import call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
 from tests.core.asgi.deadlines import Log, Service, asgi, sleeping
+from tests.kit.alone import WithTelemetry
 from tests.kit.waiting import until
 
 
@@ -42,7 +42,7 @@ async def test_else_a_client_that_leaves_is_only_counted() -> None:
             seen.append(exchange)
 
     service = Service(sleeping(log, 0.5))
-    app = TelemetryMiddleware(service.app, [Kept()])
+    app = WithTelemetry(service.app, [Kept()])
 
     async def silent(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_silently(message: Message) -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ErrorMiddleware, TelemetryMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
+from tests.kit.alone import WithErrors, WithTelemetry
 
 
 class Boom(Exception):  # noqa: N818 - the label is its name
@@ -34,7 +34,7 @@ class Raising:
 
 
 async def call(app: Raising, **options: Any) -> AsgiResponse:
-    return await call_asgi(ErrorMiddleware(app), raise_errors=False, **options)
+    return await call_asgi(WithErrors(app), raise_errors=False, **options)
 
 
 def kinds(response: AsgiResponse) -> list[str]:
@@ -71,7 +71,7 @@ async def test_an_early_hint_is_not_yet_an_answer() -> None:
 
 async def test_a_crash_stays_a_crash_without_its_client() -> None:
     metrics = Metrics(with_process=False)
-    app = TelemetryMiddleware(ErrorMiddleware(Raising(Boom())), [metrics])
+    app = WithTelemetry(WithErrors(Raising(Boom())), [metrics])
     response = await call_asgi(app, body=[], disconnect_after=0, raise_errors=False)
     assert isinstance(response.error, Boom)
     crashes = metrics.registry.get_sample_value(
@@ -97,7 +97,7 @@ async def test_an_own_shape_is_used() -> None:
     def render(problem: Problem, scope: Scope) -> tuple[str, bytes]:
         return "text/plain", problem.code.encode()
 
-    response = await call_asgi(ErrorMiddleware(Raising(Boom()), render=render), raise_errors=False)
+    response = await call_asgi(WithErrors(Raising(Boom()), render=render), raise_errors=False)
     assert response.body == b"internal"
 
 
@@ -110,4 +110,4 @@ async def test_what_is_not_http_passes_with_its_error() -> None:
 
     for kind in ("websocket", "lifespan"):
         with pytest.raises(PoolTimeoutError):
-            await ErrorMiddleware(Raising(PoolTimeoutError("main")))({"type": kind}, receive, send)
+            await WithErrors(Raising(PoolTimeoutError("main")))({"type": kind}, receive, send)

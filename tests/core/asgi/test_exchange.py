@@ -12,11 +12,6 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import (
-    ContextMiddleware,
-    ErrorMiddleware,
-    ResponseHeadersMiddleware,
-)
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.testing import call_asgi
 from tests.core.asgi.exchanges import (
@@ -29,6 +24,7 @@ from tests.core.asgi.exchanges import (
     make,
     part,
 )
+from tests.kit.alone import WithContext, WithErrors, WithHeaders
 from tests.kit.garbage import garbage
 
 
@@ -312,10 +308,8 @@ async def test_a_foreign_layer_in_between_changes_nothing() -> None:
         await send({"type": "http.response.body", "body": b"1"})
 
     def stack(app: ASGIApp) -> ASGIApp:
-        added = ResponseHeadersMiddleware(
-            ErrorMiddleware(app), HardenOptions(response_headers=[("x-two", "2")])
-        )
-        return ContextMiddleware(Holding(added))
+        added = WithHeaders(WithErrors(app), HardenOptions(response_headers=[("x-two", "2")]))
+        return WithContext(Holding(added))
 
     response = await call_asgi(stack(answer))
     assert response.header("x-two") == "2"
@@ -329,10 +323,8 @@ async def test_it_leaves_nothing_for_the_cyclic_collector() -> None:
         await send(START)
         await send({"type": "http.response.body", "body": b"1"})
 
-    app = ContextMiddleware(
-        ResponseHeadersMiddleware(
-            ErrorMiddleware(answer), HardenOptions(response_headers=[("x-two", "2")])
-        )
+    app = WithContext(
+        WithHeaders(WithErrors(answer), HardenOptions(response_headers=[("x-two", "2")]))
     )
     scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
 

@@ -6,8 +6,8 @@ import pytest
 
 from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ResponseHeadersMiddleware
 from postfacta_core.testing import call_asgi
+from tests.kit.alone import WithHeaders
 
 OWED = HardenOptions(
     response_headers=[("X-Frame-Options", "DENY"), ("Referrer-Policy", "same-origin")]
@@ -31,7 +31,7 @@ class App:
 
 
 async def test_headers_are_added_after_the_applications_own() -> None:
-    response = await call_asgi(ResponseHeadersMiddleware(App((b"x-own", b"1")), OWED))
+    response = await call_asgi(WithHeaders(App((b"x-own", b"1")), OWED))
     assert response.headers == [
         (b"x-own", b"1"),
         (b"x-frame-options", b"DENY"),
@@ -41,14 +41,14 @@ async def test_headers_are_added_after_the_applications_own() -> None:
 
 @pytest.mark.parametrize("name", [b"x-frame-options", b"X-Frame-Options"])
 async def test_what_the_application_says_itself_wins_in_whatever_case(name: bytes) -> None:
-    response = await call_asgi(ResponseHeadersMiddleware(App((name, b"SAMEORIGIN")), OWED))
+    response = await call_asgi(WithHeaders(App((name, b"SAMEORIGIN")), OWED))
     assert response.headers == [(name, b"SAMEORIGIN"), (b"referrer-policy", b"same-origin")]
 
 
 async def test_the_applications_list_does_not_grow() -> None:
     app = App((b"x-own", b"1"))
     for _ in range(3):
-        response = await call_asgi(ResponseHeadersMiddleware(app, OWED))
+        response = await call_asgi(WithHeaders(app, OWED))
         assert len(response.headers) == 3
     assert app.start["headers"] == [(b"x-own", b"1")]
 
@@ -56,7 +56,7 @@ async def test_the_applications_list_does_not_grow() -> None:
 async def test_a_response_that_names_no_headers_gets_them() -> None:
     app = App()
     del app.start["headers"]
-    assert len((await call_asgi(ResponseHeadersMiddleware(app, OWED))).headers) == 2
+    assert len((await call_asgi(WithHeaders(app, OWED))).headers) == 2
 
 
 @pytest.mark.parametrize(
@@ -77,5 +77,5 @@ async def test_what_is_not_http_passes_untouched() -> None:
         raise AssertionError
 
     app = App()
-    await ResponseHeadersMiddleware(app, OWED)({"type": "websocket"}, receive, send)
+    await WithHeaders(app, OWED)({"type": "websocket"}, receive, send)
     assert sent == [app.start, app.end]

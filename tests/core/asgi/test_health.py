@@ -6,7 +6,7 @@ import pytest
 
 from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.asgi.middlewares import HealthMiddleware
+from postfacta_core.asgi.health import HealthEndpoint
 from postfacta_core.context import RequestContext
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.testing import ManualClock, call_asgi
@@ -60,11 +60,11 @@ def app() -> App:
 
 
 @pytest.fixture
-def probes(app: App, registry: HealthRegistry) -> HealthMiddleware:
-    return HealthMiddleware(app, registry)
+def probes(app: App, registry: HealthRegistry) -> HealthEndpoint:
+    return HealthEndpoint(app, registry)
 
 
-async def states(probes: HealthMiddleware) -> list[tuple[int, str]]:
+async def states(probes: HealthEndpoint) -> list[tuple[int, str]]:
     answers = [
         await call_asgi(probes, path=f"/healthz/{name}") for name in ("live", "ready", "startup")
     ]
@@ -72,7 +72,7 @@ async def states(probes: HealthMiddleware) -> list[tuple[int, str]]:
 
 
 async def test_the_probes_follow_the_service_from_its_start_to_its_end(
-    probes: HealthMiddleware, registry: HealthRegistry, database: Database
+    probes: HealthEndpoint, registry: HealthRegistry, database: Database
 ) -> None:
     assert await states(probes) == [(200, "live"), (503, "unready"), (503, "starting")]
     async with registry:
@@ -89,7 +89,7 @@ async def test_the_probes_follow_the_service_from_its_start_to_its_end(
         assert await states(probes) == [(200, "live"), (503, "draining"), (200, "started")]
 
 
-async def test_an_answer_is_json_that_is_not_cached(probes: HealthMiddleware) -> None:
+async def test_an_answer_is_json_that_is_not_cached(probes: HealthEndpoint) -> None:
     answer = await call_asgi(probes, path="/healthz/live")
     assert answer.body == b'{"status":"live"}'
     assert answer.headers == [
@@ -100,7 +100,7 @@ async def test_an_answer_is_json_that_is_not_cached(probes: HealthMiddleware) ->
 
 
 @pytest.mark.parametrize("name", ["live", "ready", "startup"])
-async def test_head_is_get_without_the_body(probes: HealthMiddleware, name: str) -> None:
+async def test_head_is_get_without_the_body(probes: HealthEndpoint, name: str) -> None:
     path = f"/healthz/{name}"
     got, head = await call_asgi(probes, path=path), await call_asgi(probes, "HEAD", path)
     assert (head.status, head.headers, head.body) == (got.status, got.headers, b"")
@@ -108,7 +108,7 @@ async def test_head_is_get_without_the_body(probes: HealthMiddleware, name: str)
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get"])
 async def test_other_methods_get_the_allowed_ones(
-    probes: HealthMiddleware, app: App, method: str
+    probes: HealthEndpoint, app: App, method: str
 ) -> None:
     for name in ("live", "ready", "startup"):
         answer = await call_asgi(probes, method, f"/healthz/{name}", body=b"x")
@@ -131,7 +131,7 @@ async def test_other_methods_get_the_allowed_ones(
     ],
 )
 async def test_other_paths_go_on_to_the_application(
-    probes: HealthMiddleware, app: App, path: str
+    probes: HealthEndpoint, app: App, path: str
 ) -> None:
     assert (await call_asgi(probes, path=path)).status == 204
     assert app.reached == [path]
@@ -139,19 +139,19 @@ async def test_other_paths_go_on_to_the_application(
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
 async def test_what_is_not_http_goes_on_to_the_application(
-    probes: HealthMiddleware, app: App, kind: str
+    probes: HealthEndpoint, app: App, kind: str
 ) -> None:
     await call_asgi(probes, path="/healthz/live", scope={"type": kind})
     assert len(app.reached) == 1
 
 
 async def test_the_prefix_can_be_another(app: App, registry: HealthRegistry) -> None:
-    probes = HealthMiddleware(app, registry, HardenOptions(health_prefix="/-"))
+    probes = HealthEndpoint(app, registry, HardenOptions(health_prefix="/-"))
     assert (await call_asgi(probes, path="/-/live")).status == 200
     assert (await call_asgi(probes, path="/healthz/live")).status == 204
     assert (
         await call_asgi(
-            HealthMiddleware(app, registry, HardenOptions(health_prefix="")), path="/live"
+            HealthEndpoint(app, registry, HardenOptions(health_prefix="")), path="/live"
         )
     ).status == 200
 
@@ -161,15 +161,15 @@ async def test_a_prefix_that_no_path_can_have_is_refused(
     app: App, registry: HealthRegistry, prefix: str
 ) -> None:
     with pytest.raises(ValueError, match=r"HardenOptions\.health_prefix must be "):
-        HealthMiddleware(app, registry, HardenOptions(health_prefix=prefix))
+        HealthEndpoint(app, registry, HardenOptions(health_prefix=prefix))
 
 
-async def test_the_root_path_is_not_part_of_a_probes_path(probes: HealthMiddleware) -> None:
+async def test_the_root_path_is_not_part_of_a_probes_path(probes: HealthEndpoint) -> None:
     answer = await call_asgi(probes, path="/api/healthz/live", root_path="/api")
     assert answer.status == 200
 
 
-async def test_a_probe_tells_its_route(probes: HealthMiddleware) -> None:
+async def test_a_probe_tells_its_route(probes: HealthEndpoint) -> None:
     request = RequestContext("12345678", 0.0)
     scope = {"postfacta.request": request}
     await call_asgi(probes, path="/api/healthz/ready", root_path="/api", scope=scope)
@@ -184,7 +184,7 @@ def with_token(scope: Scope) -> bool:
 
 
 async def deps(
-    probes: HealthMiddleware, method: str = "GET", *, bearer: str = "right"
+    probes: HealthEndpoint, method: str = "GET", *, bearer: str = "right"
 ) -> AsgiResponse:
     return await call_asgi(
         probes, method, "/healthz/deps", headers=[("Authorization", f"Bearer {bearer}")]
@@ -194,7 +194,7 @@ async def deps(
 async def test_details_are_for_those_who_may_see_them(
     registry: HealthRegistry, database: Database, clock: ManualClock
 ) -> None:
-    probes = HealthMiddleware(App(), registry, HardenOptions(allow_health_detail=with_token))
+    probes = HealthEndpoint(App(), registry, HardenOptions(allow_health_detail=with_token))
     async with registry:
         database.up = False
         await registry.run_once("db")
@@ -228,7 +228,7 @@ async def test_details_are_for_those_who_may_see_them(
 
 async def test_details_say_how_the_service_stands(app: App) -> None:
     registry = HealthRegistry()
-    probes = HealthMiddleware(app, registry, HardenOptions(allow_health_detail=with_token))
+    probes = HealthEndpoint(app, registry, HardenOptions(allow_health_detail=with_token))
     async with registry:
         assert (await deps(probes)).json()["status"] == "ready"
         registry.drain()
@@ -236,7 +236,7 @@ async def test_details_say_how_the_service_stands(app: App) -> None:
 
 
 async def test_all_other_paths_are_404(app: App, registry: HealthRegistry) -> None:
-    probes = HealthMiddleware(app, registry, HardenOptions(allow_health_detail=with_token))
+    probes = HealthEndpoint(app, registry, HardenOptions(allow_health_detail=with_token))
     for method in ("GET", "HEAD", "POST"):
         answer = await deps(probes, method, bearer="wrong")
         assert answer.status == 404
@@ -250,5 +250,5 @@ async def test_a_rule_that_raises_admits_no_one(app: App, registry: HealthRegist
         raise LookupError(scope["path"])
 
     assert (
-        await deps(HealthMiddleware(app, registry, HardenOptions(allow_health_detail=broken)))
+        await deps(HealthEndpoint(app, registry, HardenOptions(allow_health_detail=broken)))
     ).status == 404

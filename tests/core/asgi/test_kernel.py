@@ -18,7 +18,6 @@ from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.logs import LineWriter
 from postfacta_core.telemetry.logs import JsonFormatter
-from tests.core.asgi.test_middlewares import MIDDLEWARES
 from tests.kit.bytecodes import Cost, bytecodes_of, refusal
 from tests.kit.every import every
 
@@ -159,35 +158,6 @@ async def test_a_piece_of_a_download_costs_no_more_than_it_did(
     # One frame and 14 bytecodes are the server's `send` and the application's loop.
     assert (many.frames - few.frames) / 100 <= 5
     assert refusal((many.bytecodes - few.bytecodes) // 100, 194) == ""
-
-
-# What each request looks at lies in slots: 14 bytecodes more, and 1,300 of 128,000 instructions fewer.
-MOST = {
-    "headers": 640,
-    "errors": 640,
-    "lifecycle": 644,
-    "rates": 741,
-    "telemetry": 800,
-    "context": 822,
-    "transfer": 802,
-    "metrics": 49,
-    "health": 49,
-}
-
-
-async def test_a_middleware_alone_costs_no_more_than_it_did() -> None:
-    apps: dict[str, ASGIApp] = {name: MIDDLEWARES[name](answer) for name in MOST}
-    bytecodes: dict[str, int] = {}
-    for name, app in {"bare": answer, **apps}.items():
-        for _ in range(20):
-            await _serve(app, partial(scope_of, "GET"))
-        bytecodes[name] = (
-            await bytecodes_of(partial(_serve, app, partial(scope_of, "GET")))
-        ).bytecodes
-    with every() as case:
-        for name, most in MOST.items():
-            with case(name):
-                assert refusal(bytecodes[name] - bytecodes["bare"], most) == ""
 
 
 # The whole cost of what is refused, without its line: the options, the headers, the most bytecodes.

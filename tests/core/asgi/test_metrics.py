@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.metrics import MetricsEndpoint
-from postfacta_core.asgi.middlewares import ContextMiddleware, TelemetryMiddleware
 from postfacta_core.telemetry.metrics import Exposition, Metrics
 from postfacta_core.testing import call_asgi
+from tests.kit.alone import WithContext, WithTelemetry
 
 
 async def teapot(scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,7 +113,7 @@ async def test_scrapes_are_rendered_one_at_a_time_and_not_on_the_event_loop(
 
 
 async def test_a_scrape_is_a_route_of_its_own(metrics: Metrics) -> None:
-    app = ContextMiddleware(TelemetryMiddleware(MetricsEndpoint(teapot, metrics), [metrics]))
+    app = WithContext(WithTelemetry(MetricsEndpoint(teapot, metrics), [metrics]))
     await call_asgi(app, "GET", "/metrics")
     page = await call_asgi(app, "GET", "/metrics")
     assert b'http_route="/metrics"' in page.body

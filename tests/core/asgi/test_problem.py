@@ -18,7 +18,6 @@ from postfacta_core.asgi._problem import (
     send_problem,
 )
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ContextMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.errors import (
     DatabaseUnavailableError,
@@ -36,6 +35,7 @@ from postfacta_core.errors import (
 )
 from postfacta_core.testing import call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
+from tests.kit.alone import WithContext
 from tests.kit.every import every
 
 TEAPOT = Problem(status=418, code="teapot", title="A teapot")
@@ -102,7 +102,7 @@ async def test_a_problem_is_a_complete_rfc_9457_document_without_caching() -> No
         await send_problem(scope, send, BODY_TOO_LARGE)
 
     asked = [("X-Request-ID", "request-1")]
-    response = await call_asgi(ContextMiddleware(app), path="/files/a b?.txt", headers=asked)
+    response = await call_asgi(WithContext(app), path="/files/a b?.txt", headers=asked)
     assert response.json() == {
         "type": "about:blank",
         "title": "Content Too Large",

@@ -20,7 +20,6 @@ from postfacta_adapters.limits import SharedStore
 from postfacta_core.asgi import HardenOptions, Problem
 from postfacta_core.asgi._ratelimit import LimitRule, RateLimit, Scopes, fast_plan, parse_rate_limit
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ContextMiddleware, RateLimitMiddleware
 from postfacta_core.context import current_request
 from postfacta_core.events import (
     ListenerFailed,
@@ -34,6 +33,7 @@ from postfacta_core.limits._rates import Rate, strictest
 from postfacta_core.limits.rate import Charge, hit_all
 from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
+from tests.kit.alone import WithContext, WithRates
 from tests.kit.every import every
 from tests.kit.storage import HitLists
 
@@ -62,18 +62,14 @@ class App:
         await send({"type": "http.response.body", "body": b"two"})
 
 
-def limited(
-    *rules: RateLimit | str, app: ASGIApp | None = None, **options: Any
-) -> RateLimitMiddleware:
+def limited(*rules: RateLimit | str, app: ASGIApp | None = None, **options: Any) -> WithRates:
     options.setdefault("luck", lambda: 0.0)
     of_harden = {
         name: options.pop(name)
         for name in ("trusted_proxies", "rate_limit_store")
         if name in options
     }
-    return RateLimitMiddleware(
-        app or App(), HardenOptions(rate_limits=rules, **of_harden), **options
-    )
+    return WithRates(app or App(), HardenOptions(rate_limits=rules, **of_harden), **options)
 
 
 async def ask(
@@ -143,7 +139,7 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
 
 async def test_a_caller_over_its_rate_gets_429_with_retry_after(clock: ManualClock) -> None:
     app = App()
-    service = ContextMiddleware(limited("2/minute per client", app=app, clock=clock))
+    service = WithContext(limited("2/minute per client", app=app, clock=clock))
     first = await ask(service)
     assert (first.status, first.body, first.header("x-own")) == (200, b"onetwo", "1")
     assert first.header("ratelimit-policy") == '"client";q=2;w=60'
@@ -226,7 +222,7 @@ async def test_a_refusal_is_labelled_as_one_from_before_the_routes(clock: Manual
         seen.append((request.route, request.error_type))
 
     service = limited("1/minute", clock=clock)
-    app = ContextMiddleware(outer)
+    app = WithContext(outer)
     await ask(app)
     await ask(app)
     assert seen == [(None, ""), ("_prerouting", "")]
@@ -320,9 +316,7 @@ async def test_nothing_that_a_caller_sends_gives_it_another_budget(
 
 async def test_clients_behind_a_trusted_proxy_have_budgets_of_their_own(clock: ManualClock) -> None:
     app = App()
-    service = ContextMiddleware(
-        limited("1/minute", app=app, trusted_proxies=["10.0.0.0/8"], clock=clock)
-    )
+    service = WithContext(limited("1/minute", app=app, trusted_proxies=["10.0.0.0/8"], clock=clock))
     for number in range(3):
         forwarded = [("x-forwarded-for", f"192.0.2.{number}")]
         assert await statuses(service, 2, peer="10.0.0.1", headers=forwarded) == [200, 429]

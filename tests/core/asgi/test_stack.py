@@ -26,18 +26,9 @@ from postfacta_core import DrainLimits
 from postfacta_core.asgi import HardenOptions, Telemetry, harden, problem_handler
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
+from postfacta_core.asgi.health import HealthEndpoint
 from postfacta_core.asgi.lifespan import LifespanMiddleware
 from postfacta_core.asgi.metrics import MetricsEndpoint
-from postfacta_core.asgi.middlewares import (
-    ContextMiddleware,
-    DeadlineMiddleware,
-    ErrorMiddleware,
-    HealthMiddleware,
-    LifecycleMiddleware,
-    ResponseHeadersMiddleware,
-    TelemetryMiddleware,
-    TransferMiddleware,
-)
 from postfacta_core.asgi.stack import Hardened
 from postfacta_core.context import current_request
 from postfacta_core.deadlines._limits import TransferLimits
@@ -51,6 +42,15 @@ from postfacta_core.health.runtime import memory_limit
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi
+from tests.kit.alone import (
+    WithContext,
+    WithDeadline,
+    WithErrors,
+    WithHeaders,
+    WithLifecycle,
+    WithTelemetry,
+    WithTransfer,
+)
 from tests.kit.every import every
 from tests.kit.garbage import garbage
 from tests.kit.lifespan import running
@@ -273,17 +273,15 @@ def test_a_service_has_a_name() -> None:
 
 
 ALONE: dict[str, Middleware] = {
-    "context": Middleware(ContextMiddleware),
-    "telemetry": Middleware(TelemetryMiddleware, [Metrics(with_process=False)]),
-    "errors": Middleware(ErrorMiddleware),
-    "headers": Middleware(
-        ResponseHeadersMiddleware, HardenOptions(response_headers=[("x-own", "1")])
-    ),
+    "context": Middleware(WithContext),
+    "telemetry": Middleware(WithTelemetry, [Metrics(with_process=False)]),
+    "errors": Middleware(WithErrors),
+    "headers": Middleware(WithHeaders, HardenOptions(response_headers=[("x-own", "1")])),
     "metrics": Middleware(MetricsEndpoint, Metrics(with_process=False)),
-    "health": Middleware(HealthMiddleware, HealthRegistry()),
-    "transfer": Middleware(TransferMiddleware),
-    "deadline": Middleware(DeadlineMiddleware, RunningRequests()),
-    "lifecycle": Middleware(LifecycleMiddleware, Lifecycle(running=RunningRequests())),
+    "health": Middleware(HealthEndpoint, HealthRegistry()),
+    "transfer": Middleware(WithTransfer),
+    "deadline": Middleware(WithDeadline, RunningRequests()),
+    "lifecycle": Middleware(WithLifecycle, Lifecycle(running=RunningRequests())),
     "lifespan": Middleware(LifespanMiddleware, []),
 }
 
@@ -305,11 +303,11 @@ async def test_each_middleware_does_its_part_alone() -> None:
     inside = Starlette(
         routes=ROUTES,
         middleware=[
-            Middleware(ContextMiddleware),
-            Middleware(TelemetryMiddleware, [metrics]),
+            Middleware(WithContext),
+            Middleware(WithTelemetry, [metrics]),
             Middleware(MetricsEndpoint, metrics),
-            Middleware(TransferMiddleware, TransferLimits(max_body_bytes=2)),
-            Middleware(ErrorMiddleware),
+            Middleware(WithTransfer, TransferLimits(max_body_bytes=2)),
+            Middleware(WithErrors),
         ],
     )
     response = await call_asgi(inside, "GET", "/items/7", headers=GIVEN)

@@ -19,12 +19,6 @@ from starlette.routing import Route
 
 from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import (
-    ContextMiddleware,
-    ErrorMiddleware,
-    TelemetryMiddleware,
-    TransferMiddleware,
-)
 from postfacta_core.context import RequestContext, bind_request, current_request, release_request
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.errors import PoolTimeoutError
@@ -43,6 +37,7 @@ from tests.core.asgi.observed import (
     hello,
     observe,
 )
+from tests.kit.alone import WithContext, WithErrors, WithTelemetry, WithTransfer
 from tests.kit.every import every
 from tests.kit.garbage import garbage
 
@@ -102,14 +97,14 @@ async def test_a_crash_of_a_bare_application_is_a_500_and_goes_on_to_the_server(
 
     kept = Kept()
     with pytest.raises(Boom):
-        await call_asgi(TelemetryMiddleware(bare, [kept]))
+        await call_asgi(WithTelemetry(bare, [kept]))
     assert kept.summary == (500, "_unmatched", "Boom")
 
 
 async def test_a_refusal_before_routing_is_prerouting() -> None:
     limits = TransferLimits(max_body_bytes=3)
     kept = await observe(
-        TransferMiddleware(APP, limits), "POST", "/read", headers=[("content-length", "4")]
+        WithTransfer(APP, limits), "POST", "/read", headers=[("content-length", "4")]
     )
     assert kept.summary == (413, "_prerouting", "")
 
@@ -118,7 +113,7 @@ async def test_a_refusal_of_the_library_has_its_own_error_type_and_is_no_crash()
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         raise PoolTimeoutError("main")
 
-    kept = await observe(ErrorMiddleware(bare))
+    kept = await observe(WithErrors(bare))
     assert kept.summary == (503, "_unmatched", "pool_timeout")
     assert kept.errors == [None]
 
@@ -150,7 +145,7 @@ async def test_another_framework_tells_its_route_and_may_fail_to() -> None:
 
     for path, route in [("/a", "/{letter}"), ("/b", "_unmatched"), ("/c", "_unmatched")]:
         kept = Kept()
-        app = TelemetryMiddleware(files, [kept], route_of=route_of, observer=observer)
+        app = WithTelemetry(files, [kept], route_of=route_of, observer=observer)
         await call_asgi(app, "GET", path)
         assert kept.only.route == route
     assert len(observer.of(ListenerFailed)) == 1
@@ -202,7 +197,7 @@ async def test_a_cancelled_request_is_recorded_once_and_stays_cancelled(*, start
 
     kept = Kept()
     with anyio.CancelScope() as scope_of_test:
-        await call_asgi(TelemetryMiddleware(hang, [kept]))
+        await call_asgi(WithTelemetry(hang, [kept]))
         pytest.fail("the cancellation was swallowed")
     assert kept.summary == (499, "_unmatched", "client_disconnected")
 
@@ -223,7 +218,7 @@ async def test_latency_ends_with_the_last_byte_and_not_with_the_background_task(
 
         return StreamingResponse(body(), background=BackgroundTask(task))
 
-    app = TelemetryMiddleware(Starlette(routes=[Route("/", slow)]), [kept], clock=clock)
+    app = WithTelemetry(Starlette(routes=[Route("/", slow)]), [kept], clock=clock)
     await call_asgi(app)
     assert kept.only.seconds == 2
     assert told_in_task == ["begin", "answered"]
@@ -242,7 +237,7 @@ async def test_error_types_are_a_closed_set() -> None:
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         raise kinds[int(scope["path"][1:])]
 
-    app = TelemetryMiddleware(bare, [kept])
+    app = WithTelemetry(bare, [kept])
     for n in [*range(40), *range(40)]:
         await call_asgi(app, "GET", f"/{n}", raise_errors=False)
     seen = [exchange.error_type for exchange in kept.exchanges]
@@ -261,7 +256,7 @@ async def test_a_recorder_that_raises_reaches_neither_the_request_nor_the_others
 
     observer, kept = RecordingObserver(), Kept()
     response = await call_asgi(
-        TelemetryMiddleware(APP, [Broken(), kept], observer=observer), "GET", "/i/7"
+        WithTelemetry(APP, [Broken(), kept], observer=observer), "GET", "/i/7"
     )
     assert response.status == 200
     assert kept.only.status == 200
@@ -284,7 +279,7 @@ async def test_what_a_recorder_does_not_want_is_not_called(monkeypatch: pytest.M
     monkeypatch.setattr(Recorder, "begin", fail)
     monkeypatch.setattr(Recorder, "answered", fail)
     observer, counting = RecordingObserver(), Counting()
-    await call_asgi(TelemetryMiddleware(APP, [counting], observer=observer), "GET", "/i/7")
+    await call_asgi(WithTelemetry(APP, [counting], observer=observer), "GET", "/i/7")
     assert counting.ends == 1
     assert observer.of(ListenerFailed) == []
 
@@ -307,7 +302,7 @@ async def test_a_recorder_may_call_the_moment_it_extends() -> None:
             self.moments.append("end")
 
     observer, extended = RecordingObserver(), Extended()
-    await call_asgi(TelemetryMiddleware(APP, [extended], observer=observer), "GET", "/i/7")
+    await call_asgi(WithTelemetry(APP, [extended], observer=observer), "GET", "/i/7")
     assert extended.moments == ["begin", "answered", "end"]
     assert observer.of(ListenerFailed) == []
 
@@ -348,16 +343,16 @@ async def test_only_the_secret_takes_traffic_out_of_the_objectives(
     headers = [("X-Traffic-Class", wanted), ("X-Traffic-Key", key)]
     kept, keyless = Kept(), Kept()
     await call_asgi(
-        TelemetryMiddleware(files, [kept], HardenOptions(traffic_key="s3cret")), headers=headers
+        WithTelemetry(files, [kept], HardenOptions(traffic_key="s3cret")), headers=headers
     )
-    await call_asgi(TelemetryMiddleware(files, [keyless]), headers=headers)
+    await call_asgi(WithTelemetry(files, [keyless]), headers=headers)
     assert kept.only.traffic == traffic
     assert keyless.only.traffic == "user"
 
 
 async def test_probes_are_quiet_below_a_root_path_too() -> None:
     kept = Kept()
-    app = TelemetryMiddleware(files, [kept], HardenOptions(quiet=["/healthz/live"]))
+    app = WithTelemetry(files, [kept], HardenOptions(quiet=["/healthz/live"]))
     for path, root in [
         ("/healthz/live", ""),
         ("/pre/healthz/live", "/pre"),
@@ -381,7 +376,7 @@ async def test_other_connections_pass_untouched() -> None:
 
     kept = Kept()
     for kind in ("lifespan", "another"):
-        await TelemetryMiddleware(app, [kept])({"type": kind}, receive, send)
+        await WithTelemetry(app, [kept])({"type": kind}, receive, send)
     assert [dict(scope) for scope in seen] == [{"type": kind} for kind in ("lifespan", "another")]
     assert kept.told == []
 
@@ -389,7 +384,7 @@ async def test_other_connections_pass_untouched() -> None:
 async def test_ten_thousand_random_requests_add_no_series() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry, with_process=False)
-    app = ContextMiddleware(TelemetryMiddleware(APP, [metrics]))
+    app = WithContext(WithTelemetry(APP, [metrics]))
     luck = random.Random(7)  # noqa: S311 - no secret
 
     def series() -> set[tuple[str, tuple[tuple[str, str], ...]]]:
@@ -419,7 +414,7 @@ async def test_ten_thousand_random_requests_add_no_series() -> None:
 
 async def test_a_request_leaves_nothing_for_the_cyclic_collector() -> None:
     inner = Starlette(routes=[Route("/i/{id}", hello)])
-    app = ContextMiddleware(TelemetryMiddleware(inner, [Metrics(CollectorRegistry())]))
+    app = WithContext(WithTelemetry(inner, [Metrics(CollectorRegistry())]))
     assert await garbage(partial(call_asgi, app, "GET", "/i/7")) < 20
 
 
@@ -427,7 +422,7 @@ async def test_a_crash_leaves_nothing_for_the_cyclic_collector() -> None:
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         raise Boom
 
-    app = ContextMiddleware(TelemetryMiddleware(bare, [Kept()]))
+    app = WithContext(WithTelemetry(bare, [Kept()]))
 
     async def once(app: ASGIApp) -> None:
         with contextlib.suppress(Boom):

@@ -14,9 +14,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import TelemetryMiddleware
 from postfacta_core.telemetry.exchange import Recorder, SocketExchange
 from tests.core.asgi.observed import APP, Boom, observe
+from tests.kit.alone import WithTelemetry
 
 
 async def test_a_client_that_leaves_before_the_answer_is_a_499_whatever_the_framework_makes_of_it() -> (
@@ -157,7 +157,7 @@ async def test_a_websocket_is_recorded_with_how_it_ended(
     kept = Sockets()
     scope: Scope = {"type": "websocket", "path": "/", "headers": [], "client": ("127.0.0.1", 1)}
     with contextlib.suppress(Gone, WebSocketDisconnect):
-        await TelemetryMiddleware(app, [kept])(scope, receive, send)
+        await WithTelemetry(app, [kept])(scope, receive, send)
     assert kept.last == last
     opened = [("opened", True)] if ACCEPT in script else []
     assert kept.told == [("connect", False), *opened, ("closed", bool(opened))]
@@ -178,5 +178,5 @@ async def test_a_websocket_that_the_server_cancels_was_left() -> None:
     kept = Sockets()
     with anyio.CancelScope() as scope_of_test:
         scope: Scope = {"type": "websocket", "path": "/", "headers": []}
-        await TelemetryMiddleware(app, [kept])(scope, receive, send)
+        await WithTelemetry(app, [kept])(scope, receive, send)
     assert kept.last == ("left", 101, 0, "")

@@ -14,7 +14,6 @@ from hypothesis import given, settings, strategies as st
 from postfacta_core.asgi import HardenOptions, RouteOptions, harden
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import TransferMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.testing import call_asgi
@@ -30,6 +29,7 @@ from tests.core.asgi.transfers import (
     starlette_app,
     whole,
 )
+from tests.kit.alone import WithTransfer
 from tests.kit.every import every
 
 
@@ -89,18 +89,14 @@ async def test_a_declared_length_is_judged_if_it_is_a_number() -> None:
         for declared, fits in cases:
             with case(declared, fits):
                 headers = [("content-length", declared.decode("latin-1"))]
-                response = await call_asgi(
-                    TransferMiddleware(length, limits), "POST", headers=headers
-                )
+                response = await call_asgi(WithTransfer(length, limits), "POST", headers=headers)
                 assert response.status == (200 if fits else 413)
 
 
 async def test_a_body_of_any_size_is_allowed_by_infinity() -> None:
     limits = TransferLimits(max_header_bytes=math.inf, max_body_bytes=math.inf)  # type: ignore[arg-type] # as the docs say
     headers = [("content-length", str(10**18))]
-    assert (
-        await call_asgi(TransferMiddleware(length, limits), "POST", headers=headers)
-    ).status == 200
+    assert (await call_asgi(WithTransfer(length, limits), "POST", headers=headers)).status == 200
 
 
 async def test_a_frameworks_own_reader_adds_nothing_to_the_413() -> None:
@@ -144,7 +140,7 @@ async def test_headers_fit_up_to_the_limit_and_not_one_byte_more(
     for limit, fits in ((max(1, size), True), (size - 1, False)):
         if limit > 0:
             sent: list[Message] = []
-            app = TransferMiddleware(length, TransferLimits(max_header_bytes=limit))
+            app = WithTransfer(length, TransferLimits(max_header_bytes=limit))
             await app(scope, _receiving(), _collecting(sent))
             assert (sent[0]["status"] not in {414, 431}) is fits
 
@@ -161,7 +157,7 @@ async def test_a_request_line_beyond_the_limit_is_414() -> None:
             "headers": [(b"host", b"a.test")],
             **scope_of_line,
         }
-        await TransferMiddleware(length, LIMITS)(scope, _receiving(), _collecting(sent))
+        await WithTransfer(length, LIMITS)(scope, _receiving(), _collecting(sent))
         assert (sent[0]["status"], json.loads(sent[1]["body"])["code"]) == (414, "uri-too-long")
 
 
@@ -179,7 +175,7 @@ async def test_infinity_lets_all_headers_and_bodies_in() -> None:
         "path": "/",
         "headers": [(b"a", b"b" * 10**6)],
     }
-    await TransferMiddleware(length, limits)(scope, _receiving(b"x" * 2_000_000), _collecting(sent))
+    await WithTransfer(length, limits)(scope, _receiving(b"x" * 2_000_000), _collecting(sent))
     assert sent[0]["status"] == 200
 
 
@@ -227,7 +223,7 @@ async def test_a_client_that_still_sends_is_read_until_it_stops_so_that_it_can_r
         (name.encode(), value.encode()) for name, value in [*declared, ("transfer-encoding", "x")]
     ]
     scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
-    await TransferMiddleware(length, LIMITS)(scope, receive, send)
+    await WithTransfer(length, LIMITS)(scope, receive, send)
     before = 0 if declared else 1
     assert sent == [
         ("http.response.start", False, before),
@@ -243,7 +239,7 @@ async def test_the_disconnect_after_a_refusal_is_no_crash() -> None:
                 assert (await post(reading_crash(error), b"x" * 11)).status == 413
                 # Without a refusal it is the application's own.
                 response = await call_asgi(
-                    TransferMiddleware(reading_crash(error), LIMITS), body=b"x", raise_errors=False
+                    WithTransfer(reading_crash(error), LIMITS), body=b"x", raise_errors=False
                 )
                 assert response.error is error
 
@@ -253,7 +249,7 @@ async def test_a_crash_is_seen_by_the_layers_outside_after_a_refusal_too() -> No
         for error in CRASHES:
             for size in (1, 11):
                 with case(error, size):
-                    app = TransferMiddleware(reading_crash(error), LIMITS)
+                    app = WithTransfer(reading_crash(error), LIMITS)
                     response = await call_asgi(app, "POST", body=b"x" * size, raise_errors=False)
                     assert response.error is error
                     assert response.status == (413 if size == 11 else 0)
@@ -275,7 +271,7 @@ async def test_a_refusal_before_the_application_is_prerouting() -> None:
         ([], b"x" * 11, None),
     ):
         request = RequestContext("request-1", 0.0)
-        app = TransferMiddleware(length, LIMITS)
+        app = WithTransfer(length, LIMITS)
         scope = {"postfacta.request": request}
         await call_asgi(app, "POST", headers=headers, body=chunk, scope=scope)
         assert request.route == route
@@ -285,7 +281,7 @@ async def test_an_own_shape_is_used_for_both_ways_to_refuse() -> None:
     def render(problem: Problem, scope: Scope) -> tuple[str, bytes]:
         return "text/plain", problem.code.encode()
 
-    app = TransferMiddleware(length, LIMITS, render=render)
+    app = WithTransfer(length, LIMITS, render=render)
     for headers in ([("content-length", "11")], []):
         assert (await call_asgi(app, "POST", headers=headers, body=b"x" * 11)).body == b"too-large"
 
@@ -304,5 +300,5 @@ async def test_what_is_not_http_passes_untouched() -> None:
 
     for kind in ("websocket", "lifespan"):
         scope = {"type": kind}
-        await TransferMiddleware(app, LIMITS)(scope, receive, send)
+        await WithTransfer(app, LIMITS)(scope, receive, send)
         assert seen[-1] == (scope, receive, send)

@@ -13,11 +13,6 @@ import pytest
 from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._rules import Rules
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import (
-    LoadSheddingMiddleware,
-    TelemetryMiddleware,
-    TransferMiddleware,
-)
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.deadlines.requests import RunningRequests
@@ -31,6 +26,7 @@ from tests.core.asgi.transfers import (
     starlette_app,
 )
 from tests.core.virtual import loop_clock
+from tests.kit.alone import WithShedding, WithTelemetry, WithTransfer
 
 
 class SlowClient:
@@ -59,7 +55,7 @@ class SlowClient:
         headers = [(b"transfer-encoding", b"chunked")]
         scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, **more}
         with anyio.fail_after(20):
-            await TransferMiddleware(app, limits, clock=self._clock)(scope, self.receive, self.send)
+            await WithTransfer(app, limits, clock=self._clock)(scope, self.receive, self.send)
 
     @property
     def unsent(self) -> int:
@@ -188,7 +184,7 @@ class NonReader:
         scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
         scope["postfacta.request"] = request
         with anyio.fail_after(20):
-            await TransferMiddleware(app, TransferLimits(write_timeout=0.02))(
+            await WithTransfer(app, TransferLimits(write_timeout=0.02))(
                 scope, self.receive, self.send
             )
 
@@ -286,19 +282,19 @@ async def recorded(app: ASGIApp, client: SlowClient | NonReader) -> tuple[int, s
     headers = [(b"transfer-encoding", b"chunked")]
     scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
     with anyio.fail_after(20):
-        await TelemetryMiddleware(app, [Keep()])(scope, client.receive, client.send)
+        await WithTelemetry(app, [Keep()])(scope, client.receive, client.send)
     return seen[0]
 
 
 async def test_telemetry_counts_a_client_that_does_not_read_as_one_that_left() -> None:
-    app = TransferMiddleware(streaming(b"x" * 10_000, 50), TransferLimits(write_timeout=0.02))
+    app = WithTransfer(streaming(b"x" * 10_000, 50), TransferLimits(write_timeout=0.02))
     assert await recorded(app, NonReader(200_000)) == (499, "client_disconnected")
 
 
 async def test_telemetry_counts_a_slow_body_as_the_clients_fault() -> None:
-    app = TransferMiddleware(reading_crash(ClientDisconnect()), QUICK)
+    app = WithTransfer(reading_crash(ClientDisconnect()), QUICK)
     assert await recorded(app, SlowClient(ManualClock(), (0, b"x"))) == (408, "")
-    app = TransferMiddleware(reading_crash(RuntimeError()), QUICK)
+    app = WithTransfer(reading_crash(RuntimeError()), QUICK)
     with pytest.raises(RuntimeError):
         await recorded(app, SlowClient(ManualClock()))
 
@@ -316,7 +312,7 @@ class Swept:
         self.sent: list[Message] = []
         self.sizes: list[int] = []
         self.running = RunningRequests(clock=loop_clock())
-        self.shedding = LoadSheddingMiddleware(self._read, clock=loop_clock())
+        self.shedding = WithShedding(self._read, clock=loop_clock())
         self.app = Kernel(
             self._read,
             requests=self.running,

@@ -12,10 +12,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import TransferMiddleware
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.testing import call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
+from tests.kit.alone import WithTransfer
 
 __all__ = [
     "CRASHES",
@@ -74,7 +74,7 @@ async def post(app: ASGIApp, *chunks: bytes, path: str = "/", headers: Any = ())
     # Applications here wait for a disconnect that comes of a refusal.
     with anyio.fail_after(20):
         return await call_asgi(
-            TransferMiddleware(app, LIMITS), "POST", path, headers=headers, body=list(chunks)
+            WithTransfer(app, LIMITS), "POST", path, headers=headers, body=list(chunks)
         )
 
 

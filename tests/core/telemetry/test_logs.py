@@ -16,7 +16,6 @@ from hypothesis import given, strategies as st
 
 from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ContextMiddleware, TelemetryMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.events import (
     CircuitChanged,
@@ -49,6 +48,7 @@ from postfacta_core.telemetry.logs import (
 )
 from postfacta_core.telemetry.sampling import AccessSampler
 from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
+from tests.kit.alone import WithContext, WithTelemetry
 from tests.kit.every import every
 
 
@@ -89,8 +89,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"four"})
 
 
-STACK = ContextMiddleware(
-    TelemetryMiddleware(app, [AccessLog()], HardenOptions(quiet=["/quiet", "/quiet/crash"]))
+STACK = WithContext(
+    WithTelemetry(app, [AccessLog()], HardenOptions(quiet=["/quiet", "/quiet/crash"]))
 )
 ID = "a-good-request-id"
 

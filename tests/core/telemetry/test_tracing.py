@@ -22,7 +22,6 @@ from starlette.routing import Route
 
 from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.middlewares import ContextMiddleware, TelemetryMiddleware
 from postfacta_core.context import current_request
 from postfacta_core.events import (
     CircuitChanged,
@@ -40,6 +39,7 @@ from postfacta_core.telemetry.redaction import failure_fields
 from postfacta_core.telemetry.tracing import Tracing, nanoseconds, span_name, trace_headers
 from postfacta_core.testing import ManualClock, call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
+from tests.kit.alone import WithContext, WithTelemetry
 from tests.kit.every import every
 from tests.kit.exposition import OPEN_METRICS
 
@@ -70,8 +70,8 @@ class Bench:
                 Route("/503", self.busy),
             ]
         )
-        self.app = ContextMiddleware(
-            TelemetryMiddleware(
+        self.app = WithContext(
+            WithTelemetry(
                 app,
                 [self.tracing, self.metrics],
                 HardenOptions(quiet=["/healthz/live"], trusted_traces=trusted),
@@ -184,7 +184,7 @@ async def test_nothing_of_a_callers_baggage_or_long_state_is_taken_over(
 
     bench = Bench()
     options = HardenOptions(trusted_traces=["127.0.0.1"])
-    app = ContextMiddleware(TelemetryMiddleware(call, [bench.tracing], options))
+    app = WithContext(WithTelemetry(call, [bench.tracing], options))
     for header in (
         ("baggage", "tenant=forged"),
         ("baggage", "x" * 9000),
@@ -238,7 +238,7 @@ async def test_a_span_of_an_outsiders_request_links_to_the_callers(
 ) -> None:
     caplog.set_level("INFO")
     bench = Bench(ParentBased(ALWAYS_ON))
-    app = TelemetryMiddleware(Response(), [bench.tracing, AccessLog(service="billing")])
+    app = WithTelemetry(Response(), [bench.tracing, AccessLog(service="billing")])
     await call_asgi(app, headers=[("traceparent", f"00-{TRACE}-{PARENT}-{flags}")])
     (span,) = bench.spans
     assert span.parent is None
@@ -258,7 +258,7 @@ async def test_a_trace_is_followed_by_its_peers_address_alone() -> None:
         (("192.0.2.1", 80), "10.1.2.3", False),
         (("testclient", 80), "10.1.2.3", False),
     ]
-    app_of = partial(TelemetryMiddleware, Response())
+    app_of = partial(WithTelemetry, Response())
     with every() as case:
         for client, forwarded, is_followed in cases:
             with case(client):
@@ -341,7 +341,7 @@ async def test_a_statement_outside_of_a_request_and_any_other_event_make_no_span
 
 async def test_the_span_is_current_no_longer_when_the_request_is_over() -> None:
     bench = Bench()
-    await call_asgi(TelemetryMiddleware(Response(), [bench.tracing]))
+    await call_asgi(WithTelemetry(Response(), [bench.tracing]))
     assert len(bench.spans) == 1
     assert not trace.get_current_span().get_span_context().is_valid
 
@@ -354,7 +354,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NonRecordingSpan
-from postfacta_core.asgi.middlewares import TelemetryMiddleware
+from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.telemetry.tracing import Tracing, nanoseconds, span_name, trace_headers
 from postfacta_core.testing import call_asgi
 
@@ -365,7 +365,7 @@ async def app(scope, receive, send):
 
 made, seen = [], []
 NonRecordingSpan.__init__ = lambda self, context: made.append(self)
-stack = TelemetryMiddleware(app, [Tracing()])
+stack = Kernel(app, recorders=[Tracing()])
 anyio.run(call_asgi, stack)
 assert seen == [""] and made == [], (seen, made)
 exporter = InMemorySpanExporter()
@@ -398,7 +398,7 @@ async def test_a_provider_that_makes_no_spans_leaves_the_ids_empty() -> None:
         seen.append(context.trace_id + context.span_id + context.trace_flags)
         await PlainTextResponse("ok")(scope, receive, send)
 
-    await call_asgi(TelemetryMiddleware(app, [Tracing(trace.NoOpTracerProvider())]))
+    await call_asgi(WithTelemetry(app, [Tracing(trace.NoOpTracerProvider())]))
     assert seen == [""]
 
 
@@ -417,7 +417,7 @@ async def test_a_statement_that_went_well_has_no_status_of_its_own() -> None:
         bench.tracing(QueryFinished("main", "postgresql", "SELECT", "incidents", 0.1))
         await PlainTextResponse("ok")(scope, receive, send)
 
-    await call_asgi(TelemetryMiddleware(app, [bench.tracing]))
+    await call_asgi(WithTelemetry(app, [bench.tracing]))
     [statement] = [
         span for span in bench.exporter.get_finished_spans() if span.kind is SpanKind.CLIENT
     ]
@@ -504,8 +504,8 @@ async def refused(
         bench.clock.advance(2)
         await Response(status_code=503)(scope, receive, send)
 
-    stack = TelemetryMiddleware(layer, [bench.tracing], clock=bench.clock)
-    await call_asgi(ContextMiddleware(stack, clock=bench.clock))
+    stack = WithTelemetry(layer, [bench.tracing], clock=bench.clock)
+    await call_asgi(WithContext(stack, clock=bench.clock))
     return bench.spans[-1]
 
 
@@ -555,9 +555,9 @@ async def test_a_websocket_is_one_span_from_handshake_to_close(sampler: Sampler)
         raise AssertionError
 
     scope: Scope = {"type": "websocket", "path": "/rooms/7", "headers": []}
-    await ContextMiddleware(
-        TelemetryMiddleware(room, [bench.tracing], clock=bench.clock), clock=bench.clock
-    )(scope, receive, send)
+    await WithContext(WithTelemetry(room, [bench.tracing], clock=bench.clock), clock=bench.clock)(
+        scope, receive, send
+    )
     if sampler is ALWAYS_OFF:
         assert bench.spans == ()
         return
