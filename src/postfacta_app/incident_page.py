@@ -22,7 +22,7 @@ from .durations import durations, marks, turns
 from .errors import ConflictError, InvalidFieldsError, NotFoundError, invalid
 from .incidents import api as incidents
 from .incidents.access import Ref, Share, lock_active, missing, read_incident, read_ref
-from .incidents.model import MOVES, Incident, Move, Outcome
+from .incidents.model import MOVES, Incident, Move, Outcome, Severity
 from .principal import Access
 from .signals import api as signals
 from .signals.model import Attached, Attachments, Precision, SignalQuery, micros
@@ -55,6 +55,7 @@ class View(Wanted, frozen=True):
     source: Short = ""
     since: Short | None = Field(None, alias="from")
     until: Short = Field("", alias="to")
+    added: UUID | None = None  # the note that was just recorded
 
 
 async def _search(
@@ -87,16 +88,17 @@ def _link(incident: Incident, view: View, /, **changes: str) -> str:
     return f"/incidents/{incident.ref}" + (f"?{urlencode(present)}" if present else "")
 
 
-def _back(call: Call, _: str) -> Callable[[str], str]:
+def _back(call: Call, _: str) -> Callable[..., str]:
     path = f"/incidents/{call.request.path_params['ref']}"
     parameters = call.request.query_params.multi_items()
 
-    def address(place: str) -> str:
-        query = parameters
+    def address(place: str, **more: str) -> str:
+        query = [(name, text) for name, text in parameters if name != "added"]
         # An entry may be on another page now.
         if place.startswith("e-") and "page" in call.request.query_params:
-            query = [(name, text) for name, text in parameters if name != "page"]
+            query = [(name, text) for name, text in query if name != "page"]
             query.append(("entry", place))
+        query += more.items()
         page = f"{path}?{urlencode(query)}" if query else path
         return f"{page}#{place}" if place else page
 
@@ -104,7 +106,7 @@ def _back(call: Call, _: str) -> Callable[[str], str]:
 
 
 # Returns the address of the page as it was, at a place.
-Back = Annotated[Callable[[str], str], Fill(_back)]
+Back = Annotated[Callable[..., str], Fill(_back)]
 
 
 @routes.page(_ONE, Access.READ, stale=True)
@@ -117,7 +119,9 @@ async def show(
     links_of_incident = await links.of(q, incident.id)
     labels_of_incident = await labels.of(q, incident.id)
     share(incident.visibility, *(far.incident.visibility for far in links_of_incident))
-    annotations = await timeline.remarks_on(q, incident.id, entries, limit=_MOST_ANNOTATIONS + 1)
+    annotations = await timeline.remarks_on(
+        q, incident.id, entries, also=view.added, limit=_MOST_ANNOTATIONS + 1
+    )
     if view.known_as_of is not None:
         # What is written about an entry, or about the whole, may be hindsight.
         annotations = [
@@ -162,11 +166,15 @@ async def show(
         "link_types": list(links.LinkType),
         "moves": MOVES[incident.status],
         "outcomes": list(Outcome),
+        "severities": [*reversed(Severity)],
         "milestones": list(model.Milestone),
         "states": model.STATES,
         "kinds": [kind for kind in model.AnnotationKind if kind != "decision" or may_decide],
+        "added": next((note for note in annotations if note.id == view.added), None),
+        "length": ((incident.ended_at or now) - incident.declared_at).total_seconds(),
         "search": await _search(q, incident, view, now=now),
         "link": partial(_link, incident, view),
+        "anchor": anchor,
         "stamp": stamp,
         "clock": clock,
         "moment": model.moment,
@@ -181,15 +189,25 @@ def _laid_out(
 ) -> Mapping[str, object]:
     milestones = marks(page.marks)
     milestone_lines = turns(milestones)
-    begin = page.entries[0].t if page.page > 1 else -inf
+    has_before = page.page < page.pages if page.newest_first else page.page > 1
+    begin = page.entries[0].t if has_before else -inf
     end = page.after[0].t if page.after else inf
     until = micros(view.known_as_of) if view.known_as_of is not None else inf
     within = [line for line in milestone_lines if begin <= line.t < end and line.t <= until]
+    shown = days(timeline_lines, within)
+    if page.newest_first:
+        shown = [(day, items[::-1]) for day, items in reversed(shown)]
+    lengths = durations(milestones, is_open=page.is_open)
     return {
-        "days": days(timeline_lines, within),
+        "days": shown,
         "chart": chart(timeline_lines, within),
         "turns": milestone_lines,
-        "measured": durations(milestones, is_open=page.is_open),
+        # While it is open, those that are not known yet are no news.
+        "measured": {
+            phase: length
+            for phase, length in lengths.items()
+            if not page.is_open or length.seconds is not None
+        },
     }
 
 
@@ -220,7 +238,7 @@ async def note(unit: Unit, ref: Ref, new: NewNote, *, now: Now, back: Back) -> s
     added = await timeline.add_annotation(unit, ref, new, now=now)
     if new.entry is not None:
         return back(anchor(new.entry.source, new.entry.id))
-    return back(anchor("human", f"annotation:{added.id}") if new.occurred_at else "notes")
+    return back("capture-body", added=str(added.id))
 
 
 @routes.form(f"{_ONE}/notes/{{root}}", Access.ANNOTATE, again=show)

@@ -373,11 +373,11 @@ async def versions(
 
 
 async def remarks_on(
-    q: Query, incident_id: UUID, entries: Sequence[Entry], *, limit: int
+    q: Query, incident_id: UUID, entries: Sequence[Entry], *, also: UUID | None, limit: int
 ) -> Sequence[ShownAnnotation]:
-    """List annotations on entries or on the incident as a whole, oldest first."""
+    """List annotations on entries or on the incident as a whole, and one more, oldest first."""
     notes = [entry for entry in entries if entry.source == "human"]
-    roots = [UUID(note.id.partition(":")[2]) for note in notes]
+    roots = [also, *(UUID(note.id.partition(":")[2]) for note in notes)]
     rows = await q.fetch(
         _REMARKS_ON, incident_id, roots, *_keys(entries), limit, operation="annotation_said"
     )

@@ -123,6 +123,8 @@ class Wanted(BaseModel, extra="forbid", frozen=True):
     repeats: Literal["folded", "each"] = "folded"
     group: Group | None = None  # only the entries of this group of repeats
     entry: Short = ""
+    # By default the newest first while the incident is open.
+    order: Literal["newest", "oldest"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,8 @@ class NumberedPage:
 
     incident: Incident
     entries: Sequence[Entry]
-    after: Sequence[Entry]  # the entry after the page, if there is one
+    after: Sequence[Entry]  # the entry after the page in time, if there is one
+    newest_first: bool  # whether page 1 is the latest; the entries of a page go forward in time
     page: int
     count: int  # how many lines the view has
     hidden: int  # how many are hidden
@@ -233,14 +236,19 @@ class KeptTimelines:
         matches.add(statements.OF_GROUP, query.group)
         if names is not None:
             matches.add(statements.NAMED, *([name[part] for name in names] for part in (0, 1)))
-        limit = matches.bind(size + 1, "int")
         at = matches.bind(query.page - 1, "int")
         anchor = query.entry or query.edit
         selects_one = bool(anchor or query.group)
+        orders = {"newest": "true", "oldest": "false", None: "i.ended_at is null"}
+        newest_first = orders[query.order]
         fold = query.repeats == "folded" and query.view == "all" and not selects_one
         if anchor:
             at = statements.PLACE.format(
-                key=statements.KEY, size=size, anchor=matches.bind(anchor, "text"), at=at
+                key=statements.KEY,
+                size=size,
+                anchor=matches.bind(anchor, "text"),
+                at=at,
+                newest_first=newest_first,
             )
         tie = statements.TIE_NOW.format(is_known=is_known.replace("e.", "x."))
         lines = statements.FOLDED.format(size=size) if fold else statements.MATCHING
@@ -250,8 +258,8 @@ class KeptTimelines:
             matches=matches,
             is_known=is_known,
             key=statements.KEY,
-            limit=limit,
             at=at,
+            newest_first=newest_first,
             size=size,
             annotated=statements.ANNOTATED,
             lines=lines,
@@ -263,10 +271,12 @@ class KeptTimelines:
         marks, reasons, repeats = (
             json.loads(row[column] or "{}") for column in ("marks", "reasons", "repeats")
         )
+        shown = min(size, row["count"] - row["at"] * size)
         return NumberedPage(
             incident=incident_of(row),
-            entries=entries[:size],
-            after=entries[size:],
+            entries=entries[:shown],
+            after=entries[shown:],
+            newest_first=row["newest_first"],
             page=row["at"] + 1,
             size=size,
             count=row["count"],

@@ -243,7 +243,8 @@ TIE: Final = """
     where x.t = e.t
       and {is_known}
       and (x.source, x.id) <> (e.source, e.id)))"""
-# A page by its number, of the present.
+# A page by its number, of the present. With the newest first, pages are counted from the end, and
+# each is in the order of the timeline too.
 PAGE: Final = """
 with i as materialized (
   select {incident},
@@ -265,15 +266,21 @@ lines as ({lines}),
 counted as materialized (
   select count(*) as count from lines),
 place as materialized (
-  select least({at}, greatest(0, count - 1) / {size}) as at from counted),
+  select least({at}, greatest(0, count - 1) / {size}) as at, {newest_first} as newest_first
+    from counted, i),
 page as materialized (
   select *
     from lines e
    order by {key}
-   limit {limit}
-  offset (select at * {size} from place))
+   limit (select least({size}, count - at * {size}) + 1 from counted, place)
+  offset (select case
+                   when newest_first then greatest(0, count - (at + 1) * {size})
+                   else at * {size}
+                 end
+            from counted, place))
 select i.*,
        place.at,
+       place.newest_first,
        counted.count,
        (select count(*) from matching) as entries,
        (select count(*)
@@ -300,7 +307,10 @@ select i.*,
 # As `anchor` in view.py.
 PLACE: Final = """
 coalesce((
-  select n / {size}
+  select case
+           when (select {newest_first} from i) then (select count from counted) - 1 - n
+           else n
+         end / {size}
     from (
       select row_number() over (order by {key}) - 1 as n,
              e.source,

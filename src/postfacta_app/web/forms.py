@@ -269,7 +269,7 @@ class Typed:
         return self.refusal is not None and form == self.form
 
     def value(self, form: str, name: str, default: object = "") -> str:
-        return self.fields.get(name, "") if self.has(form) else str(default)
+        return self.fields.get(name, str(default)) if self.has(form) else str(default)
 
     def wrong(self, form: str, name: str) -> str:
         if self.refusal is None or form != self.form:

@@ -76,17 +76,18 @@ def test_a_responder_puts_a_timeline_right_by_forms_alone(page: Page) -> None:
 
 def add_a_note(page: Page) -> None:
     """Add a note at the second try: what was typed comes back with what was wrong."""
-    page.click("text=Add a note, decision")
-    note = page.locator("form[action$='/notes']").last
-    note.locator("textarea").fill("The cache is cold")
+    note = page.locator("form.capture")
+    note.locator("[name=body]").fill("The cache is cold")
     note.locator("[name=occurred_at]").fill("half past ten")
     note.locator("button").click()
-    assert page.locator("[role=alert] a").get_attribute("href") == "#note-occurred_at"
-    assert note.locator("textarea").input_value() == "The cache is cold"
+    assert page.locator("[role=alert] a").get_attribute("href") == "#capture-occurred_at"
+    assert note.locator("[name=body]").input_value() == "The cache is cold"
     note.locator("[name=occurred_at]").fill("2026-02-07 10:30")
     note.locator("button").click()
-    assert "#e-" in page.url
-    assert page.locator("article:target h4").text_content() == "The cache is cold"
+    # Ready for the next, in sight, with the means to mend what was written.
+    assert page.evaluate("document.activeElement.id") == "capture-body"
+    assert (page.locator(".recorded span").first.text_content() or "").endswith(" recorded")
+    assert "The cache is cold" in page.locator("article h4").all_text_contents()
 
 
 def curate(entry: Locator, button: str, **typed: str) -> None:
@@ -132,6 +133,46 @@ def test_the_page_fits_any_screen_with_all_its_forms_open(
     page.screenshot(path=shot, full_page=True)
     assert shot.stat().st_size > 10_000
     context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_bar_stays_in_sight_and_covers_no_focus(
+    browser: Browser, live: LiveService, session: StorageState, width: int
+) -> None:
+    context = browser.new_context(
+        base_url=live.url, viewport={"width": width, "height": 844}, storage_state=session
+    )
+    page = context.new_page()
+    page.goto(recorded(live, f"bar-{width}"))
+    page.evaluate("document.querySelectorAll('details').forEach(it => it.open = true)")
+    page.evaluate("window.scrollTo(0, 1500)")
+    bar = page.locator(".bar").bounding_box()
+    assert bar is not None
+    assert (bar["y"], bar["y"] + bar["height"])[width < 1000] == (0, 844)[width < 1000]
+    assert bar["height"] < 844 / 4
+    page.locator(".tabs a").first.focus()
+    covered: list[str] = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate(BENEATH):
+            covered.append(page.evaluate("document.activeElement.outerHTML.slice(0, 80)"))
+    assert covered == []
+    # After a note the line is where it was.
+    page.fill("#capture-body", "Rolled back")
+    page.click(".capture button")
+    after = page.locator("#capture-body").bounding_box()
+    assert after is not None
+    assert 0 <= after["y"] < 844
+    context.close()
+
+
+# Whether what has the focus is wholly beneath the bar (WCAG 2.2, 2.4.11).
+BENEATH = """() => {
+  const it = document.activeElement, bar = document.querySelector(".bar");
+  if (bar.contains(it) || it === document.body) return false;
+  const box = it.getBoundingClientRect(), over = bar.getBoundingClientRect();
+  return box.top >= over.top && box.bottom <= over.bottom;
+}"""
 
 
 # What can be clicked and is lower than 24 pixels (WCAG 2.2, 2.5.8), but for links inside a
@@ -181,6 +222,6 @@ def test_on_a_telephone_no_button_covers_a_title_and_print_has_no_buttons(
     assert page.evaluate(COVERED) == 0
     page.emulate_media(media="print")
     assert page.locator("button:visible").all_text_contents() == []
-    assert not page.locator("h3.adding").is_visible()
+    assert page.locator(".bar .status").is_visible()
     assert page.locator("h4:visible").count() > 1
     context.close()

@@ -102,7 +102,7 @@ async def test_different_facts_stand_on_lines_of_their_own(
             for n, (title, services) in enumerate(facts)
         )
     )  # fmt: skip
-    page = (await case.send("GET", f"/incidents/INC-{case.number}")).text
+    page = (await case.send("GET", f"/incidents/INC-{case.number}?order=oldest")).text
     assert lines(page) == [
         *("HTTP 500 on /pay", "HTTP 404 on /pay", "host db-1 down", "host db-2 down"),
         *["Queue is slow"] * 3,

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import product
 from random import Random
-from typing import Any
+from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
 import anyio
@@ -302,6 +302,9 @@ async def _measure_differences(
     return []
 
 
+ORDERS: Final[Sequence[Literal["oldest", "newest"]]] = ("oldest", "newest")
+
+
 async def _page_differences(
     unit: Unit, incident: UUID, facts: Facts, random: Random
 ) -> Iterable[str]:
@@ -319,11 +322,13 @@ async def _page_differences(
     if fold:
         groups = folded(shown, facts, size)
     shown, last = [it for it, _ in groups], max(0, len(groups) - 1) // size
+    order = random.choice(ORDERS)
     view = Wanted(
         known_as_of=None if known is None else moment(known),
         hidden=hidden,
         view="narrative" if narrative else "all",
         repeats="folded" if fold else "each",
+        order=order,
     )
     which = view.model_copy(
         update={"page": at + 1, "entry": "" if named is None else anchor(*named)}
@@ -339,20 +344,25 @@ async def _page_differences(
             return [f"group {it} is not {about}"]
         if about[2:] != (min(5, len(titles)), True):
             return [f"group {it} opens to {inner} for {alike}"]
+    if turned is not None and order == "newest":
+        turned = len(shown) - 1 - turned
     at = min(at, last) if turned is None else turned // size
+    first, end = at * size, min(len(shown), (at + 1) * size)
+    if order == "newest":
+        first, end = max(0, len(shown) - end), len(shown) - first
     wanted = (
-        shown[at * size :][:size],
-        shown[(at + 1) * size :][:1],
+        shown[first:end],
+        shown[end : end + 1],
         at + 1,
         len(shown),
         sum(it.hidden for it in then),
         total,
-        [len(group) for _, group in groups[at * size :][:size]],
+        [len(group) for _, group in groups[first:end]],
     )
     counts = {it.item: it.count for it in got.repeats}
     counted = [counts.get(n, 1) for n in range(len(got.entries))]
     if (got.entries, got.after, got.page, got.count, got.hidden, got.total, counted) != wanted:
-        told = f"page {at}, size {size}, hidden {hidden}, narrative {narrative}, known {known}: {got} for {wanted}"
+        told = f"page {at}, {order}, size {size}, hidden {hidden}, narrative {narrative}, known {known}: {got} for {wanted}"
         return [told]
     return []
 

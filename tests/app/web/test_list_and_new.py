@@ -288,15 +288,54 @@ async def test_what_happens_now_is_added_to_the_timeline_in_one_line(service: Se
     assert 'value="Bank called"' in wrong.text
     assert "10:04, -5m or now" in wrong.text
     done = await screen.send(await screen.get(path), f"{path}/notes", body="Restarted the gateway")
-    assert "#e-" in done.headers["location"]
-    page = await screen.get(path)
+    where = done.headers["location"]
+    assert where.endswith("#capture-body")
+    page = await screen.get(where)
     assert re.search(r"<h4>Restarted the gateway</h4>", page.text)
+    # What was recorded is at hand: to correct it, or to take it back.
+    assert re.search(r"\d\d:\d\d:\d\d recorded", page.text)
+    note = where.partition("added=")[2].partition("#")[0]
+    assert f"edit=renote-{note}" in page.text
+    await screen.send(page, f"{path}/notes/{note}", having="op")
+    gone = await screen.get(where)
+    assert "recorded</span>" not in gone.text
+    assert "<h4>Restarted the gateway</h4>" not in gone.text
     ours = screen.headers | {"Sec-Fetch-Site": "same-origin"}
     moved = await service.client.post(
         f"/api/v1{path}/transitions", json={"to": "RESOLVED"}, headers=ours
     )
     assert moved.status_code == 201, moved.text
-    assert "Add to the timeline</label>" not in (await screen.get(path)).text
+    # What comes to light later is written in the same line.
+    later = await screen.send(await screen.get(path), f"{path}/notes", body="It was the pool")
+    assert (
+        "Recorded on the incident as a whole" in (await screen.get(later.headers["location"])).text
+    )
+
+
+async def test_the_lead_and_the_severity_are_taken_at_a_click(service: Service) -> None:
+    screen = await Screen.of(service)
+    made = await screen.send(await screen.get("/incidents/new"), "/incidents/new", TYPED)
+    path = made.headers["location"]
+    page = await screen.get(path)
+    await screen.send(page, f"{path}/edit", having="owner")
+    await screen.send(page, f"{path}/edit", having="severity", severity="LOW")
+    item = (await service.client.get(f"/api/v1{path}", headers=screen.headers)).json()
+    assert (item["owner"], item["severity"]) == ("Responder", "LOW")
+    seen = await screen.get(path)
+    assert "Assign to me" not in seen.text
+    assert '<span class="owner">Responder</span>' in seen.text
+    # Who is late sees who leads, on a form that has all fields.
+    other = await Screen.of(service)
+    late = await other.send(
+        page,
+        f"{path}/edit",
+        {"csrf": forms_of(await other.get(path))[0].fields["csrf"]},
+        having="owner",
+        owner="Grace",
+        expect=412,
+    )
+    assert "now: Responder" in late.text
+    assert f'value="{TYPED["title"]}"' in late.text
 
 
 # The insights
