@@ -109,7 +109,8 @@ async def refusals(app: Hardened, held: Held, origin: str) -> dict[int, AsgiResp
 def hardened(app: ASGIApp, **options: Any) -> Hardened:
     chosen = HardenOptions(
         limits=TransferLimits(max_body_bytes=10, max_header_bytes=1000),
-        concurrency=OverloadConfig(start=1, patience=0.05),
+        # Refused long before the limiter may grow, which takes two beats of 0.05 s.
+        concurrency=OverloadConfig(start=1, patience=0.001),
         routes=[RouteOptions(routes=["/limited"], rate_limits=["1/hour per client"])],
         **options,
     )
