@@ -78,6 +78,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Block",
             "BlockGuard",
             "LastValues",
+            "Latencies",
             "Outcome",
             "Registry",
             "Runner",

@@ -18,6 +18,7 @@ from postfacta_core.guards._circuit import CircuitConfig
 from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.fallback import Fallback
+from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.retry import Retry
 from postfacta_core.health import HealthRegistry
 from postfacta_core.limits._overload import OverloadConfig, OverloadLimiter
@@ -38,7 +39,7 @@ def add_check(**options: Any) -> None:
 
 
 KINDS = (
-    Backoff, Bulkhead, CircuitConfig, DrainLimits, Fallback, OverloadConfig,
+    Backoff, Bulkhead, CircuitConfig, DrainLimits, Fallback, Hedge, OverloadConfig,
     OverloadLimiter, PoolOptions, Rate, RateCounter, Retry, RetryBudget,
     StreamLimits, TransferLimits, TrustedProxies,
 )  # fmt: skip
@@ -53,7 +54,7 @@ CASES = re.findall(
 
 
 def test_each_refusal_is_the_whole_sentence() -> None:
-    assert len(CASES) == 105
+    assert len(CASES) == 108
     with every() as case:
         for call, sentence in CASES:
             with case(call), pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):

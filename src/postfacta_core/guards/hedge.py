@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from ..events import Mode, Observer, Sample, process_observer
 from ..functions import answer_of
 from ..validation import validation
 from ._guard import Guard, On, Outcome, P, Runner, T, running_loop
+from ._latencies import Latencies
 from .budget import RetryBudget
 
 # Of a call whose first try took longer than the delay: which try answered, or none; or why no
@@ -33,6 +35,8 @@ _SECOND = "second"
 _FAILED = "failed"
 _REFUSED = "budget_refused"
 _SHADOW = "shadow"
+
+_percentile_of = re.compile(r"p([5-9]\d)").fullmatch
 
 
 class Hedge(Guard):
@@ -49,8 +53,10 @@ class Hedge(Guard):
     * The call ends when both tries have: one that does not heed its cancellation holds it up.
 
     Args:
-        delay: Seconds after which the second starts, from 0 up; or a function that returns them,
-            such as the 95th percentile of a latency. If that raises, there is no second.
+        delay: Seconds after which the second starts, from 0 up. Or a percentile of what its own
+            last 1,000 calls took, from `"p50"` to `"p99"`: until enough have answered, 100 for
+            `"p95"`, no second starts. Or a function that returns seconds; if that raises, there is
+            no second.
         on: Which outcomes are no answers: types of errors; or a function of the `Outcome` that
             alone decides, of results too. If that raises, it is an answer. Nothing closes a
             response that has lost: `Outgoing` does.
@@ -68,7 +74,7 @@ class Hedge(Guard):
         self,
         name: str,
         *,
-        delay: float | Callable[[], float],
+        delay: float | str | Callable[[], float],
         on: On = (),
         budget: RetryBudget | None = None,
         mode: Mode | str = Mode.ENFORCE,
@@ -76,20 +82,38 @@ class Hedge(Guard):
         clock: Clock = MONOTONIC,
     ) -> None:
         super().__init__(name, mode=mode, observer=observer, clock=clock)
-        if not callable(delay):
-            validation.number("Hedge.delay", delay, at_least=0, example="delay=0.1, or a function")
-        self.delay: float | Callable[[], float] = delay
+        self._latencies: Latencies | None = None
+        self.delay: float | str | Callable[[], float] = delay
+        if isinstance(delay, str):
+            percentile = _percentile_of(delay)
+            if percentile is None:
+                rule = "seconds, a function, or a percentile from p50 to p99"
+                validation.refuse("Hedge.delay", delay, rule, example='delay="p95"')
+            self._latencies = Latencies(int(percentile[1]) / 100)
+            delay = self._latencies.percentile
+        elif not callable(delay):
+            validation.number("Hedge.delay", delay, at_least=0, example='delay="p95", or delay=0.1')
+        self._delay = delay
         self._act_on(on)
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
         validation.instance(
             "Hedge.budget", self.budget, RetryBudget, example='RetryBudget("billing")'
         )
         self._counts = dict.fromkeys((_FIRST, _SECOND, _FAILED, _REFUSED, _SHADOW), 0)
-        self._announce(delay="a function" if callable(delay) else delay, budget=self.budget.name)
+        self._announce(
+            delay="a function" if callable(self.delay) else self.delay, budget=self.budget.name
+        )
 
     def status(self) -> Mapping[str, object]:
-        """Return how many second tries its budget allows now."""
-        return {"budget_tokens": self.budget.tokens(self._clock())}
+        """Return how many second tries its budget allows now, and the delay that it measured.
+
+        None while too few calls have answered.
+        """
+        status: dict[str, object] = {"budget_tokens": self.budget.tokens(self._clock())}
+        if self._latencies is not None:
+            delay = self._present_delay()
+            status["delay"] = delay if delay < math.inf else None
+        return status
 
     def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics.
@@ -110,9 +134,7 @@ class Hedge(Guard):
         if mode is Mode.OFF:
             return await answer_of("Hedge", function, function(*args, **kwargs))
         race = _Race(partial(function, *args, **kwargs), self._clock())
-        delay = self.delay
-        if callable(delay):
-            delay = self._ask(operator.call, delay, otherwise=math.inf)
+        race.delay = delay = self._present_delay()
         # A Retry that shares the budget has paid in for this call.
         if not self.budget.is_fed:
             self.budget.deposit()
@@ -133,6 +155,18 @@ class Hedge(Guard):
         finally:
             # A cancelled task, or an error's traceback, may hold the race for a while.
             del race.start, race.stop, race.end
+
+    def _present_delay(self) -> float:
+        delay = self._delay
+        return self._ask(operator.call, delay, otherwise=math.inf) if callable(delay) else delay
+
+    def _measure(self, race: _Race, *, is_answer: bool) -> None:
+        """Add what the first try took; see rule 3 of `_latencies` for one that gave no answer."""
+        if self._latencies is not None:
+            took = self._clock() - race.began
+            if is_answer or took > race.delay:
+                with self._lock:
+                    self._latencies.add(took)
 
     async def _run(self, race: _Race, delay: float) -> None:
         try:
@@ -202,6 +236,7 @@ class Hedge(Guard):
                 self._counts[_REFUSED] += 1
 
     async def _try(self, race: _Race, which: str) -> None:
+        is_answer = False
         try:
             coro: Any = race.start()
             result = await (
@@ -213,11 +248,14 @@ class Hedge(Guard):
             race.is_open = False
             raise
         else:
-            self._end(race, which, Outcome(result))
+            is_answer = self._end(race, which, Outcome(result))
+        finally:
+            if which == _FIRST:
+                self._measure(race, is_answer=is_answer)
 
-    def _end(self, race: _Race, which: str, outcome: Outcome[Any]) -> None:
+    def _end(self, race: _Race, which: str, outcome: Outcome[Any]) -> bool:
         if not race.is_open:
-            return
+            return False
         is_answer = not self._acts_on(outcome, otherwise=False)
         if self._predicate is None and race.has_second:
             # Beside another try an error of any type is none.
@@ -229,6 +267,7 @@ class Hedge(Guard):
             race.winner = which
             if race.has_second:
                 race.stop()
+        return is_answer
 
 
 @dataclass(slots=True, eq=False)
@@ -237,6 +276,7 @@ class _Race:
 
     start: partial[Any]
     began: float
+    delay: float = math.inf
     stop: Callable[[], object] = lambda: None
     is_open: bool = True
     has_second: bool | None = None  # None until that is decided.

@@ -78,7 +78,7 @@ class Bench:
         *,
         budget: RetryBudget | None = None,
         mode: Mode = Mode.ENFORCE,
-        delay: float | Callable[[], float] = 0.05,
+        delay: float | str | Callable[[], float] = 0.05,
         on: On = (),
     ) -> None:
         self.clock = ManualClock()

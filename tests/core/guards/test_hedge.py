@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -417,3 +418,80 @@ def test_it_announces_itself_and_its_own_budget() -> None:
         == "Hedge('other', delay=0.05, budget='other', mode='enforce')"
     )
     assert bench.hedge.delay == 0.05
+
+
+class Measured:
+    """A hedge that measures itself, and calls that take the given seconds of its clock."""
+
+    def __init__(self, delay: str = "p95", mode: Mode = Mode.ENFORCE) -> None:
+        self.clock = ManualClock()
+        self.hedge = HedgeAtOnce(
+            "search", delay=delay, on=ConnectionError, mode=mode, clock=self.clock
+        )
+
+    async def call(self, seconds: float, error: Exception | None = None) -> None:
+        async def take() -> None:
+            self.clock.advance(seconds)
+            if error is not None:
+                raise error
+
+        with suppress(ConnectionError, ValueError):
+            await self.hedge.call(take)
+
+    @property
+    def delay(self) -> object:
+        return self.hedge.status()["delay"]
+
+
+async def test_it_measures_the_delay_by_itself() -> None:
+    with every() as case:
+        for mode in (Mode.ENFORCE, Mode.SHADOW):
+            with case(mode):
+                measured = Measured(mode=mode)
+                assert measured.hedge.settings()["delay"] == measured.hedge.delay == "p95"
+                for hundredths in range(1, 101):
+                    assert measured.delay is None
+                    await measured.call(hundredths / 100)
+                assert measured.delay == pytest.approx(0.95)
+
+
+async def test_while_it_measures_no_second_try_starts() -> None:
+    bench = Bench(delay="p95")
+    bench.tries[0].answer("first")
+    for _ in range(99):
+        await bench.hedge.call(bench.tries[0].run)
+    assert bench.slept == []
+    await bench.hedge.call(bench.tries[0].run)
+    await bench.hedge.call(bench.tries[0].run)
+    assert len(bench.slept) == 1
+
+
+async def test_a_failure_before_the_delay_teaches_nothing() -> None:
+    measured = Measured("p50")
+    for _ in range(10):
+        await measured.call(1.0)
+    for error in (ConnectionError(), ValueError()):
+        for _ in range(50):
+            await measured.call(0.001, error)
+    assert measured.delay == pytest.approx(1.0)
+
+
+async def test_what_a_second_try_cut_short_was_slow() -> None:
+    bench = Bench(delay="p50")
+    bench.tries[0].answer("first")
+    for _ in range(10):
+        await bench.hedge.call(bench.tries[0].run)
+    assert bench.hedge.status()["delay"] == 0.0
+    for _ in range(11):
+        bench.tries = [Try(), Try()]
+        bench._started = 0  # noqa: SLF001 - as new
+        bench.delay_is_over = anyio.Event()
+        caller = Caller(bench)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(caller.run)
+            await bench.tries[0].has_begun.wait()
+            await bench.end_delay()
+            bench.tries[1].answer("second")
+            await caller.ended()
+        assert bench.tries[0].was_cancelled
+    assert bench.hedge.status()["delay"] == pytest.approx(0.05)
