@@ -44,6 +44,9 @@ _EXCUSED: Final = 2.5
 _FREE: Final = 16.0
 _RECENT: Final = 600.0  # Seconds after which a kind that was not answered counts no more.
 _FORGETS: Final = 4.0  # Seconds after which a silence explains no lateness.
+# Seconds for which it is known what holds the slots.
+_KNOWN: Final = 60.0
+_NONE: Final = 1e-9  # In place of 0 below a fraction.
 _KEEPS: Final = 0.99  # Of the rate before, each beat: a half after 3.5 s.
 
 
@@ -59,6 +62,7 @@ class Growth:
         self._slow_until = -math.inf
         self._silent_at = -math.inf
         self._silence = 0.0
+        self._slots = self._held = 0.0
         self._late = 0.0
         self._rate = 0.0
         self._is_silent = self._was_short = self._has_answers = False
@@ -91,6 +95,12 @@ class Growth:
             self._silence = max(silence, before)
             self._silent_at = now
 
+    def note(self, usual: float, held: float, lasted: float) -> None:
+        """Note what the answers of a window usually take, in sum, and the sum of its squares."""
+        keeps = math.exp(-lasted / _KNOWN)
+        self._slots = self._slots * keeps + usual
+        self._held = self._held * keeps + held
+
     def rest(self, now: float) -> None:
         """Record that no request is under way: that is no silence."""
         self._idle_at = now
@@ -106,13 +116,13 @@ class Growth:
     def may_grow(self, now: float) -> bool:
         return now >= self._held_until and self._late < _LATE
 
-    def target(self, limit: float, now: float, *, is_tried: bool, held: float) -> float:
+    def target(self, limit: float, now: float, *, is_tried: bool) -> float:
         """Return the limit from now on.
 
-        `is_tried` is whether half of the present one was answered since it grew, `held` the seconds
-        for which a slot is usually held.
+        `is_tried` is whether half of the present one was answered since it grew.
         """
         target = limit
+        held = self._held / max(self._slots, _NONE)  # The seconds for which a slot usually is.
         if self._is_silent:
             silence = self._silence_at(now)
             most = max(_FREE * (1.0 + silence), _SPREAD * self._rate * silence)

@@ -30,13 +30,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from math import sqrt
 from operator import itemgetter
 from typing import Final
 
 from ..events import Mode, Sample
 from ..validation import validation
+from ._answers import TOLERANCE, Answers, Ending as Ending, Trial
 from ._growth import Growth
 from ._waiting import ADMIT, NOBODY, Admit, Priority, Shed, Wait, WaitingLine
 
@@ -44,9 +44,6 @@ from ._waiting import ADMIT, NOBODY, Admit, Priority, Shed, Wait, WaitingLine
 _SHEDS: Final = (Shed(1.0), Shed(2.0), Shed(3.0))
 # The parts of the limit that the priorities may use, the highest first (rule 7).
 _SHARES: Final = (1.0, 1.0, 0.9, 0.8)
-# How much longer than usual a request may take (rule 2). `_judge` leaves as much above the limit at
-# which a slow service is full.
-_TOLERANCE: Final = 1.25
 # A window has this many endings or is this old: of fewer, one odd request decides.
 _FEWEST: Final = 8
 _LONGEST = 1.0
@@ -56,38 +53,9 @@ _CHANCE: Final = 1.25
 _SHORTEST = 0.05
 # The longest time between two tests of the verdict that the service is slow (rule 5).
 _PAUSE: Final = 30.0
-# It bounds the memory, for an application whose routes have no names.
-_KINDS: Final = 256
-# The share of one answer in a moving average: about the last 16 count.
-_WEIGHT: Final = 1 / 16
-# How fast a usual time may rise with an answer: slowly, since an overload that is not yet noticed
-# must not be learned.
-_UP: Final = 1 / 32
-# A request that was seen to wait for the loop had waited in its socket before, unseen (rule 2).
-_LAG_COUNTS: Final = 4.0
-# Of a kind's first answer: it may have been a quick one.
-_FIRST: Final = 1.25
-# Seconds for which it is known what holds the slots.
-_HOLDS: Final = 60.0
-# How late one request counts at most: a few that take for ever are no queue (rule 9).
-_LATEST: Final = 2.0
+_UNKNOWN: Final = Ending.UNKNOWN
+_UNTIMED: Final = Ending.UNTIMED
 _NONE: Final = 1e-9  # In place of 0 below a fraction.
-_NEVER_ANSWERED: Final = [math.inf]
-# Seconds after which a request that tells nothing lends its slot: such as a hung route, or an
-# undeclared long-poll (rule 8).
-_HANGS: Final = 2.0
-# Of a kind that was never answered: it is no queue, in which some are answered all the time.
-_UNKNOWN_HANGS: Final = 0.1
-
-
-class Ending(IntEnum):
-    """How a request ended."""
-
-    ANSWERED = 0
-    LOST = 1  # It was given up.
-    LEFT = 2  # Its caller left before it began: its kind is unknown.
-    UNKNOWN = 3  # It is no evidence.
-    UNTIMED = 4  # It was answered, late for a known reason.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,25 +76,6 @@ class OverloadConfig:
         validation.seconds("OverloadConfig.spare", self.spare, example="0.1")
         validation.seconds("OverloadConfig.patience", self.patience, example="0.5")
         validation.whole("OverloadConfig.start", self.start, example="8")
-
-
-@dataclass(slots=True)
-class _Trial:
-    """A cut under way: limit and stretch (length by usual length) before it, and its beginning."""
-
-    origin: float
-    stretch: float
-    since: float
-    is_test: bool = False
-    beyond: int = 0  # The most room in addition to the limit since it began.
-    ended: int = 0
-    took: float = 0.0
-    usual: float = 0.0
-
-    def add(self, took: float, usual: float) -> None:
-        self.ended += 1
-        self.took += took
-        self.usual += usual
 
 
 class OverloadLimiter:
@@ -155,23 +104,16 @@ class OverloadLimiter:
         self._config = config
         self._line = WaitingLine(config.spare, config.patience)
         self._growth = Growth() if explores else None
-        self._slots = self._slot_held = 0.0
-        self._grew_at = self._test_at = -math.inf
-        self._untried = 0.0
-        self._is_calm = True
-        self._kinds: dict[Hashable, list[float]] = {}
-        self._mean = [0.0]
-        self._rate = self._work = self._lag = self._pressure = self._queue_seconds = 0.0
-        self._stretch = self._scale = 1.0
-        self._spare = config.spare
-        self._tolerance = _TOLERANCE
-        self._lag_weight = _LAG_COUNTS - 1.0
+        self._answers = Answers(config.spare)
+        self._note = self._answers.pending.append
+        self._test_at = -math.inf
+        self._rate = self._work = self._pressure = self._queue_seconds = 0.0
+        self._scale = 1.0
         self._is_overloaded = self._was_short = False
         self._beyond = (
             0  # Slots of the crowd beyond half of the limit: room for others in addition.
         )
         self._peak = 0
-        self._trial: _Trial | None = None
         self._test_every = 1.0
         self._verdicts = {"queue": 0, "slow": 0}
         self._counts = {mode: ([0] * len(Priority), [0] * len(Priority)) for mode in Mode}
@@ -274,43 +216,12 @@ class OverloadLimiter:
         loop began it.
         """
         self.in_flight -= 1
-        if ending < Ending.UNKNOWN:
-            took = now - admitted
-            if ending == Ending.LEFT:
-                record = self._mean  # its kind is unknown
-            else:
-                record = self._kinds.get(kind) or self._learn_kind(
-                    kind, took - waited - lag, ending
-                )
-            usual = record[0]
-            allowed = usual * self._tolerance + self._spare
-            age = took + lag * self._lag_weight
-            if ending == Ending.ANSWERED or age > allowed:
-                self._late += age / allowed if age < _LATEST * allowed else _LATEST
-                self._ended += 1
-                self._waited += waited
-                if ending == Ending.ANSWERED:
-                    self._answered += 1
-                    self._allowed += allowed
-                    self._lag += (lag - self._lag) * _WEIGHT
-                    work = took - waited - lag
-                    self._mean[0] += (usual - self._mean[0]) * _WEIGHT
-                    record[1] = now
-                    self._took += work
-                    self._usual += usual
-                    self._held += usual * usual
-                    if self._untried > 0.0 and admitted >= self._grew_at:
-                        self._untried -= 1.0
-                    if (trial := self._trial) is not None and admitted >= trial.since:
-                        trial.add(work, usual)
-                    if self._is_calm:
-                        longer = work - usual
-                        record[0] += min(longer, usual) * _UP if longer > 0.0 else longer * _WEIGHT
+        if ending < _UNKNOWN:
+            self._note((now, admitted, ending, kind, waited, lag))
             if now >= self._closes:
                 self._close(now)
-        elif ending == Ending.UNTIMED:
-            self._untimed += 1
-            self._allowed += self._kinds.get(kind, self._mean)[0] * self._tolerance + self._spare
+        elif ending == _UNTIMED:
+            self._note((now, admitted, ending, kind, waited, lag))
         if self._line.count:
             self._hand_over(now)
 
@@ -334,17 +245,14 @@ class OverloadLimiter:
 
     def has_answered(self, kind: Hashable) -> bool:
         """Return whether a request of this kind was ever answered."""
-        return self._record_of(kind) is not None
+        return self._answers.has_answered(kind)
 
     def is_silent(self, kind: Hashable, admitted: float, now: float) -> bool:
         """Return whether a request that runs tells nothing.
 
         None of its kind was answered for longer than they take, or ever.
         """
-        record = self._record_of(kind)
-        if record is None:
-            return now > admitted + _UNKNOWN_HANGS
-        return now > max(admitted + _HANGS, record[1] + max(_HANGS, 2.0 * record[0]))
+        return self._answers.is_silent(kind, admitted, now)
 
     def share(self, holders: Mapping[Hashable, int]) -> None:
         """Leave half of the limit to others, by each client's slots while requests find no room.
@@ -354,8 +262,9 @@ class OverloadLimiter:
         """
         client, slots = max(holders.items(), key=itemgetter(1), default=(None, 0))
         self._beyond = max(0, slots - max(1, int(self.limit) // 2))
-        if self._trial is not None:
-            self._trial.beyond = max(self._trial.beyond, self._beyond)
+        trial = self._answers.trial
+        if trial is not None:
+            trial.beyond = max(trial.beyond, self._beyond)
         self._line.set_crowd(client if self._beyond else NOBODY)
 
     def give_up(self, wait: Wait, now: float) -> Admit | Shed:
@@ -372,7 +281,8 @@ class OverloadLimiter:
 
         `own_share` is the service's share of its lag, from 0 to 1.
         """
-        self._lag_weight = _LAG_COUNTS * max(own_share, 0.5) - 1.0
+        self._answers.fold()
+        self._answers.weigh_lag(own_share)
         self._is_overloaded = self._line.is_overloaded(now)
         if self._growth is not None:
             self._explore(self._growth, now)
@@ -403,30 +313,28 @@ class OverloadLimiter:
 
     def _explore(self, growth: Growth, now: float) -> None:
         line = self._line
+        answers = self._answers
         if not self.in_flight:
             growth.rest(now)
         if growth.begins_short(now, is_short=line.count > 0):
             self._await_answers(now)
-        growth.look(now, self._kinds.values(), self._mean[0], self._scale, self._rate)
+        growth.look(now, answers.kinds.values(), answers.mean[0], self._scale, self._rate)
         is_harmed = (
-            self._trial is not None
+            answers.trial is not None
             or self._pressure > 1.0
-            or (self._ended > 1 and self._late > self._ended)
+            or (answers.ended > 1 and answers.late > answers.ended)
             or line.is_overloaded(now)
         )
         line.is_patient = growth.may_grow(now) and not is_harmed
         if line.count and line.is_patient:
-            held = self._slot_held / max(self._slots, _NONE)
-            is_tried = self._untried <= 0.0
-            target = growth.target(self.limit, now, is_tried=is_tried, held=held)
+            target = growth.target(self.limit, now, is_tried=answers.untried <= 0.0)
             if target > self.limit:
                 self._set_limit(target)
                 self._await_answers(now)
 
     def _await_answers(self, now: float) -> None:
         """Let the limit grow only once half of it, admitted from now on, was answered."""
-        self._grew_at = now
-        self._untried = self.limit / 2.0
+        self._answers.await_answers(now, self.limit / 2.0)
         self._may_grow = False
 
     def _has_room(self, priority: int, client: Hashable) -> bool:
@@ -457,89 +365,76 @@ class OverloadLimiter:
             self._line.refuse(now)
         wait.wake()
 
-    def _record_of(self, kind: Hashable) -> list[float] | None:
-        # Kinds beyond the most share one.
-        return self._kinds.get(kind) or self._kinds.get(None)
-
-    def _learn_kind(self, kind: Hashable, took: float, ending: Ending) -> list[float]:
-        if ending != Ending.ANSWERED:
-            return _NEVER_ANSWERED  # it is unknown whether it is late
-        if len(self._kinds) >= _KINDS:
-            kind = None
-            if (record := self._kinds.get(kind)) is not None:
-                return record
-        record = self._kinds[kind] = [_FIRST * max(took, 0.0) / max(1.0, self._stretch), 0.0]
-        return record
-
     def _open(self, now: float) -> None:
         self._opened = now
         self._closes = now + _SHORTEST
-        self._ended = self._answered = self._untimed = 0
-        self._waited = self._held = 0.0
-        self._took = self._usual = self._allowed = self._late = 0.0
+        self._answers.open()
         self._peak = self.in_flight
         self._was_short = self._line.count > 0
-        self._may_grow = self._untried <= 0.0
+        self._may_grow = self._answers.untried <= 0.0
 
     def _close(self, now: float) -> None:
+        answers = self._answers
+        answers.fold()
         lasted = now - self._opened
-        if self._ended < _FEWEST and lasted < _LONGEST:
+        if answers.ended < _FEWEST and lasted < _LONGEST:
             return
-        if not self._ended or lasted > 4 * _LONGEST:  # it hung, or had next to nothing to do
-            self._is_calm = self._is_calm and self._ended > 0
+        if not answers.ended or lasted > 4 * _LONGEST:  # it hung, or had next to nothing to do
+            answers.is_calm = answers.is_calm and answers.ended > 0
             self._open(now)
             return
         short = self._was_short
-        answered = self._answered
+        answered = answers.answered
         weight = min(1.0, 2 * lasted)  # An average over half a second.
-        self._rate += ((answered + self._untimed) / lasted - self._rate) * weight
-        self._work += (self._allowed / lasted - self._work) * weight
+        self._rate += ((answered + answers.untimed) / lasted - self._rate) * weight
+        self._work += (answers.allowed / lasted - self._work) * weight
         # While no request was short of room, the spare capacity is unknown: assume what the limit
         # holds.
-        possible = 0.0 if short else self.limit / max(self._mean[0], _NONE)
-        self._line.pace(self._rate, self._lag, possible)
+        possible = 0.0 if short else self.limit / max(answers.mean[0], _NONE)
+        self._line.pace(self._rate, answers.lag, possible)
         # A service of few answers a second has room for two of them.
-        self._spare = max(self._config.spare, min(2.0 / max(self._rate, _NONE), 0.4))
-        self._pressure = pressure = self._late / max(answered, _NONE)
-        stretch = self._took / max(self._usual, _NONE) if answered else self._stretch
-        self._stretch = stretch
-        lost = self._ended - answered
+        answers.spare = max(self._config.spare, min(2.0 / max(self._rate, _NONE), 0.4))
+        self._pressure = pressure = answers.late / max(answered, _NONE)
+        stretch = answers.took / max(answers.usual, _NONE) if answered else answers.stretch
+        answers.stretch = stretch
+        lost = answers.ended - answered
         if self._growth is not None:
             pressure = self._weigh(self._growth, pressure, now=now, lasted=lasted)
-        self._is_calm = pressure <= 1.0 and not short and not lost and self._peak < 0.5 * self.limit
-        trial = self._trial
+        answers.is_calm = (
+            pressure <= 1.0 and not short and not lost and self._peak < 0.5 * self.limit
+        )
+        trial = answers.trial
         if trial is not None and trial.is_test:
             self._judge(trial, now)
         elif pressure <= 1.0:
-            self._trial = None
+            answers.trial = None
             if short and not self._test(stretch, now):
                 self._grow(pressure, now)
-            if self._is_calm:
+            if answers.is_calm:
                 self._set_scale(max(1.0, min(self._scale, stretch)))
         elif short or (lost and self._peak >= 0.25 * self.limit):
             # If some were lost, the others stand for those that lived long enough.
-            self._cut(stretch * self._ended / answered if answered else math.inf, now)
+            self._cut(stretch * answers.ended / answered if answered else math.inf, now)
         self._open(now)
 
     def _weigh(self, growth: Growth, pressure: float, *, now: float, lasted: float) -> float:
         """Return the pressure less what is chance or slow; note what a window showed."""
-        keeps = math.exp(-lasted / _HOLDS)
-        self._slots = self._slots * keeps + self._usual
-        self._slot_held = self._slot_held * keeps + self._held
+        answers = self._answers
+        growth.note(answers.usual, answers.held, lasted)
         short = self._was_short
         floor = max(float(self._config.start), 3.0 * self._peak)
-        if not short and self._trial is None and self.limit > floor:
+        if not short and answers.trial is None and self.limit > floor:
             self._set_limit(self.limit - (self.limit - floor) * min(1.0, lasted) / 2.0)
-        answered = self._answered
+        answered = answers.answered
         if pressure <= 1.0 or not answered:
             return pressure
-        if answered == self._ended < _FEWEST and pressure < _CHANCE:
+        if answered == answers.ended < _FEWEST and pressure < _CHANCE:
             return 1.0
-        slow = growth.excuse(now) * answered / max(self._usual, _NONE)
+        slow = growth.excuse(now) * answered / max(answers.usual, _NONE)
         # Known waits are a queue, however long it was silent before.
-        if self._stretch <= slow and self._waited <= self._ended * self._spare:
-            if self._stretch > self._scale:
-                self._find_slow(self._stretch, now)
+        if answers.stretch <= slow and answers.waited <= answers.ended * answers.spare:
+            if answers.stretch > self._scale:
+                self._find_slow(answers.stretch, now)
             return 1.0
         if short:
             growth.hold(now)
@@ -548,32 +443,31 @@ class OverloadLimiter:
 
     def _grow(self, pressure: float, now: float) -> None:
         if self._may_grow:
-            self._grew_at = now
             # The less late, the faster: to twice if the pressure is at most 0.75.
             target = max(self._work, self.limit * (1.0 + 4.0 * (1.0 - pressure)))
             self._set_limit(max(self.limit, min(2.0 * self.limit, target)))
-            self._untried = self.limit / 2.0
+            self._answers.await_answers(now, self.limit / 2.0)
 
     def _test(self, stretch: float, now: float) -> bool:
         """Return whether the verdict that the service is slow is tested from now on."""
         if self._scale <= 1.0 or now < self._test_at or not self._may_grow or int(self.limit) == 1:
             return False
-        self._trial = _Trial(self.limit, stretch, now, is_test=True)
+        self._answers.trial = Trial(self.limit, stretch, now, is_test=True)
         self._set_limit(self.limit / 2)
         return True
 
     def _cut(self, stretch: float, now: float) -> None:
-        trial = self._trial
+        trial = self._answers.trial
         if trial is None:
-            trial = _Trial(min(self.limit, float(max(self.in_flight, self._peak))), stretch, now)
+            trial = Trial(min(self.limit, float(max(self.in_flight, self._peak))), stretch, now)
         else:
             trial.stretch = max(trial.stretch, stretch)  # the old backlog still grows
             was_slow = self._judge(trial, now) if self.limit <= 0.5 * trial.origin else None
             if was_slow:
                 return
             if was_slow is False:
-                trial = _Trial(self.limit, stretch, now)
-        self._trial = trial
+                trial = Trial(self.limit, stretch, now)
+        self._answers.trial = trial
         before = self.limit
         self._set_limit(max(1.0, trial.origin / 4, min(before, self._work)))
         # A fall by a fifth: the requests that count begin anew, since the others stood behind more.
@@ -583,12 +477,12 @@ class OverloadLimiter:
             trial.took = 0.0
             trial.usual = 0.0
 
-    def _judge(self, trial: _Trial, now: float) -> bool | None:
+    def _judge(self, trial: Trial, now: float) -> bool | None:
         """Return whether requests after a cut took as long as before: then it was no queue."""
         # As many as were under way at once: the first to end are the short ones.
         if trial.ended < max(3, int(self.limit)):
             return None
-        self._trial = None
+        self._answers.trial = None
         stretch = trial.took / max(trial.usual, _NONE)
         left = (self.limit + trial.beyond) / trial.origin
         still = stretch / max(trial.stretch, _NONE)
@@ -596,7 +490,7 @@ class OverloadLimiter:
         if still > 1.6 * left and stretch > (1.0 if trial.is_test else 1.2 * self._scale):
             # A queue gets shorter with the limit; this is where it ends.
             self._find_slow(stretch, now)
-            self._set_limit(max(self.limit, trial.origin * min(1.0, still) * _TOLERANCE))
+            self._set_limit(max(self.limit, trial.origin * min(1.0, still) * TOLERANCE))
             return True
         self._verdicts["queue"] += 1
         self._test_every = 1.0
@@ -613,7 +507,7 @@ class OverloadLimiter:
 
     def _set_scale(self, scale: float) -> None:
         self._scale = scale
-        self._tolerance = scale * _TOLERANCE
+        self._answers.tolerance = scale * TOLERANCE
 
     def _set_limit(self, limit: float) -> None:
         self.limit = limit

@@ -24,7 +24,8 @@ def looked(
 
 
 def target(growth: Growth, now: float, limit: float = 8.0, **known: float) -> float:
-    return growth.target(limit, now, is_tried=bool(known.get("tried")), held=known.get("held", 0.0))
+    vars(growth).update(_slots=1.0, _held=known.get("held", 0.0))
+    return growth.target(limit, now, is_tried=bool(known.get("tried")))
 
 
 def test_it_doubles_once_enough_of_those_admitted_were_answered() -> None:
@@ -114,6 +115,15 @@ def test_kinds_that_were_not_answered_for_ten_minutes_count_no_more() -> None:
     assert target(growth, 600.0) == 8.0
     growth.look(600.05, [[500.0, 0.0], [0.01, 599.0]], 0.01, 1.0, 0.0)
     assert target(growth, 600.05) == 32.0
+
+
+def test_what_holds_the_slots_is_forgotten_in_a_minute() -> None:
+    growth = looked(1.0, [[2.0, 0.0]], mean=2.0)
+    growth.note(2.0, 4.0, 0.0)
+    growth.note(100.0, 1.0, 1000.0)
+    assert growth.target(8.0, 1.0, is_tried=False) == 8.0
+    growth.note(2.0, 4.0, 1000.0)
+    assert growth.target(8.0, 1.0, is_tried=False) == 16.0
 
 
 def test_it_grows_no_more_for_five_seconds_after_harm() -> None:
@@ -228,7 +238,10 @@ class Excused(Growth):
 
 def test_lateness_that_a_silence_explains_is_no_new_slowness_within_the_scale() -> None:
     limiter = OverloadLimiter("test", explores=True)
-    vars(limiter).update(_answered=10.0, _ended=10.0, _usual=1.0, _stretch=1.5, _scale=2.0)
+    vars(limiter)["_answers"].answered = vars(limiter)["_answers"].ended = 10
+    vars(limiter)["_answers"].usual = 1.0
+    vars(limiter)["_answers"].stretch = 1.5
+    vars(limiter)["_scale"] = 2.0
     weigh = vars(OverloadLimiter)["_weigh"]
     assert weigh(limiter, Excused(), 3.0, now=1.0, lasted=1.0) == 1.0
     assert vars(limiter)["_scale"] == 2.0
