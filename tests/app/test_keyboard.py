@@ -93,11 +93,12 @@ def test_an_incident_is_led_from_its_record_to_its_publication(
 
 def _record(keyboard: Keyboard) -> None:
     keyboard.press("Record an incident")
-    keyboard.fill(
-        Title="Checkout is down", Description="Nobody can pay since noon.", Severity="High"
-    )
-    keyboard.open("More: start time")
-    keyboard.fill(Started="2026-02-07 10:05")
+    keyboard.fill(Title="Checkout is down")
+    keyboard.go("Critical")
+    keyboard.page.keyboard.press("Space")
+    keyboard.page.keyboard.press("ArrowDown")
+    keyboard.open("More: description")
+    keyboard.fill(Description="Nobody can pay since noon.", Started="2026-02-07 10:05")
     keyboard.press("Record")
     assert keyboard.page.text_content("h1") == "Checkout is down"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, Field, StringConstraints
@@ -70,11 +70,15 @@ Slugs = Annotated[list[Slug], Field(max_length=50)]
 Members = Annotated[list[UUID], Field(max_length=100)]
 
 
+# What an incident has for a description until it has one; version 0 promises ten characters.
+UNDESCRIBED: Final = "Not described yet."
+
+
 class NewIncident(BaseModel, extra="forbid"):
     """A new incident."""
 
     title: Title
-    description: Description
+    description: Description = UNDESCRIBED
     severity: Severity
     kind: IncidentKind = IncidentKind.INCIDENT
     reporter: Reporter | None = None

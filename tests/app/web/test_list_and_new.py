@@ -63,6 +63,25 @@ async def test_a_time_in_words_is_that_time(service: Service) -> None:
     assert 300 <= await service.database.fetchval(age, number) < 400
 
 
+async def test_a_title_and_a_severity_declare_an_incident(service: Service) -> None:
+    screen = await Screen.of(service)
+    blank = await screen.get("/incidents/new")
+    assert "Most users cannot do what they came for" in blank.text
+    made = await screen.send(blank, "/incidents/new", title="DNS", severity="HIGH")
+    path = made.headers["location"]
+    item = (await service.client.get(f"/api/v1{path}", headers=screen.headers)).json()
+    assert (item["severity"], item["description"]) == ("HIGH", "Not described yet.")
+    assert item["reporter"] == "Responder"
+    # Nothing is chosen for a user: neither does the page, nor a page that is shown again.
+    wrong = await screen.send(blank, "/incidents/new", title="DNS", severity="", expect=422)
+    assert " checked" not in blank.text + wrong.text
+    assert 'href="#f-severity"' in wrong.text
+    again = await screen.send(
+        blank, "/incidents/new", title="", severity="LOW", key="another-form", expect=422
+    )
+    assert 'value="LOW" required checked' in again.text
+
+
 async def test_a_sent_form_makes_one_incident_and_leads_to_it(service: Service) -> None:
     who = await browser(service, "responder")
     form = {
