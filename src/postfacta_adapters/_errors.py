@@ -27,5 +27,7 @@ def common(meaning: ResilienceError, theirs: Any, **attributes: object) -> Resil
     ours: Any = type(meaning)
     kind = _common_kind(ours, theirs)
     error: ResilienceError = kind.__new__(kind, *meaning.args)
+    # An OSError, as those of requests are, takes them in `__init__` alone.
+    error.args = meaning.args
     vars(error).update(attributes, **vars(meaning))
     return error

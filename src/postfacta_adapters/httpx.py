@@ -1,7 +1,8 @@
 """Guard the HTTP requests to one service, and pass on the present one's time, priority, id, trace.
 
 No HTTP client is imported. `Outgoing.transport` wraps a transport of httpx2 or httpx, async or
-sync; for others there is `outgoing_headers`. A service of this library reads `X-Request-Timeout`
+sync, `Outgoing.adapter` one of requests, and `Outgoing.middleware` is one of aiohttp; for others
+there is `outgoing_headers`. A service of this library reads `X-Request-Timeout`
 and `traceparent` from every caller, and `X-Priority` from those it trusts.
 """
 
@@ -9,8 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,6 +40,7 @@ from postfacta_core.guards import CircuitBreaker, Guard, Pipeline
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.validation import validation
 
+from ._clients import GuardedAdapter, Handler, TaskRequest, names_of
 from ._errors import common
 from ._outgoing import (
     add_headers,
@@ -66,16 +67,6 @@ T = TypeVar("T")
 # RFC 9110, section 9.2.2.
 _IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 _IDEMPOTENT: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
-# httpx's classes, by name: what happens on the wire, and of that what happens before anything is
-# sent.
-_LOST: Final = frozenset({"TransportError"})
-_UNSENT: Final = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
-# What an error of ours is for the client: the first that it is one of.
-_THEIRS: Final[Mapping[type[Exception], str]] = {
-    StreamStalledError: "ReadTimeout",
-    DeadlineExceededError: "TimeoutException",
-    ResilienceError: "TransportError",
-}
 # The four waits of an httpx request; of each, seconds or None for any number.
 _WAITS: Final = ("connect", "read", "write", "pool")
 _PORTS: Final = {"http": 80, "https": 443}
@@ -195,13 +186,60 @@ class Outgoing:
                     "Outgoing.transport needs a transport, such as httpx2.AsyncHTTPTransport(),"
                     f" not {inner!r}"
                 )
-            if self.pipeline is not None and self.pipeline.no_sync:
-                raise TypeError(
-                    f"a sync client needs guards of plain functions: {self.pipeline.no_sync}"
-                )
+            self._needs_sync()
         send = partial(self._send, inner)
         send_sync = partial(self._send_sync, inner)
         return cast("T", _Transport(inner, send, send_sync))
+
+    def adapter(self, inner: T) -> T:
+        """Wrap an adapter of `requests`, for `session.mount("https://billing", ...)`.
+
+        It does what a sync transport does. The body of a response is the session's to read.
+
+        Args:
+            inner: Such as `requests.adapters.HTTPAdapter()`. It is closed with the session.
+
+        Raises:
+            TypeError: If a guard cannot guard plain calls, or this bounds responses in pieces.
+        """
+        if not hasattr(inner, "send"):
+            raise TypeError(
+                f"Outgoing.adapter needs an adapter, such as HTTPAdapter(), not {inner!r}"
+            )
+        self._needs_whole()
+        self._needs_sync()
+        return cast("T", GuardedAdapter(inner, self._send_sync))
+
+    async def middleware(self, request: Any, handler: Any) -> Any:
+        """Guard a request of `aiohttp`, for `ClientSession(middlewares=[billing.middleware])`.
+
+        It needs aiohttp 3.12 or newer. The body of a response is the session's to read.
+
+        Raises:
+            TypeError: If this bounds responses in pieces.
+        """
+        self._needs_whole()
+        call = TaskRequest(
+            request.method,
+            request.url,
+            headers=request.headers.copy(),
+            stream=request,
+            extensions={},
+        )
+        return (await self._send(Handler(handler), call)).response
+
+    def _needs_sync(self) -> None:
+        if self.pipeline is not None and self.pipeline.no_sync:
+            raise TypeError(
+                f"a sync client needs guards of plain functions: {self.pipeline.no_sync}"
+            )
+
+    def _needs_whole(self) -> None:
+        if self._is_bounded:
+            raise TypeError(
+                "Outgoing bounds responses in pieces for httpx2 and httpx alone: leave out first,"
+                " idle and counts"
+            )
 
     async def _send(self, inner: Any, request: Any) -> Any:
         """Send a request of an async client through the guards."""
@@ -221,7 +259,7 @@ class Outgoing:
     async def _try(self, inner: Any, call: _Call) -> Any:
         while call.failed:
             await call.failed.pop().aclose()
-        with self._bounded(), self._measured(call) as attempt:
+        with self._bounded(call.request), self._measured(call) as attempt:
             if self._is_bounded:
                 failure = await self._watched(inner, call, attempt)
             else:
@@ -264,7 +302,7 @@ class Outgoing:
     def _try_sync(self, inner: Any, call: _Call) -> Any:
         while call.failed:
             call.failed.pop().close()
-        with self._bounded(), self._measured(call) as attempt:
+        with self._bounded(call.request), self._measured(call) as attempt:
             if self._is_bounded:
                 failure = self._watched_sync(inner, call, attempt)
             else:
@@ -351,12 +389,12 @@ class Outgoing:
         )
 
     @contextmanager
-    def _bounded(self) -> Generator[None]:
+    def _bounded(self, request: Any) -> Generator[None]:
         """Raise `DeadlineExceededError` for a time-out of the client that the deadline made."""
         try:
             yield
         except Exception as error:
-            if not _is_over(error):
+            if not _is_over(error, request):
                 raise
             late = DeadlineExceededError(self.name)
             # For `Retry`: a try may have a deadline of its own.
@@ -391,9 +429,14 @@ class Outgoing:
 
     def _mark(self, error: BaseException | None, request: Any) -> None:
         """Mark an error of the transport, for `Retry`: whether the request may be sent again."""
-        names = {kind.__name__ for kind in type(error).__mro__}
-        if names & _LOST:
-            is_undone = bool(names & _UNSENT)
+        names, _ = names_of(request)
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if kinds & names.lost:
+            # Of `requests`: an error of urllib3 is inside, and has the cause.
+            inside = next(iter(getattr(error, "args", ())), None)
+            reason = getattr(inside, "reason", None)
+            kinds |= {kind.__name__ for kind in type(reason).__mro__}
+            is_undone = bool(kinds & names.unsent)
             is_repeatable = self._is_repeatable(request, is_undone=is_undone)
             cast("Any", error).is_repeatable = is_repeatable
 
@@ -503,10 +546,13 @@ def _error_type(error: BaseException | None, status: int, *, is_sent: bool) -> s
     return type(error).__name__ if is_sent else "deadline_exceeded"
 
 
-def _is_over(error: Exception) -> bool:
+def _is_over(error: Exception, request: Any) -> bool:
     """Return whether a wait ended because the request has no time left, which bounded it."""
     deadline = current_deadline()
-    return has_waited(error) and deadline is not None and deadline.remaining() <= 0
+    if deadline is None or deadline.remaining() > 0:
+        return False
+    names, _ = names_of(request)
+    return any(kind.__name__ in names.waited for kind in type(error).__mro__)
 
 
 def _bound(field: str, seconds: float | None) -> float:
@@ -520,13 +566,16 @@ def _finite(seconds: float) -> float | None:
 
 def _shared(error: ResilienceError, request: Any) -> ResilienceError:
     """Return the error as one that the client of a request knows, too."""
-    name = next(name for kind, name in _THEIRS.items() if isinstance(error, kind))
-    for kind in type(request).__mro__:
-        theirs: Any = getattr(sys.modules.get(kind.__module__.partition(".")[0]), name, None)
-        if theirs is not None:
-            if not isinstance(error, theirs):
-                trace = error.__traceback__
-                error = common(error, theirs).with_traceback(trace)
-                cast("Any", error).request = request
-            break
+    names, module = names_of(request)
+    if isinstance(error, StreamStalledError):
+        name = names.stalled
+    elif isinstance(error, DeadlineExceededError):
+        name = names.late
+    else:
+        name = names.base
+    theirs: Any = getattr(module, name, None)
+    if theirs is not None and not isinstance(error, theirs):
+        trace = error.__traceback__
+        error = common(error, theirs, response=None).with_traceback(trace)
+        cast("Any", error).request = getattr(request, "origin", request)
     return error

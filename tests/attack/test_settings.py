@@ -49,6 +49,8 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "OpenSpan",
             "Part",
             "Growth",
+            "Trial",
+            "Answers",
             "CheckReport",
             "CircuitStatistics",
             "ClientWait",
