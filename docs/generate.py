@@ -507,6 +507,7 @@ def _label_values() -> Mapping[tuple[str, str], Sequence[str]]:
     values: dict[tuple[str, str], list[str]] = {
         ("postfacta_ratelimit_decisions_total", "decision"): list(DECISIONS),
         ("postfacta_jobs_total", "outcome"): [*JobOutcome],
+        ("postfacta_numbers_total", "outcome"): ["changed", "refused"],
         ("db_client_connection_count", "db_client_connection_state"): ["idle", "used"],
     }
     for sample in (sample for tally in tallies for sample in tally()):

@@ -30,6 +30,7 @@ from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.sampling import AccessSampler
 from postfacta_postgres import Database, PoolOptions
 from postfacta_web.jwks import Jwks
+from postfacta_web.numbers import Numbers
 from postfacta_web.secrets import Reloaded
 from postfacta_web.sign_in import SignInThrottle
 from postfacta_web.stale import StaleAnswers
@@ -131,6 +132,10 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             "wall": FUNCTION,
         },
         free={"value": "of any kind"},
+    ),
+    Numbers: Setting(
+        right={"file": "/etc/billing/numbers.toml"},
+        wrong={"file": (None, "", b"/etc/billing/numbers.toml", 3), "every": SECONDS},
     ),
     Switches: Setting(
         right={"names": ["exports"], "file": "/etc/billing/switches.json"},

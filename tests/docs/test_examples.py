@@ -30,6 +30,7 @@ PAGES = [
     "docs/how-to/answer-while-the-database-is-away.md",
     "docs/how-to/call-a-model.md",
     "docs/how-to/call-other-services.md",
+    "docs/how-to/change-numbers.md",
     "docs/how-to/choose-a-server.md",
     "docs/how-to/circuit-breaker.md",
     "docs/how-to/deadlines.md",
@@ -95,7 +96,15 @@ def root_logger() -> Generator[None]:
     root.setLevel(level)
 
 
-@pytest.mark.usefixtures("root_logger", "dsn", "secrets", "switches_file")
+@pytest.fixture
+def numbers_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Name the file that the examples read numbers from; it does not exist."""
+    file = tmp_path / "numbers.toml"
+    monkeypatch.setenv("NUMBERS_FILE", str(file))
+    return file
+
+
+@pytest.mark.usefixtures("root_logger", "dsn", "secrets", "switches_file", "numbers_file")
 @pytest.mark.parametrize("page", PAGES)
 async def test_each_example_runs_and_answers(page: str, tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / page).read_text())
@@ -146,6 +155,20 @@ async def test_a_model_fails_over_and_its_tokens_are_given_back(tmp_path: Path) 
     assert known["budget"].hit_now("main", 690).allowed
     with pytest.raises(known["RateLimitExceededError"]):
         await known["affordable"]("Count.")
+
+
+async def test_the_file_of_the_page_of_numbers_is_used(numbers_file: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs/how-to/change-numbers.md").read_text()
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    await anyio.Path(numbers_file).write_text(text)
+    known = _run_all("docs/how-to/change-numbers.md", tmp_path)
+    numbers = known["numbers"]
+    await anyio.to_thread.run_sync(numbers.reread)
+    assert numbers.is_valid
+    assert known["billing"].settings()["attempts"] == 2
+    assert known["reports"].settings()["slots"] == 4
+    rules = known["app"].find("GET", "/invoices/7")
+    assert (rules.timeout, rules.limits.max_body_bytes) == (10, 1000)
 
 
 class _Stock:

@@ -33,10 +33,11 @@ from ._cookies import IS_SLOW as IS_SLOW, SLOW_COOKIES_WARNING as SLOW_COOKIES_W
 from ._cors import CorsRules
 from ._exchange import HttpExchange
 from ._kernel import Kernel, RouteOf
+from ._numbers import Numbers, renumbered
 from ._problem import Render, request_of
 from ._ratelimit import LimitRule, RatePlan, check_rate_limits
 from ._route import local_path, note_routes
-from ._rules import Rules, any_of_none, route_table
+from ._rules import Find, Rules, any_of_none, route_table
 from ._settings import check_options, instance_of, or_none
 from ._types import ASGIApp, Receive, Scope, Send
 from .health import HealthEndpoint
@@ -179,12 +180,10 @@ class Hardened(Kernel):
         probes = HealthEndpoint(app, self.health, options)
         scrapes = MetricsEndpoint(app, telemetry.metrics, options, observer=observer)
         sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
-        rules = _rules(options, self.rate_limits)
-        classes = [
-            (part.routes, _rules(options, self.rate_limits, part)) for part in options.routes
-        ]
+        self._options = options
+        rules, find = self._resolved(options)
         self.shedding.is_special |= any(
-            special.waits or special.shedding is not None for _, special in classes
+            part.waits or part.shedding is not None for part in options.routes
         )
         super().__init__(
             app,
@@ -213,7 +212,7 @@ class Hardened(Kernel):
             requests=running,
             admission=self.shedding,
             rules=rules,
-            find=route_table(classes, rules) if classes else None,
+            find=find,
             route_of=route_of,
         )
         self.observe(PolicyCreated("runtime", self._tally))
@@ -241,6 +240,34 @@ class Hardened(Kernel):
     def every(self) -> Callable[..., None]:
         """Call a function again and again, see `drain.work.Work.every`."""
         return self.lifecycle.work.every
+
+    def tuned(self, routes: Numbers) -> Callable[[], None]:
+        """Check other numbers for routes; return what makes new requests use them.
+
+        What is not given is as the options have it.
+
+        Args:
+            routes: By route, as in `RouteOptions`, or `*` for all that are given no others:
+                `request_timeout`, `stream_timeout`, and of a route `stream_idle` and `heartbeat`;
+                and what `TransferLimits` has.
+
+        Raises:
+            ValueError: If one is wrong, as at construction, or may not change while it runs.
+        """
+        rules, find = self._resolved(renumbered(self._options, routes))
+
+        def use() -> None:
+            self.rules = rules
+            self.find = find
+
+        return use
+
+    def _resolved(self, options: HardenOptions) -> tuple[Rules, Find | None]:
+        rules = _rules(options, self.rate_limits)
+        classes = [
+            (part.routes, _rules(options, self.rate_limits, part)) for part in options.routes
+        ]
+        return rules, route_table(classes, rules) if classes else None
 
     def _tally(self) -> Iterable[Sample]:
         return runtime.tally(self.running.loop)

@@ -200,6 +200,10 @@ class _Window:
             self.slow -= mark >> 1
 
 
+def _window_of(config: CircuitConfig) -> tuple[int, float]:
+    return config.sliding_window_size, config.sliding_window_max_age
+
+
 class Circuit:
     """A circuit.
 
@@ -216,19 +220,32 @@ class Circuit:
     ) -> None:
         self.state: CircuitState = _CLOSED
         self._name = name
-        self._config = config
         self._moved = moved
-        # A window never holds more than its size.
-        self._enough = min(config.minimum_number_of_calls, config.sliding_window_size)
-        self._slow_after = config.slow_call_duration
+        self._configure(config)
         self._generation = 1
         self._trial_is_out = False
         self._luck = 0.0
-        self._trials_needed = config.permitted_number_of_calls_in_half_open_state
-        self._trials = _Window(self._trials_needed)
+        self._try_out()
         # Of open: until when it refuses. Of half_open: when it ends.
         self._until = self._held_until = -math.inf
         self._begin(now)
+
+    def reconfigure(self, config: CircuitConfig) -> None:
+        """Judge by other numbers from the next call on; a window of another size begins empty."""
+        former = self._config
+        self._configure(config)
+        if _window_of(former) != _window_of(config):
+            self._window = _Window(*_window_of(config))
+
+    def _configure(self, config: CircuitConfig) -> None:
+        self._config = config
+        # A window never holds more than its size.
+        self._enough = min(config.minimum_number_of_calls, config.sliding_window_size)
+        self._slow_after = config.slow_call_duration
+
+    def _try_out(self) -> None:
+        self._trials_needed = self._config.permitted_number_of_calls_in_half_open_state
+        self._trials = _Window(self._trials_needed)
 
     @property
     def era(self) -> int:
@@ -379,16 +396,14 @@ class Circuit:
         self.state = new
         self._since = at
         self._generation += 1
-        self._trials = _Window(self._trials_needed)
+        self._try_out()
         self._trial_is_out = False
         if new is _CLOSED:
             self._begin(at)
         self._moved(CircuitChanged(self._name, old, new, at, reason))
 
     def _begin(self, now: float) -> None:
-        self._window = _Window(
-            self._config.sliding_window_size, self._config.sliding_window_max_age
-        )
+        self._window = _Window(*_window_of(self._config))
         self._since = now
         self._openings = 0
         self._held_until = -math.inf

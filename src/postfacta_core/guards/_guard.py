@@ -82,6 +82,7 @@ def asked_by(outcome: Outcome[Any]) -> float | None:
     return float(seconds) if isinstance(seconds, int | float) else None
 
 
+_OURS: Final = "postfacta_core.guards"
 Wake = Callable[[], object]
 Waiting = partial[Generator[float, None, T]]
 _WAITING: Final[Any] = partial
@@ -157,6 +158,7 @@ class Guard(Runner):
     metric: ClassVar[str] = (
         ""  # That of its counts, whose labels are its name and what was counted.
     )
+    _is_draft: bool = False  # Then it is neither listed nor announced.
     _may_wait: bool = (
         False  # Then it guards no plain code on an event loop, not even while it need not wait.
     )
@@ -179,6 +181,8 @@ class Guard(Runner):
         self._clock = clock
         self._luck = luck
         self._settings: dict[str, object] = {}
+        # Arguments that may change while it runs, as it was made with.
+        self._numbers: Mapping[str, object] = {}
         self._counts: dict[str, int] = {}
         self._by_mode: dict[Mode, dict[str, int]] = {}
         self._types: tuple[type[Exception], ...] = ()
@@ -202,8 +206,9 @@ class Guard(Runner):
         """
         self._settings.update(settings)
         self._mode_was_set()
-        registry.add(self)
-        self._observe(PolicyCreated(self.name, self.collect))
+        if not self._is_draft:
+            registry.add(self)
+            self._observe(PolicyCreated(self.name, self.collect))
 
     @property
     def mode(self) -> Mode:
@@ -223,6 +228,37 @@ class Guard(Runner):
             self._mode_was_set()
         if old is not new:
             self._observe(ModeChanged(self.name, old, new))
+
+    def tuned(self, **numbers: object) -> Callable[[], None]:
+        """Check other numbers; return what makes it use them.
+
+        What is not given is as it was made with. A call under way keeps what it began with.
+
+        Raises:
+            ValueError: If one is wrong, as at construction, or may not change while it runs.
+        """
+        # A team's own class may have other arguments.
+        kinds: Iterator[Any] = iter(type(self).__mro__)
+        owner = next(kind for kind in kinds if kind.__module__.startswith(_OURS))
+        for name in numbers.keys() - self._numbers.keys():
+            rule = f"one of {', '.join(self._numbers) or 'none'}"
+            validation.refuse(f"{owner.__name__}.{name}", numbers[name], rule)
+        draft: Any = owner.__new__(owner)
+        draft._is_draft = True
+        draft.__init__(name=self.name, **self._arguments({**self._numbers, **numbers}))
+
+        def use() -> None:
+            with self._lock:
+                self._adopt(draft)
+                self._settings.update(draft._settings)
+
+        return use
+
+    def _arguments(self, numbers: dict[str, Any]) -> dict[str, Any]:
+        return numbers
+
+    def _adopt(self, draft: Any) -> None:  # under the lock
+        raise NotImplementedError
 
     def settings(self) -> Mapping[str, object]:
         """Return how it is set up, for lists; of each guard, its mode."""
@@ -398,8 +434,7 @@ def _maker(guard: Guard) -> str:
     """
     frame: FrameType | None = sys._getframe(1)  # inspect.stack() reads files
     while frame is not None and (
-        str(frame.f_globals.get("__name__")).startswith("postfacta_core.guards")
-        or _is_of(frame, guard)
+        str(frame.f_globals.get("__name__")).startswith(_OURS) or _is_of(frame, guard)
     ):
         frame = frame.f_back
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"

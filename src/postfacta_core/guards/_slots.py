@@ -51,6 +51,14 @@ class Turns:
         self._queue[turn] = None
         return turn
 
+    def resize(self, size: int, max_waiting: int) -> None:
+        """Have another number of slots; who waits gets those that are new."""
+        self.size = size
+        self.max_waiting = max_waiting
+        while self._queue and self.used < size:
+            self.used += 1
+            self._admit_next()
+
     def admit_all(self) -> None:
         while self._queue:
             self.used += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any, ClassVar, Final
 
 from ..clock import LUCK, MONOTONIC, Clock, Luck
@@ -80,6 +81,7 @@ class CircuitBreaker(BlockGuard):
         )
         self._act_on(on)
         self.config: CircuitConfig = config
+        self._numbers = {number.name: getattr(config, number.name) for number in fields(config)}
         self._news: deque[News] = deque()
         self._telling = threading.Lock()
         self._transitions: dict[tuple[str, str], int] = {}
@@ -149,6 +151,13 @@ class CircuitBreaker(BlockGuard):
         yield from super().collect()
         for (old, new), count in tuple(self._transitions.items()):
             yield Sample("postfacta_breaker_transitions_total", (self.name, old, new), count)
+
+    def _arguments(self, numbers: dict[str, Any]) -> dict[str, Any]:
+        return {"config": CircuitConfig(**numbers)}
+
+    def _adopt(self, draft: CircuitBreaker) -> None:
+        self.config = draft.config
+        self._circuit.reconfigure(draft.config)
 
     def _mode_was_set(self) -> None:
         super()._mode_was_set()

@@ -69,6 +69,7 @@ class Bulkhead(BlockGuard):
         self._lends = validation.flag("Bulkhead.lends", lends)
         self._turns = Turns(slots, max_waiting)
         self._may_wait = max_waiting > 0
+        self._numbers = {"slots": slots, "max_waiting": max_waiting, "max_wait": max_wait}
         self._announce(slots=slots, max_waiting=max_waiting, max_wait=wait, lends=lends)
 
     @property
@@ -95,6 +96,11 @@ class Bulkhead(BlockGuard):
             yield Sample(f"postfacta_bulkhead_{gauge}", (self.name,), number)
         # What is off decides nothing.
         yield from (sample for sample in super().collect() if sample.labels[-1] != Mode.OFF)
+
+    def _adopt(self, draft: Bulkhead) -> None:
+        self._max_wait = draft._max_wait
+        self._may_wait = draft._may_wait
+        self._turns.resize(draft._turns.size, draft._turns.max_waiting)
 
     def _mode_was_set(self) -> None:
         super()._mode_was_set()

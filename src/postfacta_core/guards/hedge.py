@@ -94,6 +94,7 @@ class Hedge(Guard):
         elif not callable(delay):
             validation.number("Hedge.delay", delay, at_least=0, example='delay="p95", or delay=0.1')
         self._delay = delay
+        self._numbers = {"delay": self.delay}
         self._act_on(on)
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
         validation.instance(
@@ -155,6 +156,12 @@ class Hedge(Guard):
         finally:
             # A cancelled task, or an error's traceback, may hold the race for a while.
             del race.start, race.stop, race.end
+
+    def _adopt(self, draft: Hedge) -> None:
+        if draft.delay != self.delay:
+            self.delay = draft.delay
+            self._latencies = draft._latencies
+            self._delay = draft._delay
 
     def _present_delay(self) -> float:
         delay = self._delay

@@ -64,6 +64,7 @@ class RateLimiter(BlockGuard):
         self._may_wait = max_wait > 0
         self._buckets = buckets_of(self.rates)
         self._waiting = 0
+        self._numbers = {"rates": rates, "max_wait": max_wait}
         self._announce(
             rates=";".join(f"{rate.amount}/{rate.period:g}s" for rate in self.rates),
             max_wait=max_wait,
@@ -72,6 +73,13 @@ class RateLimiter(BlockGuard):
     def status(self) -> Mapping[str, object]:
         """Return how many callers wait."""
         return {"waiting": self._waiting}
+
+    def _adopt(self, draft: RateLimiter) -> None:
+        self._max_wait = draft._max_wait
+        self._may_wait = draft._may_wait
+        if draft.rates != self.rates:
+            self.rates = draft.rates
+            self._buckets = draft._buckets
 
     def _enter(self, function: Any, args: Any, kwargs: Any) -> Waiting[None] | None:
         if self._mode is Mode.OFF:

@@ -134,6 +134,7 @@ class Retry(Guard):
         self._discard = discard
         self._sleep = sleep
         self._counts = dict.fromkeys(get_args(_Ending), 0)
+        self._numbers = {"attempts": attempts, "max_wait": max_wait}
         self._announce(attempts=attempts, budget=self.budget.name, max_wait=max_wait)
 
     def status(self) -> Mapping[str, object]:
@@ -216,6 +217,9 @@ class Retry(Guard):
         is.
         """
         return Attempts(self)
+
+    def _adopt(self, draft: Retry) -> None:
+        self._schedule = draft._schedule
 
     def _begin(self) -> _Call:
         outer = _CALL.get()

@@ -118,9 +118,10 @@ class Timeout(Guard):
     ) -> None:
         self.seconds: float = validation.seconds("Timeout.seconds", seconds, example="Timeout(5.0)")
         super().__init__(name, observer=observer, clock=clock)
+        self._numbers = {"seconds": seconds}
         self._settings["seconds"] = self.seconds
         self._queue: _Queue | None = None
-        if name != _UNNAMED:
+        if name != _UNNAMED and not self._is_draft:
             registry.add(self)
 
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -146,6 +147,11 @@ class Timeout(Guard):
             raise
         self._end(bounded, None)
         return answer
+
+    def _adopt(self, draft: Timeout) -> None:
+        self.seconds = draft.seconds
+        # Calls under way keep their own queue, in the order of their ends.
+        self._queue = None
 
     def _begin(self) -> _Bounded:
         request = CURRENT.get()

@@ -241,6 +241,9 @@ POLICY_METRICS: Final[Mapping[str, About]] = {
     "postfacta_fallback_answers_total": About(
         "Answers by where they came from.", "operation source"
     ),
+    "postfacta_numbers_total": About(
+        "Changes of numbers at run time, and files that were refused.", "outcome"
+    ),
     "postfacta_bulkhead_used": About("Calls under way.", "bulkhead"),
     "postfacta_bulkhead_waiting": About("Calls that wait for a slot.", "bulkhead"),
     "postfacta_bulkhead_slots": About("The most calls at once.", "bulkhead"),
