@@ -154,6 +154,7 @@ def told(row, *, one=1):
     known = found, rows = row, one
     self.kept = given(it=known)
     return [each for each in rows if (_it := each)]
+_TOLD, OTHER = "told", "other"
 """
     assert pronouns(text) == [
         (2, "one"),
@@ -163,6 +164,7 @@ def told(row, *, one=1):
         (4, "kept"),
         (5, "_it"),
         (5, "each"),
+        (6, "_TOLD"),
     ]
 
 

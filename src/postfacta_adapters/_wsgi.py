@@ -112,7 +112,7 @@ class _End:
 class _Word(Enum):
     """To the loop, without more to say."""
 
-    WANTED = "the application reads its body"
+    BODY = "the application reads its body"
     LEFT = "the client has left"
 
 
@@ -123,7 +123,7 @@ class _Raised:
     error: Exception
 
 
-_Said = _Word | _Piece | _Raised
+_Reply = _Word | _Piece | _Raised
 _Step = _Turn | _Call | _Received | _End
 
 
@@ -142,7 +142,7 @@ class Inside:
         while step is not None:
             word = await exchange.ask(step)
             step = await (
-                _hand_in(receive) if word is _Word.WANTED else exchange.hand_out(word, send)
+                _hand_in(receive) if word is _Word.BODY else exchange.hand_out(word, send)
             )
 
 
@@ -175,7 +175,7 @@ class Exchange:
         self.steps: queue.SimpleQueue[tuple[_Step, list[Message]]] = queue.SimpleQueue()
         self._loop = loop
         self._messages: list[Message] = []
-        self._word: asyncio.Future[_Said] | None = None
+        self._word: asyncio.Future[_Reply] | None = None
         self._is_read = False
         self._gone = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -186,7 +186,7 @@ class Exchange:
         """Serve the request on the loop, in a copy of the thread's context."""
         self._loop.call_soon_threadsafe(self._begin, hardened)
 
-    def reply(self, word: _Said) -> None:
+    def reply(self, word: _Reply) -> None:
         """Answer the last step, unless the request has ended meanwhile."""
         self._loop.call_soon_threadsafe(_resolve, self._word, word)
 
@@ -211,7 +211,7 @@ class Exchange:
             self.request.deadline = self.request.started
         self.steps.put((_End(error), self._messages))
 
-    async def ask(self, step: _Step) -> _Said:
+    async def ask(self, step: _Step) -> _Reply:
         """Give the thread a step, and what goes out before it; return its answer."""
         messages = self._messages
         self._messages = []
@@ -219,7 +219,7 @@ class Exchange:
         self.steps.put((step, messages))
         return await self._word
 
-    async def hand_out(self, word: _Said, send: Send) -> _Turn | None:
+    async def hand_out(self, word: _Reply, send: Send) -> _Turn | None:
         """Send what the application gave; return what comes next, None after its last piece."""
         if isinstance(word, _Raised):
             raise word.error
@@ -270,7 +270,7 @@ class Exchange:
         return {"type": "http.request", "body": piece.body, "more_body": not piece.is_last}
 
 
-def _resolve(word: asyncio.Future[_Said] | None, value: _Said) -> None:
+def _resolve(word: asyncio.Future[_Reply] | None, value: _Reply) -> None:
     if word is not None and not word.done():
         word.set_result(value)
 
@@ -391,7 +391,7 @@ class Service:
         self._step, messages = self._exchange.steps.get()
         self._outgoing += messages
 
-    def _run(self, context: Context) -> _Said:
+    def _run(self, context: Context) -> _Reply:
         self._context = context
         environ = self._exchange.environ
         environ["wsgi.input"] = io.BufferedReader(_Input(self), _PIECE)
@@ -401,23 +401,23 @@ class Service:
             environ["HTTP_X_REQUEST_ID"] = self._exchange.request.request_id
         return self._guarded(self._begin_app)
 
-    def _begin_app(self) -> _Said:
+    def _begin_app(self) -> _Reply:
         body = self._app(self._exchange.environ, self._start)
         self._close = getattr(body, "close", None)
         self._is_single = isinstance(body, list | tuple) and len(body) == 1
         self._pieces = iter(body)
         return self._take_piece()
 
-    def _next_piece(self) -> _Said:
+    def _next_piece(self) -> _Reply:
         return self._guarded(self._take_piece)
 
-    def _guarded(self, work: Callable[[], _Said]) -> _Said:
+    def _guarded(self, work: Callable[[], _Reply]) -> _Reply:
         try:
             return self._context.run(work)
         except Exception as error:  # noqa: BLE001 - the parts answer it
             return _Raised(error)
 
-    def _take_piece(self) -> _Said:
+    def _take_piece(self) -> _Reply:
         body = b"".join(self._written) or next(filter(None, self._pieces), None)
         if not self._exchange.status:
             raise RuntimeError("the application did not call start_response")
@@ -444,7 +444,7 @@ class Service:
 
     # The request's body.
 
-    def _read(self) -> _Said:
+    def _read(self) -> _Reply:
         try:
             body = self._input.read(min(self._unread, _PIECE))
         except OSError:  # Of a client that has left, or is too slow for the server.
@@ -458,7 +458,7 @@ class Service:
         """Read a piece of the body, as the application does."""
         if isinstance(self._step, _End):
             raise ConnectionAbortedError(_IS_OVER)
-        self._exchange.reply(_Word.WANTED)
+        self._exchange.reply(_Word.BODY)
         self._take_step()
         while self._step is _Turn.READ:
             self._exchange.reply(self._read())

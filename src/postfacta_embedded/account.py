@@ -24,7 +24,7 @@ from .diagnosis import last_lines
 from .errors import EmbeddedPostgresError
 
 _PROBE_TIMEOUT = 10.0  # `id` takes milliseconds; a system that needs more is stuck
-_WHAT = "PostgreSQL cannot be run"
+_FAILURE = "PostgreSQL cannot be run"
 
 
 class Means(StrEnum):
@@ -115,7 +115,7 @@ class Account:
         closed = self.first_closed(folder)
         if closed is not None:
             raise EmbeddedPostgresError(
-                _WHAT,
+                _FAILURE,
                 f"as {self.describe()} it cannot enter {closed} on the way to {folder}",
                 "run this as an ordinary user, or use a folder that every user may enter, such as"
                 " one in /srv",
@@ -162,7 +162,7 @@ def direct() -> Account:
         pwd.getpwuid(os.geteuid())
     except KeyError:
         raise EmbeddedPostgresError(
-            _WHAT,
+            _FAILURE,
             f"uid {os.geteuid()} has no name on this system, and initdb needs one",
             "run this as a user that /etc/passwd lists",
         ) from None
@@ -179,7 +179,7 @@ def namespace() -> Account:
     unshare = shutil.which("unshare")
     if unshare is None:
         raise EmbeddedPostgresError(
-            _WHAT, "there is no program called unshare", "install util-linux"
+            _FAILURE, "there is no program called unshare", "install util-linux"
         )
     mapping = (f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
     prefix = (unshare, "--user", *mapping, "--")
@@ -216,7 +216,7 @@ def _first_of(means: Sequence[Callable[[], Account]]) -> Account:
         except EmbeddedPostgresError as error:
             refusals.append(f"\n  {attempt.__name__}: {error.why}")
     raise EmbeddedPostgresError(
-        _WHAT,
+        _FAILURE,
         "it refuses to run as root, and no other user is to be had" + "".join(refusals),
         "run this as an ordinary user that /etc/passwd lists",
     )
@@ -226,10 +226,10 @@ def _proven(account: Account, expected: int) -> Account:
     try:
         code, output = account.run(["id", "-u"], timeout=_PROBE_TIMEOUT)
     except (OSError, subprocess.SubprocessError) as error:
-        raise EmbeddedPostgresError(_WHAT, str(error), "run this as an ordinary user") from error
+        raise EmbeddedPostgresError(_FAILURE, str(error), "run this as an ordinary user") from error
     if code or output.strip() != str(expected):
         raise EmbeddedPostgresError(
-            _WHAT, f"the system said\n{last_lines(output)}", "run this as an ordinary user"
+            _FAILURE, f"the system said\n{last_lines(output)}", "run this as an ordinary user"
         )
     return account
 
@@ -239,7 +239,7 @@ def _nobody() -> pwd.struct_passwd:
         return pwd.getpwnam("nobody")
     except KeyError:
         raise EmbeddedPostgresError(
-            _WHAT, "this system has no user called nobody", "run this as an ordinary user"
+            _FAILURE, "this system has no user called nobody", "run this as an ordinary user"
         ) from None
 
 

@@ -46,7 +46,7 @@ _REPORT_EVERY = 5.0  # seconds between two signs of life while a start is slow
 # A free port may be taken between our look and PostgreSQL's; backends outlive a kill by a moment.
 _ATTEMPTS = 5
 _PORTS = range(20_000, 32_768)  # above are the client ports of Linux, which come and go
-_WHAT = "PostgreSQL does not start"
+_FAILURE = "PostgreSQL does not start"
 
 
 class _StartFailure(Exception):  # noqa: N818 -- it never leaves this module
@@ -248,7 +248,7 @@ class EmbeddedPostgres:
     def _own_and_launch(self) -> None:
         cluster = self._cluster
         parent = self._cluster.data_dir.parent
-        with own_files(_WHAT, cluster.data_dir, needed_bytes=NEEDED_BYTES):
+        with own_files(_FAILURE, cluster.data_dir, needed_bytes=NEEDED_BYTES):
             parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             binaries = find_binaries(self._folder)
@@ -359,19 +359,19 @@ class EmbeddedPostgres:
     def _explain(self, failure: _StartFailure) -> EmbeddedPostgresError:
         if failure.timed_out:
             return EmbeddedPostgresError(
-                _WHAT,
+                _FAILURE,
                 f"it did not answer within {self._start_timeout:g} s; its last words"
                 f" were\n{last_lines(failure.words)}",
                 f"see {self.log_file}; a long recovery needs a longer start timeout",
             )
         if failure.symptom is Symptom.PORT_IN_USE:
             return EmbeddedPostgresError(
-                _WHAT,
+                _FAILURE,
                 f"port {self._port} on {_HOST} is in use",
                 "stop what listens there, or choose another port (0 takes a free one)",
             )
         return explain(
-            _WHAT, failure.words, folder=self._cluster.data_dir.parent, needed_bytes=NEEDED_BYTES
+            _FAILURE, failure.words, folder=self._cluster.data_dir.parent, needed_bytes=NEEDED_BYTES
         )
 
 
@@ -414,7 +414,7 @@ def _free_port(preferred: int) -> int:
         if candidate and _is_free(candidate):
             return candidate
     raise EmbeddedPostgresError(
-        _WHAT, "no port below 32768 is free", "stop what is listening, or name a port"
+        _FAILURE, "no port below 32768 is free", "stop what is listening, or name a port"
     )
 
 

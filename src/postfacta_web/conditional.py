@@ -23,7 +23,7 @@ __all__ = ["ConditionError", "check_if_match", "idempotency_key", "is_not_modifi
 
 _TAG: Final = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _are_tags = re.compile(rf"\s*(?:\*|{_TAG}(?:\s*,\s*{_TAG})*(?:\s*,)?)\s*").fullmatch
-_EACH: Final = re.compile(rf"\*|{_TAG}")
+_ETAGS: Final = re.compile(rf"\*|{_TAG}")
 _BARE_KEY: Final = re.compile(r"[\x21\x23-\x7e][\x21-\x7e]*")
 _QUOTED_KEY: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 _LONGEST_KEY: Final = 255
@@ -86,7 +86,7 @@ def _named(request: Request, header: str) -> list[str]:
         raise ConditionError(
             400, f'{header}: an entity tag must be in double quotes, as in "inc-3"'
         )
-    return _EACH.findall(text)
+    return _ETAGS.findall(text)
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -58,7 +58,7 @@ RouteOf = Callable[[Scope], str | None]
 """Returns the route template of a scope that the application is done with, or None."""
 
 # The headers that some part asks for.
-_WANTED: Final = frozenset(
+_HEADERS_OF_PARTS: Final = frozenset(
     {
         ASKS_FOR_TIME,
         b"x-request-id",
@@ -246,7 +246,7 @@ class Kernel(Shared):
                 headers = scope["headers"] = [*headers]
         fields: dict[bytes, bytes] = {}
         for name, value in headers:
-            if name in _WANTED:
+            if name in _HEADERS_OF_PARTS:
                 fields[name] = value  # noqa: PERF403 - a comprehension is a frame for each request
         path = scope["path"]
         root_path = scope.get("root_path", "")

@@ -45,7 +45,7 @@ _FREE: Final = 16.0
 _RECENT: Final = 600.0  # Seconds after which a kind that was not answered counts no more.
 _FORGETS: Final = 4.0  # Seconds after which a silence explains no lateness.
 # Seconds for which it is known what holds the slots.
-_KNOWN: Final = 60.0
+_REMEMBERS: Final = 60.0
 _NONE: Final = 1e-9  # In place of 0 below a fraction.
 _KEEPS: Final = 0.99  # Of the rate before, each beat: a half after 3.5 s.
 
@@ -97,7 +97,7 @@ class Growth:
 
     def note(self, usual: float, held: float, lasted: float) -> None:
         """Note what the answers of a window usually take, in sum, and the sum of its squares."""
-        keeps = math.exp(-lasted / _KNOWN)
+        keeps = math.exp(-lasted / _REMEMBERS)
         self._slots = self._slots * keeps + usual
         self._held = self._held * keeps + held
 

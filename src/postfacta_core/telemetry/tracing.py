@@ -204,7 +204,7 @@ class Tracing(Recorder):
         Add other events to that.
         """
         tracer = self._find()
-        if tracer is None or (event_type := type(event)) not in _TOLD:
+        if tracer is None or (event_type := type(event)) not in _SPAN_EVENTS:
             return
         span = trace.get_current_span()
         if not span.is_recording():
@@ -216,7 +216,7 @@ class Tracing(Recorder):
             or event.error_type
             or event.seconds >= _WORTH_TELLING
         ):
-            name, fields = _TOLD[event_type]
+            name, fields = _SPAN_EVENTS[event_type]
             span.add_event(name, _attributes(event, fields), nanoseconds(self._wall()))
 
     def _statement(self, tracer: Tracer, event: QueryFinished) -> None:
@@ -351,7 +351,7 @@ _STREAM: Final = {
 }
 # Pools emit more than half a dozen events for each statement: those not for a span must cost one
 # lookup.
-_TOLD: Final[Mapping[type, tuple[str, Mapping[str, str]]]] = {
+_SPAN_EVENTS: Final[Mapping[type, tuple[str, Mapping[str, str]]]] = {
     CircuitChanged: ("postfacta.breaker", _BREAKER),
     ConnectionAcquired: ("postfacta.pool_wait", _POOL_WAIT),
     DeadlineExceeded: ("postfacta.deadline_exceeded", {"postfacta.stage": "stage"}),

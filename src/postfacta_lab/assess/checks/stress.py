@@ -23,7 +23,7 @@ from ..model import CheckResult, group
 _CUT = 5.0
 _SILENT = 8.0
 _SETTLED = 6.0
-_EACH = 0.15
+_PERIOD = 0.15
 _CROWD = 4.0
 _Timed = tuple[float, Response]  # when it was due
 _CLIENTS = 75  # slow ones, of each kind
@@ -68,7 +68,7 @@ async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list
             return written.answer
         return await bench.read(patience=patience)
 
-    flood = await open_loop(send, rate=1 / _EACH, seconds=seconds)
+    flood = await open_loop(send, rate=1 / _PERIOD, seconds=seconds)
     return sorted(flood.answers, key=itemgetter(0))
 
 
