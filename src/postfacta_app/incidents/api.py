@@ -267,7 +267,10 @@ _LISTS = ("status", "service", "team", "label", "kind")  # Of several values, a 
 
 
 @routes.page("/incidents", READ, kind=RouteClass.SEARCH, stale=True)
-async def listed(q: Reader, *, request: Request, share: Share) -> Page:
+async def listed(q: Reader, *, request: Request, share: Share) -> Page | str:
+    ref = access.read_ref(request.query_params.get("q", "").strip().upper())
+    if isinstance(ref, int):
+        return f"/incidents/{access.ref_text(ref)}"
     rows, shown = await list_page(request, model.IncidentQuery, partial(access.page, q))
     share(*(incident.visibility for incident in rows.items))
     shown["after"] = await access.follow_ups(q, [incident.id for incident in rows.items])

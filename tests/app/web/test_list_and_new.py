@@ -357,6 +357,16 @@ async def test_the_lead_and_the_severity_are_taken_at_a_click(service: Service) 
     assert f'value="{TYPED["title"]}"' in late.text
 
 
+@pytest.mark.parametrize("words", ["INC-8", " inc-8 "])
+async def test_a_search_for_a_number_leads_to_its_incident(service: Service, words: str) -> None:
+    who = await browser(service, "viewer")
+    found = await service.client.get("/incidents", params={"q": words}, headers=who)
+    assert (found.status_code, found.headers["location"]) == (303, "/incidents/INC-8")
+    for other in ("INC-0", "INC-8 and more", f"INC-{'9' * 19}", "INC-\N{ARABIC-INDIC DIGIT ONE}"):
+        listed = await service.client.get("/incidents", params={"q": other}, headers=who)
+        assert listed.status_code == 200
+
+
 # The insights
 
 
