@@ -24,6 +24,8 @@ _ROOT: Final = Path(__file__).parent.parent
 sys.path.insert(0, str(_ROOT))
 from docs.generate import PAGES, fill  # noqa: E402 - found by the line above
 
+from docs import llms  # noqa: E402 - likewise
+
 _VERSION: Final = str(tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["version"])
 _ITEM: Final = re.compile(r"^\s*[*-] \[([^\]]+)\]\(([\w./-]+)\.md\)", re.MULTILINE)
 _HEADING: Final = re.compile(r"^## (.+)$", re.MULTILINE)
@@ -99,8 +101,15 @@ def _add_entrance(app: Sphinx, error: Exception | None) -> None:
         (app.outdir / "index.html").write_text(f"{text}<title>{html_title}</title>\n")
 
 
+def _add_texts(app: Sphinx, error: Exception | None) -> None:
+    """Add what language models read; a site of other pages has none."""
+    if error is None and app.builder.name == "html" and Path(app.srcdir) == _ROOT:
+        llms.write(Path(app.outdir))
+
+
 def setup(app: Sphinx) -> None:
-    """Hook the navigation and the entrance in."""
+    """Hook the navigation, the entrance and the texts for language models in."""
     app.connect("source-read", _fill)
     app.connect("source-read", _add_navigation)
     app.connect("build-finished", _add_entrance)
+    app.connect("build-finished", _add_texts)

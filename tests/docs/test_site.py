@@ -74,6 +74,29 @@ def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
 
 
 @pytest.mark.usefixtures("programs")
+def test_language_models_find_each_page_and_the_tables_of_the_reference(site: Path) -> None:
+    listed = (site / "llms.txt").read_text()
+    title, summary, *_ = listed.split("\n\n")
+    assert title == f"# PostFacta {VERSION}"
+    assert summary.startswith("> Reliability hardening")
+    links = re.findall(r"^\* \[[^\]]+\]\(([^)]+)\)", listed, re.MULTILINE)
+    assert len(links) == listed.count("\n* ")
+    assert [link for link in links if not (site / link).is_file()] == []
+    of_kinds = {
+        f"docs/{path.parent.name}/{path.stem}.html"
+        for kind in ("tutorial", "how-to", "reference", "explanation")
+        for path in (ROOT / "docs" / kind).glob("*.md")
+        if path.stem != "README"
+    }
+    assert of_kinds <= set(links)
+    text = (site / "llms-full.txt").read_text()
+    assert [page for page in of_kinds if f"<!-- {page[:-5]}.md -->" not in text] == []
+    # What marks are filled with, too.
+    for table in ("postfacta_retry_attempts_total", "`request_timeout`", "| `attempts()` |"):
+        assert table in text
+
+
+@pytest.mark.usefixtures("programs")
 def test_the_search_finds_options_by_name(site: Path) -> None:
     index = (site / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")")
     known = json.loads(index)
