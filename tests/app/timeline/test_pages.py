@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from html import unescape
 from urllib.parse import urlencode
+from uuid import uuid4
 
 import httpx2
 import pytest
@@ -518,6 +519,27 @@ async def test_unassigned_signals_are_found_and_attached(service: Service) -> No
     assert "No unassigned signal matches" in seen.text
     assert "Out of memory" in seen.text
     assert "must be a time in UTC" in (await here.get("?from=yesterday")).text
+
+
+async def test_signals_of_its_services_are_attached_in_two_clicks(service: Service) -> None:
+    name = f"svc-{uuid4().hex}"
+    here = await at_work(service, services=[name, "search"])
+    assert "Unassigned signals of" in (await here.get()).text
+    loose = {"kind": "log", "occurred_at": "2026-02-07T10:20:00Z", "source": name}
+    items = [
+        {**loose, "id": "ours", "title": "Out of memory", "services": [name]},
+        {**loose, "id": "theirs", "title": "Disk is slow", "services": [f"{name[:40]}-other"]},
+    ]
+    await here.case.post("/api/v1/signals", {"items": items})
+    link = re.search(r'href="/incidents/INC-\d+([^"]*)#search"', (await here.get()).html)
+    assert link
+    found = await here.get(unescape(link[1]))
+    attach = found.form("/edits", op="attach")
+    assert len([field for field in attach if field.startswith("signal-")]) == 1
+    await here.post(attach)
+    story = (await here.get()).story
+    assert "Out of memory" in story
+    assert "Disk is slow" not in story
 
 
 async def test_a_form_from_elsewhere_or_without_its_token_changes_nothing(service: Service) -> None:
