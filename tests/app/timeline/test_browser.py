@@ -10,7 +10,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, StorageState
+from playwright.sync_api import Browser, Locator, Page, StorageState, expect
 
 from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM
 from tests.app.running import LiveService
@@ -85,7 +85,8 @@ def add_a_note(page: Page) -> None:
     note.locator("[name=occurred_at]").fill("2026-02-07 10:30")
     note.locator("button").click()
     # Ready for the next, in sight, with the means to mend what was written.
-    assert page.evaluate("document.activeElement.id") == "capture-body"
+    page.wait_for_url("**#capture-body")
+    expect(page.locator("#capture-body")).to_be_focused()
     assert (page.locator(".recorded span").first.text_content() or "").endswith(" recorded")
     assert "The cache is cold" in page.locator("article h4").all_text_contents()
 
@@ -160,6 +161,7 @@ def test_the_bar_stays_in_sight_and_covers_no_focus(
     # After a note the line is where it was.
     page.fill("#capture-body", "Rolled back")
     page.click(".capture button")
+    page.wait_for_url("**#capture-body")
     after = page.locator("#capture-body").bounding_box()
     assert after is not None
     assert 0 <= after["y"] < 844
