@@ -17,7 +17,7 @@ from postfacta_core.installation import install_command
 from . import COMMANDS
 
 # Of other packages: the module, the extra that it needs, and what it does.
-_OTHERS: Final = {
+_COMMANDS: Final = {
     "slo": ("postfacta_slo.__main__", "slo", "objectives as code: generate, check, report, budget"),
     "lab": ("postfacta_lab.__main__", "lab", "load, drain and break any service"),
     "assess": ("postfacta_lab.assess.cli", "lab", "grade any service by what it does under faults"),
@@ -56,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=f"{summary} [app]", add_help=False)
-    for name, (_, extra, summary) in _OTHERS.items():
+    for name, (_, extra, summary) in _COMMANDS.items():
         commands.add_parser(name, help=f"{summary} [{extra}]", add_help=False)
     name = parser.parse_args(words[:1]).name
     module, extra = "postfacta_app.cli", "app"
-    if name in _OTHERS:
-        module, extra, _ = _OTHERS[name]
+    if name in _COMMANDS:
+        module, extra, _ = _COMMANDS[name]
         words = words[1:]
     try:
         run = import_module(module).main

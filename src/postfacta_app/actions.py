@@ -178,7 +178,7 @@ select {", ".join(f"a.{name}" for name in Action.model_fields if name != "incide
   from action_items a
   join incidents i on i.id = a.incident_id
  where {VISIBLE}"""  # noqa: S608 - only constants of our modules
-_ONE: Final = f"{_SELECT} and a.id = $3"
+_ACTION: Final = f"{_SELECT} and a.id = $3"
 _OF: Final = f"{_SELECT} and a.incident_id = $3 order by a.created_at, a.id"
 # The driver maps `date.max` to infinity, so it sorts with the items without a due date.
 _PAGE: Final = f"""{_SELECT}
@@ -232,7 +232,7 @@ async def page(q: Reader, query: ActionQuery) -> ActionPage:
 
 @routes.api("GET /api/v1/action-items/{id}", READ, "Read an action item", conditional=True)
 async def read(q: Query, id: UUID) -> Action:
-    action = await row(q, Action, _ONE, id, operation="action_get")
+    action = await row(q, Action, _ACTION, id, operation="action_get")
     if action is None:
         raise NotFoundError("No such action item")
     return action

@@ -181,7 +181,7 @@ def measure(start: Mark | None, end: Mark | None, *, is_open: bool) -> Duration:
     return Duration(status=DurationStatus.OK, basis=basis, precision=coarser, seconds=length / 1e6)
 
 
-_ONE: Final = f"""
+_STATEMENT: Final = f"""
 select {COLUMNS},
        m.marks::text,
        m.is_open
@@ -299,7 +299,7 @@ async def aggregate(
     stale=True,
 )
 async def read(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
-    for row in await q.fetch(_ONE, *sees(q.principal), *ref_of(ref), operation="durations"):
+    for row in await q.fetch(_STATEMENT, *sees(q.principal), *ref_of(ref), operation="durations"):
         incident = incident_of(row)
         milestones = marks(json.loads(row["marks"]))
         share(incident.visibility)

@@ -32,7 +32,7 @@ from .postmortems import api as postmortems
 from .postmortems.model import PostMortem
 from .principal import Access
 from .timeline import api as timeline_api, model
-from .timeline.api import Kept
+from .timeline.api import Timelines
 from .timeline.kept import ENTRIES, TimelinePage, TimelineQuery
 from .web.body import Time
 from .web.render import TEMPLATES
@@ -199,7 +199,13 @@ Later = Annotated[Reader, Fill(lambda call, _: call.tools.transactions.reader(ca
     conditional=True,
 )
 async def export(
-    unit: Snapshot, ref: Ref, query: OneQuery, *, request: Request, timelines: Kept, later: Later
+    unit: Snapshot,
+    ref: Ref,
+    query: OneQuery,
+    *,
+    request: Request,
+    timelines: Timelines,
+    later: Later,
 ) -> Annotated[Response, IncidentExport]:
     """Read the first entries and all else from one snapshot.
 

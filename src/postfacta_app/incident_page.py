@@ -36,7 +36,7 @@ from .web.merging import any_version, merged
 from .web.routes import Call
 from .web.slices import Fields, Fill, Now, Page, Routes, Snapshot
 
-_ONE: Final = "/incidents/{ref}"
+_INCIDENT: Final = "/incidents/{ref}"
 _SIGNAL: Final = re.compile(r"signal-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _SECONDS: Final = re.compile(r"\d:\d\d:\d\d(\.)?|\d ?s(?:ec(?:ond)?s?)?(?: ?ago)?$", re.ASCII)
@@ -109,9 +109,9 @@ def _back(call: Call, _: str) -> Callable[..., str]:
 Back = Annotated[Callable[..., str], Fill(_back)]
 
 
-@routes.page(_ONE, Access.READ, stale=True)
+@routes.page(_INCIDENT, Access.READ, stale=True)
 async def show(
-    q: Snapshot, ref: Ref, view: View, *, timelines: timeline.Kept, now: Now, share: Share
+    q: Snapshot, ref: Ref, view: View, *, timelines: timeline.Timelines, now: Now, share: Share
 ) -> Page:
     page = await timelines.page(q, ref, view, size=_PAGE)
     incident = page.incident
@@ -211,7 +211,7 @@ def _laid_out(
     }
 
 
-@routes.form(f"{_ONE}/moves", Access.WRITE, again=show)
+@routes.form(f"{_INCIDENT}/moves", Access.WRITE, again=show)
 async def move(unit: Unit, ref: Ref, change: Move, *, now: Now, back: Back) -> str:
     await incidents.transition(unit, ref, change, now=now)
     return back("")
@@ -233,7 +233,7 @@ def _new_note(call: Call, _: str) -> model.NewAnnotation:
 NewNote = Annotated[model.NewAnnotation, Fill(_new_note)]
 
 
-@routes.form(f"{_ONE}/notes", Access.ANNOTATE, again=show)
+@routes.form(f"{_INCIDENT}/notes", Access.ANNOTATE, again=show)
 async def note(unit: Unit, ref: Ref, new: NewNote, *, now: Now, back: Back) -> str:
     added = await timeline.add_annotation(unit, ref, new, now=now)
     if new.entry is not None:
@@ -241,7 +241,7 @@ async def note(unit: Unit, ref: Ref, new: NewNote, *, now: Now, back: Back) -> s
     return back("capture-body", added=str(added.id))
 
 
-@routes.form(f"{_ONE}/notes/{{root}}", Access.ANNOTATE, again=show)
+@routes.form(f"{_INCIDENT}/notes/{{root}}", Access.ANNOTATE, again=show)
 async def renote(
     unit: Unit,
     ref: Ref,
@@ -358,7 +358,7 @@ def _change(call: Call, _: str) -> model.NewEdit | Attachments | UUID:
 Change = Annotated[model.NewEdit | Attachments | UUID, Fill(_change)]
 
 
-@routes.form(f"{_ONE}/edits", Access.WRITE, again=show)
+@routes.form(f"{_INCIDENT}/edits", Access.WRITE, again=show)
 async def edit(
     unit: Unit, ref: Ref, change: Change, *, fields: Fields, now: Now, back: Back
 ) -> str:
@@ -375,7 +375,7 @@ async def edit(
     return back(anchor(fields["source"], fields["id"]) if has_entry else "timeline")
 
 
-@routes.form(f"{_ONE}/links", Access.WRITE, again=show)
+@routes.form(f"{_INCIDENT}/links", Access.WRITE, again=show)
 async def link(unit: Unit, ref: Ref, new: links.NewLink, *, fields: Fields, back: Back) -> str:
     to = new.to.strip().upper()
     if fields.get("op") != "unlink":
@@ -389,7 +389,7 @@ async def link(unit: Unit, ref: Ref, new: links.NewLink, *, fields: Fields, back
     return back("")
 
 
-@routes.form(f"{_ONE}/labels", Access.WRITE, again=show)
+@routes.form(f"{_INCIDENT}/labels", Access.WRITE, again=show)
 async def label(unit: Unit, ref: Ref, *, fields: Fields, back: Back) -> str:
     incident = await lock_active(unit, ref)
     stored = {"labels": (await labels.of(unit, ref)).labels}

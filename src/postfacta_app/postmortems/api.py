@@ -54,8 +54,8 @@ from .model import (
 READ = Access.READ
 WRITE = Access.WRITE
 routes: Final = Routes("post-mortem")
-_ONE: Final = "/api/v1/incidents/{ref}/postmortem"
-OTHERS: Final = (
+_POSTMORTEM: Final = "/api/v1/incidents/{ref}/postmortem"
+NEWER: Final = (
     "Not saved: someone else wrote a new revision in the meantime. Compare with the current"
     " version, then save again."
 )
@@ -84,7 +84,7 @@ def _follows(call: Call, _: str) -> Callable[[str | None], None]:
 
     def check_form(etag: str | None) -> None:
         if etag != (f'"pm-{rev}"' if rev else None):
-            raise PreconditionFailedError(OTHERS)
+            raise PreconditionFailedError(NEWER)
 
     return check_form if call.fields else partial(_check_headers, call.request)
 
@@ -219,7 +219,7 @@ select json_build_object({_LISTS})::text as changes,
 
 
 @routes.api(
-    f"GET {_ONE}",
+    f"GET {_POSTMORTEM}",
     READ,
     "Read the post-mortem, and how its timeline has changed since",
     conditional=True,
@@ -241,7 +241,7 @@ async def read(
     return await aside(LARGE, as_json, 200, answer, headers)
 
 
-@routes.api(f"GET {_ONE}/revisions", READ, "List the revisions", kind=RouteClass.READ)
+@routes.api(f"GET {_POSTMORTEM}/revisions", READ, "List the revisions", kind=RouteClass.READ)
 async def revisions(q: Query, ref: Ref, query: Paged) -> RevisionPage:
     incident_id = (await read_incident(q, ref)).id
     (before,) = query.after(str(incident_id), int) or (None,)
@@ -250,7 +250,7 @@ async def revisions(q: Query, ref: Ref, query: Paged) -> RevisionPage:
     return query.page(RevisionPage, summaries, str(incident_id), key=lambda summary: [summary.rev])
 
 
-@routes.api(f"GET {_ONE}/revisions/{{rev}}", READ, "Read a revision")
+@routes.api(f"GET {_POSTMORTEM}/revisions/{{rev}}", READ, "Read a revision")
 async def revision(q: Reader, ref: Ref, *, rev: Rev) -> Revision:
     return await read_revision(q, (await read_incident(q, ref)).id, rev)
 
@@ -294,7 +294,7 @@ async def compared(q: Query, revision: Revision) -> PostMortem:
 
 
 @routes.api(
-    f"PUT {_ONE}",
+    f"PUT {_POSTMORTEM}",
     WRITE,
     "Write the post-mortem's next revision",
     status=(200, 201),
@@ -320,7 +320,7 @@ async def unknown(unit: Unit, incident_id: UUID, content: Content) -> set[tuple[
 
 
 @routes.api(
-    f"POST {_ONE}/transitions",
+    f"POST {_POSTMORTEM}/transitions",
     WRITE,
     "Change the status of the post-mortem",
     once=True,
@@ -354,7 +354,7 @@ async def transition(
 
 
 @routes.api(
-    f"POST {_ONE}/restore",
+    f"POST {_POSTMORTEM}/restore",
     WRITE,
     "Restore the content of an older revision",
     once=True,

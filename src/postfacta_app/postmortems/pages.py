@@ -15,7 +15,7 @@ from ..errors import NotFoundError, PreconditionFailedError
 from ..incidents.access import Ref, Share, lock_active, read_incident, ref_text
 from ..incidents.model import Incident
 from ..principal import Access
-from ..timeline.api import Kept, names as names_of
+from ..timeline.api import Timelines, names as names_of
 from ..timeline.kept import NumberedPage, Wanted
 from ..timeline.model import Entry, moment
 from ..timeline.view import anchor, clock
@@ -51,7 +51,7 @@ from .form import (
 )
 from .model import Content
 
-_ONE: Final = "/incidents/{ref}/postmortem"
+_POSTMORTEM: Final = "/incidents/{ref}/postmortem"
 _MOST: Final = 500  # Entries that a page lists or a form offers.
 _KINDS: Final = {"added": "added", "moved": "moved", "retitled": "renamed", "removed": "removed"}
 
@@ -66,8 +66,8 @@ def _section(call: Call, name: str) -> str:
 Section = Annotated[str, Fill(_section)]
 
 
-@routes.page(_ONE, Access.READ, stale=True)
-async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, timelines: Kept) -> Page:
+@routes.page(_POSTMORTEM, Access.READ, stale=True)
+async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, timelines: Timelines) -> Page:
     if typed.is_away:
         return Page("postmortem_unsaved.html", {"ref": ref_text(ref)})
     page = await timelines.page(q, ref, Wanted(view="narrative"), size=_MOST)
@@ -113,7 +113,7 @@ def _changed_entries(
     return changed_entries
 
 
-@routes.page(f"{_ONE}/revisions", Access.READ)
+@routes.page(f"{_POSTMORTEM}/revisions", Access.READ)
 async def listed(q: Reader, ref: Ref, query: Paged, *, request: Request) -> Page:
     incident = await read_incident(q, ref)
     page = await api.revisions(q, incident.id, query)
@@ -128,9 +128,9 @@ class RevisionQuery(BaseModel, extra="forbid", frozen=True):
     against: int | None = Field(None, ge=1, le=2**31 - 1)
 
 
-@routes.page(f"{_ONE}/revisions/{{rev}}", Access.READ)
+@routes.page(f"{_POSTMORTEM}/revisions/{{rev}}", Access.READ)
 async def revision(
-    q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, timelines: Kept
+    q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, timelines: Timelines
 ) -> Page:
     incident = await read_incident(q, ref)
     revision = await read_revision(q, incident.id, rev)
@@ -150,8 +150,10 @@ async def revision(
     return _page("revision.html", incident, **context)
 
 
-@routes.page(f"{_ONE}/edit/{{section}}", Access.WRITE)
-async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, timelines: Kept) -> Page:
+@routes.page(f"{_POSTMORTEM}/edit/{{section}}", Access.WRITE)
+async def edit(
+    q: Snapshot, ref: Ref, *, section: Section, typed: Typed, timelines: Timelines
+) -> Page:
     """Show the form of a section; again with its input, if that was not saved.
 
     If someone else wrote a revision since, the page also shows the current version.
@@ -196,7 +198,7 @@ async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, timelin
     return _page("postmortem_edit.html", incident, **context)
 
 
-async def _offered(q: Query, ref: Ref, timelines: Kept) -> NumberedPage:
+async def _offered(q: Query, ref: Ref, timelines: Timelines) -> NumberedPage:
     """Return the entries to refer to: all, or those of the narrative if there are too many."""
     page = await timelines.page(q, ref, Wanted(repeats="each"), size=_MOST)
     if page.after:
@@ -204,7 +206,7 @@ async def _offered(q: Query, ref: Ref, timelines: Kept) -> NumberedPage:
     return page
 
 
-@routes.form(f"{_ONE}/edit/{{section}}", Access.WRITE, again=edit)
+@routes.form(f"{_POSTMORTEM}/edit/{{section}}", Access.WRITE, again=edit)
 async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follows: Follows) -> str:
     form = typed_form(section, fields)
     rev = number(fields.get("rev", ""))
@@ -220,7 +222,7 @@ async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follow
             names = await names_of(unit, {last.author})
             author = f"{names.get(last.author, last.author)}, {last.at:%H:%M}"
             field_errors = [passed(name, text, author) for name, text in clashes.items()]
-            raise PreconditionFailedError(api.OTHERS, errors=field_errors)
+            raise PreconditionFailedError(api.NEWER, errors=field_errors)
         content = last.content
         follows = any_version
     new_draft = draft(content, section, form, message=fields.get("message", ""))
@@ -228,29 +230,29 @@ async def save(unit: Unit, ref: Ref, *, section: Section, fields: Fields, follow
     lost = await api.unknown(unit, incident.id, new_draft.content)
     check_references(new_draft.content, lost - before)
     await write(unit, ref, new_draft, follows=follows)
-    path = _ONE.format(ref=incident.ref)
+    path = _POSTMORTEM.format(ref=incident.ref)
     return f"{path}/edit/{section}" if "more" in fields else f"{path}#{section}"
 
 
-@routes.form(f"{_ONE}/moves", Access.WRITE, again=read)
+@routes.form(f"{_POSTMORTEM}/moves", Access.WRITE, again=read)
 async def move(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
     message = fields.get("message", "").strip()
     members = {"to": fields.get("to", ""), "message": message or None}
     request = parse(model.Transition, members)
     await transition(unit, ref, request, follows=follows)
-    return _ONE.format(ref=ref_text(ref))
+    return _POSTMORTEM.format(ref=ref_text(ref))
 
 
-@routes.form(f"{_ONE}/restore", Access.WRITE, again=read)
+@routes.form(f"{_POSTMORTEM}/restore", Access.WRITE, again=read)
 async def restore_form(unit: Unit, ref: Ref, *, fields: Fields, follows: Follows) -> str:
     rev = number(fields.get("restore", ""))
     request = parse(model.Restore, {"rev": rev})
     await restore(unit, ref, request, follows=follows)
-    return _ONE.format(ref=ref_text(ref))
+    return _POSTMORTEM.format(ref=ref_text(ref))
 
 
 async def _cited(
-    q: Query, revision: model.Revision | None, *, timelines: Kept
+    q: Query, revision: model.Revision | None, *, timelines: Timelines
 ) -> Mapping[tuple[str, str], Entry]:
     """Return the entries of the timeline that it refers to, by source and id."""
     if revision is None:

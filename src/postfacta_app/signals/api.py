@@ -53,7 +53,7 @@ _ATTACHED_TO: Final = f"exists (select from {_INCIDENTS})"
 # A signal is visible to all, unless it was sent with an incident: then to those who see that one,
 # or one that it is attached to, and to its sender. Signals that were visible before they were
 # attached are marked, and stay visible.
-_SEEN: Final = f"""
+_VISIBLE: Final = f"""
 (s.received_by = $3
   or {_ATTACHED_TO}
   or coalesce((
@@ -69,7 +69,7 @@ s.sequence, s.title, s.services, s.environment, s.links::text, s.received_at, s.
 _PAGE: Final = f"""
 select {_COLUMNS}
   from signals s
- where {_SEEN}
+ where {_VISIBLE}
    and {{where}}
  order by s.occurred_at desc, s.id desc
  limit {{limit}}"""  # noqa: S608 - only constants of this module
@@ -97,7 +97,7 @@ select {_COLUMNS},
           from {_INCIDENTS}) as incidents
   from signals s
  where s.id = $4
-   and {_SEEN}"""  # noqa: S608 - only constants of this module
+   and {_VISIBLE}"""  # noqa: S608 - only constants of this module
 
 # Sorted by code point, so that two batches with the same keys cannot deadlock.
 # If all of them are new, the audit row is written by the same statement: one round trip less.
@@ -149,7 +149,7 @@ select $3, $4, $5, $6::uuid, $7::text::jsonb, $8, $9
 having count(*) = $2)
 select * from created"""  # noqa: S608 - only constants of db.py
 _STORED: Final = f"""
-select s.id, s.source, s.external_id, s.content_sha256, {_SEEN} as is_seen
+select s.id, s.source, s.external_id, s.content_sha256, {_VISIBLE} as is_seen
   from signals s
   join unnest($4::text[], $5::text[]) k(source, external_id)
  using (source, external_id)"""  # noqa: S608 - only constants of this module
@@ -209,7 +209,7 @@ select id,
            and signal_id = any ($4::uuid[])
          order by signal_id, at desc, id desc) e on e.signal_id = s.id
       left join incident_measures m on m.incident_id = $5
-     where {_SEEN}
+     where {_VISIBLE}
     window w as (order by k.place)) s
  order by place"""  # noqa: S608 - only constants of this module
 _IS_ATTACHED: Final = """

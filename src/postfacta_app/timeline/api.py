@@ -41,7 +41,7 @@ _OF_ROOT: Final = "/api/v1/annotations/{root}"
 _ENTRY: Final = 500  # Bytes of an entry's JSON, about.
 routes: Final = Routes("annotation")
 
-Kept = Annotated[KeptTimelines, part(KeptTimelines)]  # the timelines that the database keeps
+Timelines = Annotated[KeptTimelines, part(KeptTimelines)]  # the timelines that the database keeps
 
 
 @routes.api(
@@ -53,7 +53,13 @@ Kept = Annotated[KeptTimelines, part(KeptTimelines)]  # the timelines that the d
     stale=True,
 )
 async def timeline(
-    q: Reader, ref: Ref, query: TimelineQuery, *, timelines: Kept, request: Request, share: Share
+    q: Reader,
+    ref: Ref,
+    query: TimelineQuery,
+    *,
+    timelines: Timelines,
+    request: Request,
+    share: Share,
 ) -> Annotated[Response, TimelinePage]:
     read = await timelines.slice(q, ref, query)
     share(read.incident.visibility)

@@ -188,13 +188,13 @@ class KeptTimelines:
         if not query.include_hidden:  # What the timeline is, and so what a tie is.
             is_known = f"not e.hidden and {is_known}"
         tie = statements.TIE.format(
-            kept=statements.KEPT.format(e="x"), is_known=is_known.replace("e.", "x.")
+            kept=statements.OF_ROWS.format(e="x"), is_known=is_known.replace("e.", "x.")
         )
         statement = statements.SLICE.format(
             incident=COLUMNS,
             visible=VISIBLE,
             columns=statements.COLUMNS,
-            kept=statements.KEPT.format(e="e"),
+            kept=statements.OF_ROWS.format(e="e"),
             matches=matches,
             is_known=is_known,
             key=statements.KEY,

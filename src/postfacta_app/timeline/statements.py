@@ -219,7 +219,7 @@ NAMED: Final = """
 (e.source, e.id) in (
   select n.source collate "C", n.id collate "C"
     from unnest({}::text[], {}::text[]) n(source, id))"""
-KEPT: Final = """
+OF_ROWS: Final = """
 {e}.incident_id = (select id from i)
   and {e}.present
   and {e}.since <= (select until from i)

@@ -35,7 +35,7 @@ _LONGEST_NUMBER: Final = 18  # Digits, far above every bound.
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # The hidden field that says when a form was first received, as `now` and `-5m` count from then.
 RECEIVED: Final = "received"
-_KEPT: Final = timedelta(hours=24)  # As long as the idempotency keys of forms are.
+_KEEPS: Final = timedelta(hours=24)  # As long as the idempotency keys of forms are.
 
 
 def csrf_token(secret: str) -> str:
@@ -120,7 +120,7 @@ def received(fields: dict[str, str], now: datetime) -> datetime:
     """
     try:
         at = body.parse_time(fields.get(RECEIVED, body.format_time(now)))
-        if -_AHEAD <= now - at <= _KEPT:
+        if -_AHEAD <= now - at <= _KEEPS:
             return at
     except ValueError:
         pass
