@@ -81,6 +81,7 @@ else:
         },
         {
             "Database": "postfacta_postgres",
+            "Feed": "postfacta_core.feed",
             "Mode": "postfacta_core.events",
             "Outgoing": "postfacta_adapters.httpx",
             "OverloadConfig": "postfacta_core.limits",

@@ -96,6 +96,14 @@ class StoreChanged(NamedTuple):
     error: str = ""
 
 
+class FeedRead(NamedTuple):
+    """The source of a feed cannot be read, or can be again, without an `error` then."""
+
+    feed: str
+    available: bool
+    error: str = ""
+
+
 class LoopLagged(NamedTuple):
     """The event loop ran `seconds` later than it should have."""
 
@@ -307,6 +315,7 @@ Event = (
     | CircuitChanged
     | RetryScheduled
     | StoreChanged
+    | FeedRead
     | LoopLagged
     | LoopBlocked
 )

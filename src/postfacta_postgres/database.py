@@ -26,6 +26,7 @@ from postfacta_core.guards.breaker import CircuitState
 from ._verdicts import database_circuit
 from .connecting import Password, PoolOptions, RawConnection, Setup, check_address, timed
 from .guarded import COMMIT, Lease, Statement, retries
+from .listening import Listener
 from .pool import Pool
 
 T = TypeVar("T")
@@ -191,6 +192,7 @@ class Database(Statements):
         )
         self._pool = Pool(setup, dsn, password)
         self._pool.monitor.when_found = self._forget
+        self._setup = setup
         config = database_circuit(setup.options.max_size)
         self.breaker: CircuitBreaker = breaker or CircuitBreaker(
             name, config=config, observer=setup.observe, clock=clock, luck=luck
@@ -323,6 +325,21 @@ class Database(Statements):
         """Reset the circuit, unless it is forced open: the database has just answered."""
         if self.breaker.statistics().state is not CircuitState.FORCED_OPEN:
             self.breaker.reset()
+
+    def listen(self, channel: str) -> Listener:
+        """Return a listener for notifications of a channel, to be the `wake` of `Feed.follow`.
+
+        It has one connection of its own, beyond those of the pool, and opens another when that
+        breaks; what came meanwhile is for the poll. Notify in the transaction that writes:
+        `select pg_notify('orders', '')` notifies it once that is committed.
+
+        Args:
+            channel: At most 63 bytes.
+
+        Raises:
+            ValueError: If the channel is no name, or the options say `transaction_pooling`.
+        """
+        return Listener(self._setup, self._pool.connector, channel)
 
     async def durability_problems(self) -> list[str]:
         """Name the server's settings under which an acknowledged commit may be lost."""

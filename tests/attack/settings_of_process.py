@@ -22,6 +22,7 @@ from postfacta_core.asgi import (
     Telemetry,
 )
 from postfacta_core.deadlines._limits import TransferLimits
+from postfacta_core.feed import Feed
 from postfacta_core.health import HealthRegistry
 from postfacta_core.limits.address import TrustedProxies
 from postfacta_core.limits.streams import StreamLimits
@@ -177,6 +178,7 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
         wrong={"most_parts": COUNT, "most_depth": (*COUNT, 501)},
         free={"body": "bytes, from a client"},
     ),
+    Feed: Setting(right={"name": "orders"}, wrong={"name": NAME, "most_kept": COUNT, **OBSERVED}),
     Worker: Setting(
         right={"name": "mailer"},
         wrong={"name": NAME, "drain_timeout": FROM_ZERO, "priority": OBJECT, **OBSERVED},

@@ -48,6 +48,8 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Answer",
             "OpenSpan",
             "Part",
+            "Watcher",
+            "Listener",
             "Growth",
             "Trial",
             "Answers",

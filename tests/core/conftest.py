@@ -15,6 +15,7 @@ IN_VIRTUAL_TIME = (
     "deadlines/test_requests",
     "drain/test_resources",
     "drain/test_work",
+    "feed/test_feed",
     "guards/test_breaker",
     "guards/test_breaker_permits",
     "guards/test_bulkhead",

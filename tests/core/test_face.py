@@ -67,6 +67,7 @@ def test_dir_lists_names_that_are_not_loaded_yet() -> None:
     "name",
     [
         "Database",
+        "Feed",
         "Mode",
         "Outgoing",
         "OverloadConfig",

@@ -276,6 +276,18 @@ POLICY_METRICS: Final[Mapping[str, About]] = {
         "Requests allowed or limited, and by what if the store is away.", "policy decision mode"
     ),
     "postfacta_ratelimit_keys": About("Callers in the memory store.", "policy"),
+    "postfacta_feed_watchers": About("Streams of a feed that are open.", "feed"),
+    "postfacta_feed_events_total": About("Events that were published.", "feed"),
+    "postfacta_feed_gaps_total": About(
+        "Watchers that were sent a gap: they returned too late, or with an id that is not known.",
+        "feed",
+    ),
+    "postfacta_feed_dropped_total": About(
+        "Watchers that were dropped as too slow, to return with the id of their last event.", "feed"
+    ),
+    "postfacta_feed_read_age_seconds": About(
+        "How long ago the source of a feed was read.", "feed", merge=max
+    ),
     "postfacta_jobs_running": About(
         "Jobs of a worker, or of a service beside its requests, under way.", "worker"
     ),

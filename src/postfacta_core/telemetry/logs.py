@@ -27,6 +27,7 @@ from ..events import (
     ConnectionOpened,
     Drained,
     Event,
+    FeedRead,
     HealthChecked,
     ListenerFailed,
     LogsSuppressed,
@@ -562,6 +563,9 @@ _LINES: Final[Mapping[type, Callable[[Any], tuple[int, str, str]]]] = {
         (_INFO, "ratelimit.store_back", "policy")
         if event.available
         else (_ERROR, "ratelimit.store_away", "policy error")
+    ),
+    FeedRead: lambda event: (
+        (_INFO, "feed.fresh", "feed") if event.available else (_ERROR, "feed.stale", "feed error")
     ),
     SignalsIntercepted: lambda event: (
         _INFO if event.in_place else _WARNING,
