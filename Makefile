@@ -3,7 +3,7 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Without bytecode each worker and each program that a test starts compiles all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
-PURE := src/postfacta_core/guards/_[cdlos]*,src/postfacta_core/limits/_*,src/postfacta_core/limits/address.py,src/postfacta_core/deadlines/_*,src/postfacta_core/drain/_course*,src/postfacta_core/health/_*,src/postfacta_postgres/_*,src/postfacta_core/telemetry/*,src/postfacta_slo/*,src/postfacta_lab/*
+PURE := src/postfacta_core/guards/_[cdlos]*,src/postfacta_core/limits/_*,src/postfacta_core/limits/address.py,src/postfacta_core/limits/streams.py,src/postfacta_core/deadlines/_*,src/postfacta_core/drain/_course*,src/postfacta_core/health/_*,src/postfacta_postgres/_*,src/postfacta_core/telemetry/*,src/postfacta_slo/*,src/postfacta_lab/*
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 PYTHON ?= python3
 URL ?= http://127.0.0.1:8080

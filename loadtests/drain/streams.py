@@ -1,4 +1,7 @@
-"""Stop one instance while each kind of stream is under way, and tell what its client got."""
+"""Stop one instance while streams of each kind and work that requests began are under way.
+
+Tell what its clients got, and what became of the work.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ __all__ = ["DEFAULTS", "Got", "read", "stop_by_default", "stop_streams"]
 DEFAULTS = 5.0, 20.0, 5.0
 _RESTART = 1012
 _FAREWELL = b"retry: "
+_PIECES = 5  # Of work, of each length.
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +97,12 @@ async def stop_by_default(kind: ServerKind, plan: Plan) -> Result:
 
 
 async def stop_streams(kind: ServerKind, plan: Plan) -> Result:
-    """Stop while streams of each kind are under way.
+    """Stop while streams of each kind are under way, and work that was begun beside requests.
 
-    What ends in time is whole, and no cut is hidden.
+    What ends in time is whole, no cut is hidden, and no work is lost.
     """
     times = plan.times
+    works = [times.short_answer, times.long_answer] * _PIECES
     streams = _streams(times.short_answer, times.long_answer)
     got: dict[str, Got] = {}
     closed: list[int] = []
@@ -115,12 +120,20 @@ async def stop_streams(kind: ServerKind, plan: Plan) -> Result:
                 tasks.create_task(follow(server, name, stream))
             tasks.create_task(hold(server))
             await until(lambda: server.count("handler-begin") > len(streams), 10)
+            for seconds in works:
+                await read(server.port, "GET", f"/work?seconds={seconds}", {})
             await asyncio.sleep(times.warm)
             async with signalled(server, times) as ending:
                 pass
     cells = {name: stream.seen(got[name]) for name, stream in streams.items()}
-    cells |= {"WebSocket": str(closed[0]), "exit": str(ending)}
-    goals = {name: stream.goal for name, stream in streams.items()} | {"WebSocket": str(_RESTART)}
+    done = server.count("work-end")
+    cells |= {
+        "WebSocket": str(closed[0]),
+        "work begun": f"{done}/{len(works)}",
+        "exit": str(ending),
+    }
+    goals = {name: stream.goal for name, stream in streams.items()}
+    goals |= {"WebSocket": str(_RESTART), "work begun": f"{len(works)}/{len(works)}"}
     misses = [
         f"{name}: {cells[name]}, where the goal is {goal}"
         for name, goal in goals.items()
