@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -171,6 +172,8 @@ PROBLEMS: Final[Mapping[type[ResilienceError], Problem]] = MappingProxyType(
 Immutable, see `Render`.
 """
 
+# A path that `quote` leaves as it is.
+_is_plain = re.compile(r"[A-Za-z0-9_.~/-]*").fullmatch
 # RFC 9110 renamed three; Python knows the new phrases from 3.13 on.
 _PHRASES: Final[Mapping[int, str]] = {
     **{status.value: status.phrase for status in HTTPStatus},
@@ -190,8 +193,20 @@ def problem_of(error: BaseException) -> Problem:
         if kind in PROBLEMS and isinstance(error, ResilienceError):
             problem = PROBLEMS[kind]
             wait = error.retry_after if isinstance(error, RejectedError) else None
-            return problem if wait is None else replace(problem, retry_after=wait)
+            return problem if wait is None else _after(problem, wait)
     return _INTERNAL
+
+
+def _after(problem: Problem, wait: float) -> Problem:
+    # `replace` looks at each field, which costs a flood four times as much.
+    return Problem(
+        status=problem.status,
+        code=problem.code,
+        title=problem.title,
+        detail=problem.detail,
+        error_type=problem.error_type,
+        retry_after=wait,
+    )
 
 
 def begun(problem: Problem) -> Problem:
@@ -230,7 +245,9 @@ def _rendered(problem: Problem, scope: Scope, render: Render | None) -> tuple[st
     before = _beginning(problem.status, problem.code, title=problem.title, detail=problem.detail)
     end = '"}' if request is None else f'", "request_id": "{request.request_id}"}}'
     # `instance` is a URI reference, and a client may have put anything into the path.
-    body = f"{before}{quote(scope['path'], errors='replace')}{end}"
+    path = scope["path"]
+    instance = path if _is_plain(path) else quote(path, errors="replace")
+    body = f"{before}{instance}{end}"
     return "application/problem+json", body.encode()
 
 

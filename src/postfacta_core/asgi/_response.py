@@ -26,6 +26,7 @@ from ..deadlines.requests import NO_WAIT, ClientWait
 from ..errors import RejectedError, StoppedError
 from ..telemetry.exchange import CLIENT_DISCONNECTED, ErrorTypes
 from ._answering import Headers
+from ._concurrency import watched
 from ._cors import GRANTS
 from ._pace import Paced
 from ._problem import Problem, begun, problem_of, send_problem
@@ -283,29 +284,28 @@ class Responding(Paced):
 
     async def _send_in_time(self, message: Message) -> None:
         """Send what must get away within the write timeout; the sweep ends the wait."""
-        wait = self.writing
-        loop = self.shared.sweep.loop
         # Of two tasks that send at once, the second has a timer of its own.
-        if loop is None or wait.task is not None:
+        if self.shared.sweep.loop is None or self.writing.task is not None:
             with anyio.move_on_after(self.rules.limits.write_timeout):
                 await self._out(message)
                 return
             self.stall()
-        if wait is NO_WAIT:
-            wait = self.writing = ClientWait(loop)
-        wait.begin(self.shared.clock() + self.rules.limits.write_timeout)
-        if self.is_resting:
-            self.rouse()
         try:
-            await self._out(message)
+            await watched(self._out(message), self._await_reader)
         except BaseException as error:
-            if wait.end(error):
+            if self.writing.end(error):
                 self.stall()
             raise
-        if wait.is_cut:
+        wait = self.writing
+        if wait.task is not None:
             wait.end()
-        wait.due = _NEVER
-        wait.task = None
+
+    def _await_reader(self) -> None:
+        """Begin to wait: a server that has room takes a piece at once."""
+        if self.writing is NO_WAIT:
+            self.writing = ClientWait(self.shared.sweep.loop)
+        self.writing.begin(self.shared.clock() + self.rules.limits.write_timeout)
+        self.rouse()
 
     def stall(self) -> NoReturn:
         self.response = RESPONSE[Event.STALL][self.response]
