@@ -25,6 +25,7 @@ from tests.kit.pg import execute
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [
     "README.md",
+    "docs/how-to/a-live-page.md",
     "docs/how-to/add-a-part.md",
     "docs/how-to/adopt-the-core.md",
     "docs/how-to/answer-while-the-database-is-away.md",
@@ -155,6 +156,24 @@ async def test_a_model_fails_over_and_its_tokens_are_given_back(tmp_path: Path) 
     assert known["budget"].hit_now("main", 690).allowed
     with pytest.raises(known["RateLimitExceededError"]):
         await known["affordable"]("Count.")
+
+
+async def test_a_live_page_resumes_with_what_it_missed(dsn: str, tmp_path: Path) -> None:
+    known = _run_all("docs/how-to/a-live-page.md", tmp_path)
+    app, bill = known["app"], known["bill"]
+    async with running(app):
+        stream = known["feed"].stream(None)
+        place = await anext(stream)
+        await bill(8, 20)
+        with anyio.fail_after(20):
+            assert b'"id": 8' in await anext(stream)
+        await bill(9, 30)
+        # The id that the first piece gave is that of the newest event at that time.
+        last_id = place.decode().removeprefix("id: ").split("\n")[0]
+        again = known["feed"].stream(last_id)
+        with anyio.fail_after(20):
+            pieces = [await anext(again), await anext(again)]
+    assert [json.loads(piece.split(b"data: ")[1])["id"] for piece in pieces] == [8, 9]
 
 
 async def test_the_file_of_the_page_of_numbers_is_used(numbers_file: Path, tmp_path: Path) -> None:
