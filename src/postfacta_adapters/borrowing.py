@@ -21,7 +21,12 @@ from typing import Final
 
 from postfacta_core import CircuitBreaker, current_deadline
 from postfacta_core.clock import Clock
-from postfacta_core.context import add_wait, ignore_duration
+from postfacta_core.context import (
+    RequestContext,
+    add_wait,
+    current_request,
+    ignore_duration,
+)
 from postfacta_core.deadlines.present import time_to_wait
 from postfacta_core.errors import (
     DatabaseUnavailableError,
@@ -39,6 +44,7 @@ from postfacta_core.events import (
     Sample,
     observing,
 )
+from postfacta_core.health.holders import Holders
 from postfacta_core.validation import validation
 from postfacta_postgres import database_circuit
 from postfacta_postgres.permits import (
@@ -117,6 +123,7 @@ class Lender:
             name, config=database_circuit(max_size), observer=self.observe, clock=clock
         )
         self.lent: set[Borrowed] = set()
+        self.holders: Holders = Holders(name, lambda: self.lent, observe=self.observe, clock=clock)
         self._max_size = max_size
         self._is_idle = is_idle
         self.observe(PolicyCreated(name, self.collect))
@@ -130,7 +137,12 @@ class Lender:
         """Return the size of the pool, for metrics."""
         idle, waiting = self._is_idle()
         return sizes(
-            self.name, idle=idle, used=len(self.lent), most=self._max_size, waiting=waiting
+            self.name,
+            idle=idle,
+            used=len(self.lent),
+            most=self._max_size,
+            waiting=waiting,
+            oldest=self.holders.oldest(),
         )
 
 
@@ -145,7 +157,10 @@ class Borrowed(Loan):
     def __init__(self, lender: Lender) -> None:
         super().__init__(lender.breaker)
         self.lender = lender
-        self._since = lender.now()
+        self.since = lender.now()
+        self.quiet_since = math.inf
+        self.request: RequestContext | None = None
+        self.is_named = False
         self._sql = ""
         self._started = 0.0
         self._left = math.inf
@@ -165,6 +180,7 @@ class Borrowed(Loan):
         """Record that there is a connection, and whether it is lent for the first time."""
         if is_new:
             ignore_duration()
+        self.request = current_request()
         self.lender.lent.add(self)
         self._acquired("")
 
@@ -203,6 +219,7 @@ class Borrowed(Loan):
         self._is_answered = False
         self._judged = None
         self._started = self.lender.now()
+        self.quiet_since = math.inf
         self._left = time_to_wait(math.inf)
         if self._left <= 0.0:
             self.lender.observe(DeadlineExceeded("database"))
@@ -215,7 +232,7 @@ class Borrowed(Loan):
     def commits(self) -> None:
         """Record that a COMMIT comes next, or something that may send one."""
         self._sql = "commit"
-        self._started = self.lender.now()
+        self._started = self.quiet_since = self.lender.now()
         self._left = math.inf
 
     def answered(self) -> None:
@@ -261,7 +278,8 @@ class Borrowed(Loan):
         lender.lent.discard(self)
         self._judged = None
         self._leave()
-        seconds = lender.now() - self._since
+        self.request = None
+        seconds = lender.now() - self.since
         lender.observe(ConnectionReleased(lender.name, seconds))
         return seconds
 
@@ -272,13 +290,14 @@ class Borrowed(Loan):
     def _acquired(self, error_type: str) -> None:
         lender = self.lender
         now = self.lender.now()
-        add_wait(now - self._since)
-        lender.observe(ConnectionAcquired(lender.name, now - self._since, error_type))
-        self._since = now
+        add_wait(now - self.since)
+        lender.observe(ConnectionAcquired(lender.name, now - self.since, error_type))
+        self.since = self.quiet_since = now
 
     def _finished(self, sqlstate: str, error_type: str) -> None:
         lender = self.lender
-        seconds = lender.now() - self._started
+        now = self.quiet_since = lender.now()
+        seconds = now - self._started
         operation = first_word(self._sql)
         lender.observe(
             QueryFinished(

@@ -69,7 +69,8 @@ class RequestContext:
         client: The key of rate limits by default: an address, or an IPv6 /64; empty until it is
             known.
         root_path: The server's own `root_path`, before any mount added to it.
-        route: The route template once it is known, such as `/incidents/{ref}`; else None.
+        route: The route template once its response streams, such as `/incidents/{ref}`; until it is
+            known None.
         trace_id: The trace, 32 hex digits: the server span's; without a recording SDK the one that
             the caller's `traceparent` names; else empty.
         span_id: The server span, 16 hex digits, or empty.

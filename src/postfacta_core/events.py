@@ -124,6 +124,18 @@ class LoopBlocked(NamedTuple):
     is_told: bool
 
 
+class ConnectionHeld(NamedTuple):
+    """A request holds a connection of a `pool` while its response streams: once for each loan.
+
+    It has had it for `seconds`, the last 5 of them without a statement.
+    """
+
+    pool: str
+    route: str
+    request_id: str
+    seconds: float
+
+
 class ListenerFailed(NamedTuple):
     """A listener or observer raised; `error` is the repr of the error."""
 
@@ -300,6 +312,7 @@ Event = (
     | ConnectionOpened
     | ConnectionAcquired
     | ConnectionReleased
+    | ConnectionHeld
     | QueryFinished
     | HttpCallFinished
     | StreamFinished

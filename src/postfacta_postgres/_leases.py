@@ -9,10 +9,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from postfacta_core.context import RequestContext
 from postfacta_core.events import Sample
 from postfacta_core.guards.bulkhead import Turns
 
@@ -23,26 +25,36 @@ C = TypeVar("C")
 _JITTER: Final = 0.2
 
 
-def sizes(pool: str, *, idle: int, used: int, most: int, waiting: int) -> Iterator[Sample]:
+def sizes(
+    pool: str, *, idle: int, used: int, most: int, waiting: int, oldest: float
+) -> Iterator[Sample]:
     """Yield the state of a pool for metrics: its connections, the callers that wait.
 
-    `most` is the largest number of connections; 0 is no limit.
+    `most` is the largest number of connections; 0 is no limit. `oldest` is the age of the oldest
+    loan.
     """
     yield Sample("db_client_connection_count", (pool, "idle"), idle)
     yield Sample("db_client_connection_count", (pool, "used"), used)
     if most:
         yield Sample("db_client_connection_max", (pool,), most)
     yield Sample("db_client_connection_pending_requests", (pool,), waiting)
+    yield Sample("postfacta_pool_oldest_loan_seconds", (pool,), oldest)
 
 
 @dataclass(slots=True, eq=False)
 class PooledConnection(Generic[C]):
-    """A connection of a pool, its age and generation, and when it was last lent or returned."""
+    """A connection of a pool, its age and generation, and when it was last lent or returned.
+
+    The rest is of its loan, see `health.holders`.
+    """
 
     connection: C
     generation: int
     ends_at: float
     since: float = 0.0
+    quiet_since: float = math.inf
+    request: RequestContext | None = None
+    is_named: bool = False
 
 
 class LeaseTable(Turns, Generic[C]):

@@ -148,6 +148,9 @@ class Lease(Loan):
         raw = self.raw
         started = pool.now()
         self._is_answered = False
+        pooled = self._pooled
+        if pooled is not None:
+            pooled.quiet_since = math.inf
         _excuse(raw, statement)
         is_open = not raw.is_closed()
         is_inside = is_open and raw.is_in_transaction()
@@ -182,13 +185,16 @@ class Lease(Loan):
                 raise
             raise meaning from error
         finally:
+            now = pool.now()
+            if pooled is not None:
+                pooled.quiet_since = now
             pool.observe(
                 QueryFinished(
                     pool.name,
                     "postgresql",
                     statement.name,
                     statement.collection,
-                    pool.now() - started,
+                    now - started,
                     pool.connector.namespace,
                     pool.connector.server,
                     sqlstate,

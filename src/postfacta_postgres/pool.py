@@ -21,9 +21,10 @@ from anyio.abc import TaskGroup
 
 from postfacta_core import errors, events
 from postfacta_core.clock import Clock
-from postfacta_core.context import add_wait, ignore_duration
+from postfacta_core.context import add_wait, current_request, ignore_duration
 from postfacta_core.deadlines.present import time_to_wait
 from postfacta_core.events import ConnectionAcquired, ConnectionReleased
+from postfacta_core.health.holders import Holders
 
 from ._leases import LeaseTable, sizes
 from ._watch import Watch
@@ -81,6 +82,9 @@ class Pool:
         self.monitor: ConnectionMonitor = ConnectionMonitor(setup, self.connector, self._table)
         self.monitor.when_lost = self._end_openings
         self._lent: set[Pooled] = set()
+        self.holders: Holders = Holders(
+            self.name, lambda: self._lent, observe=self.observe, clock=self.now
+        )
         self._openings: set[_Opening] = set()
         self._waiting: dict[_Opening, None] = {}  # in order
         self._all_home = anyio.Event()
@@ -91,7 +95,12 @@ class Pool:
         """Return its size, for metrics."""
         table = self._table
         return sizes(
-            self.name, idle=table.idle, used=table.used, most=table.size, waiting=table.waiting
+            self.name,
+            idle=table.idle,
+            used=table.used,
+            most=table.size,
+            waiting=table.waiting,
+            oldest=self.holders.oldest(),
         )
 
     @property
@@ -153,7 +162,9 @@ class Pool:
             raise
         finally:
             self.observe(ConnectionAcquired(self.name, self.now() - started, error_type))
-        pooled.since = self.now()
+        pooled.since = pooled.quiet_since = self.now()
+        pooled.request = current_request()
+        pooled.is_named = False
         self._lent.add(pooled)
         return pooled
 
@@ -289,6 +300,7 @@ class Pool:
         `error` ended the caller's block.
         """
         self.observe(ConnectionReleased(self.name, self.now() - pooled.since))
+        pooled.request = None
         connection = pooled.connection
         is_cut_off = isinstance(error, _TIME_IS_UP) or not isinstance(error, Exception | None)
         try:

@@ -52,6 +52,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Listener",
             "Growth",
             "Trial",
+            "Holders",
             "Answers",
             "CheckReport",
             "CircuitStatistics",

@@ -492,6 +492,7 @@ async def test_its_circuit_its_retries_and_its_budget_show_their_numbers(databas
         "db_client_connection_count",
         "db_client_connection_max",
         "db_client_connection_pending_requests",
+        "postfacta_pool_oldest_loan_seconds",
         "postfacta_breaker_state",
         "postfacta_breaker_calls_total",
         "postfacta_retry_attempts_total",

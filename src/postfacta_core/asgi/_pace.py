@@ -192,5 +192,6 @@ class Paced(Answering, Exchange):
         if self.rules.stream_idle < math.inf and self.silence is NO_SILENCE:
             self._keep_pace()
         if shared.streaming:
-            self.route = request.route or shared.template(self.scope, request, self.local_path)
+            route = request.route or shared.template(self.scope, request, self.local_path)
+            self.route = request.route = route
             shared.tell(shared.streaming, self)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Final
 
+from ..health import holders
 from ..health._verdict import HealthReport
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..validation import validation
@@ -91,5 +92,6 @@ class HealthEndpoint(Doors):
                     "status": state,
                     **members,
                     "checks": [asdict(check) for check in report.checks],
+                    "holders": holders.rows(),
                 }
         return (200 if is_well else 503), {"status": state}

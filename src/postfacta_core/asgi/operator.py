@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 from ..guards._guard import Guard, registry
+from ..health import holders
 from ..validation import validation
 from ._problem import send_whole
 from ._settings import Secret, check_options, has_bearer_token
@@ -36,8 +37,8 @@ _MORE: Final = {401: [(b"www-authenticate", b"Bearer")], 405: [(b"allow", b"GET,
 class OperatorEndpoint:
     """An ASGI application for the operator, to be mounted where only they can reach it.
 
-    `GET` answers with all guards, their settings, modes and status. `POST` changes one, by a JSON
-    object:
+    `GET` answers with all guards, their settings, modes and status, and with the requests that hold
+    a connection while their responses stream. `POST` changes a guard, by a JSON object:
 
         {"kind": "breaker", "name": "billing", "action": "force_open"}
         {"kind": "retry", "name": "billing", "mode": "shadow"}
@@ -81,7 +82,8 @@ class OperatorEndpoint:
                 "a bearer token is needed, or without one a client on this machine",
             )
         elif method in {"GET", "HEAD"}:
-            answer = 200, {"guards": [_shown(guard) for guard in registry]}
+            guards = [_shown(guard) for guard in registry]
+            answer = 200, {"guards": guards, "holders": holders.rows()}
         elif method != "POST":
             answer = 405, "only GET, HEAD and POST"
         elif not (

@@ -15,7 +15,7 @@ from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource
 from ..events import LoopLagged, Mode, Observer, PolicyCreated, Sample, fan_out, process_observer
-from ..health import runtime
+from ..health import holders, runtime
 from ..health.blocking import LoopWatch
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..limits._overload import OverloadLimiter
@@ -281,6 +281,7 @@ class Hardened(Kernel):
 
     def _beat(self, late: float) -> None:
         self._watch.beat()
+        holders.look()
         self.shedding.beat(late)
         limiter = self.shedding.limiter
         limiter.share(self.running.yield_slots() if limiter.is_short else {})

@@ -224,6 +224,9 @@ POLICY_METRICS: Final[Mapping[str, About]] = {
     "db_client_connection_count": About("Open connections.", f"{_POOL} db_client_connection_state"),
     "db_client_connection_max": About("The most connections that may be open.", _POOL),
     "db_client_connection_pending_requests": About("Callers waiting for a connection.", _POOL),
+    "postfacta_pool_oldest_loan_seconds": About(
+        "For how long the oldest of the lent connections is lent.", _POOL, merge=max
+    ),
     "postfacta_breaker_state": About(
         "1 for the circuit's present state.", "breaker state", merge=max
     ),

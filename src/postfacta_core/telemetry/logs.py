@@ -24,6 +24,7 @@ from ..clock import MONOTONIC, WALL, Clock
 from ..context import current_request
 from ..events import (
     CircuitChanged,
+    ConnectionHeld,
     ConnectionOpened,
     Drained,
     Event,
@@ -559,6 +560,7 @@ _LINES: Final[Mapping[type, Callable[[Any], tuple[int, str, str]]]] = {
         "pool.connection_failed",
         "pool error_type",
     ),
+    ConnectionHeld: lambda _: (_WARNING, "pool.connection_held", "pool route request_id seconds"),
     StoreChanged: lambda event: (
         (_INFO, "ratelimit.store_back", "policy")
         if event.available

@@ -220,6 +220,7 @@ async def test_details_are_for_those_who_may_see_them(
                     "error": "ConnectionRefusedError",
                 }
             ],
+            "holders": [],
         }
         assert b"hunter2" not in answer.body
         assert (await deps(probes, "HEAD")).body == b""
