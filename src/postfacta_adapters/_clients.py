@@ -127,7 +127,9 @@ class GuardedAdapter:
 
     def send(self, request: Any, *, timeout: Any = None, **options: Any) -> Any:
         """Send a prepared request through the guards."""
-        waits: Any = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+        waits: Any = timeout
+        if not isinstance(timeout, tuple):
+            waits = (timeout, timeout)
         if not all(wait is None or isinstance(wait, int | float) for wait in waits):
             raise TypeError(
                 "a session with Outgoing.adapter needs its timeout in seconds, a number or a pair"

@@ -43,7 +43,9 @@ def full() -> Metrics:
         record(exchange)
     for event in (
         QueryFinished("main", "postgresql", "SELECT", "incidents", 0.1),
-        PolicyCreated("main", lambda: sizes("main", idle=1, used=2, most=10, waiting=3)),
+        PolicyCreated(
+            "main", lambda: sizes("main", idle=1, used=2, most=10, oldest=0.0, waiting=3)
+        ),
         ConnectionAcquired("main", 0.1, "PoolTimeoutError"),
         HttpCallFinished("billing", "GET", "billing.example", 443, 200, 0.1),
         HealthChecked("database", critical=True, passed=True, up=True, seconds=0.1),

@@ -21,6 +21,7 @@ from postfacta_core.asgi.stack import Hardened
 from postfacta_core.limits.streams import OpenStreams, StreamLimits
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
+from postfacta_core.testing.asgi import AsgiResponse
 from tests.core.virtual import loop_clock
 from tests.kit.every import every
 from tests.kit.lifespan import running
@@ -112,22 +113,24 @@ async def test_one_too_many_is_answered_as_its_client_understands_it() -> None:
         streams=StreamLimits(most=2),
         routes=[RouteOptions(routes=["POST /farewell"], drain="farewell")],
     )
+    answers: dict[str, AsgiResponse] = {}
+    sent: list[Message] = []
     async with running(stage.app), anyio.create_task_group() as tasks:
         tasks.start_soon(stage.ask)
         tasks.start_soon(stage.connect)
         await until(lambda: stage.begun == 2)
-        source = await stage.ask(headers=EVENT_SOURCE)
-        farewell = await stage.ask("POST", path="/farewell")
-        plain = await stage.ask()
-        post = await stage.ask("POST")
-        socket = await stage.connect()
-        quick = await stage.ask(path="/quick")
+        answers["source"] = await stage.ask(headers=EVENT_SOURCE)
+        answers["farewell"] = await stage.ask("POST", path="/farewell")
+        answers["plain"] = await stage.ask()
+        answers["post"] = await stage.ask("POST")
+        sent += await stage.connect()
+        answers["quick"] = await stage.ask(path="/quick")
         assert stage.begun == 2
         assert stage.counted("refused") == 5
         stage.ends.set()
     # A browser gives up for good after any status but 200, or without the headers of CORS.
     with every() as case:
-        for answer in (source, farewell):
+        for answer in (answers["source"], answers["farewell"]):
             with case("resumed"):
                 assert answer.status == 200
                 assert answer.header("access-control-allow-origin") == "*"
@@ -136,13 +139,13 @@ async def test_one_too_many_is_answered_as_its_client_understands_it() -> None:
                 assert field == b"retry"
                 assert 30_000 <= int(milliseconds) <= 60_000
                 assert answer.body.endswith(b"\n\n")
-    assert plain.status == 503
-    assert 30 <= int(plain.header("retry-after") or 0) <= 60
+    assert answers["plain"].status == 503
+    assert 30 <= int(answers["plain"].header("retry-after") or 0) <= 60
     # Its handler has begun: who reads Retry-After would send it again.
-    assert (post.status, post.header("retry-after")) == (503, None)
-    assert "may have begun" in json.loads(post.body)["detail"]
-    assert socket == [{"type": "websocket.close", "code": 1013, "reason": "Unavailable"}]
-    assert quick.status == 200
+    assert (answers["post"].status, answers["post"].header("retry-after")) == (503, None)
+    assert "may have begun" in json.loads(answers["post"].body)["detail"]
+    assert sent == [{"type": "websocket.close", "code": 1013, "reason": "Unavailable"}]
+    assert answers["quick"].status == 200
     assert stage.is_idle()
 
 

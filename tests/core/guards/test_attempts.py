@@ -29,6 +29,14 @@ def refused(*waits: float) -> Callable[[], list[Exception]]:
     return lambda: [RejectedError("billing", seconds) for seconds in waits]
 
 
+def is_of_the_system(outcome: Any) -> bool:
+    return isinstance(outcome.error, OSError)
+
+
+def without_status(outcome: Any) -> Any:
+    return outcome.error.status
+
+
 SCENARIOS: dict[str, tuple[Callable[[], list[Exception]], dict[str, Any]]] = {
     "answers": (errors(), {}),
     "recovers": (errors(ConnectionError, ConnectionResetError), {}),
@@ -38,8 +46,8 @@ SCENARIOS: dict[str, tuple[Callable[[], list[Exception]], dict[str, Any]]] = {
     "never again": (refused(-1.0), {}),
     "the deadline": (refused(1.0, 1.0, 1.0), {}),
     "a long wait": (refused(3600.0), {}),
-    "a function": (errors(OSError), {"on": lambda outcome: isinstance(outcome.error, OSError)}),
-    "a wrong function": (errors(OSError), {"on": lambda outcome: outcome.error.status}),
+    "a function": (errors(OSError), {"on": is_of_the_system}),
+    "a wrong function": (errors(OSError), {"on": without_status}),
     "shadow": (errors(ConnectionError), {"mode": Mode.SHADOW}),
     "off": (errors(ConnectionError), {"mode": Mode.OFF}),
     "one": (errors(ConnectionError), {"attempts": 1}),

@@ -484,7 +484,7 @@ async def test_what_a_second_try_cut_short_was_slow() -> None:
     assert bench.hedge.status()["delay"] == 0.0
     for _ in range(11):
         bench.tries = [Try(), Try()]
-        bench._started = 0  # noqa: SLF001 - as new
+        bench._started = 0  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as new
         bench.delay_is_over = anyio.Event()
         caller = Caller(bench)
         async with anyio.create_task_group() as tasks:

@@ -19,7 +19,7 @@ from postfacta_core.testing import ManualClock, RecordingObserver
 @pytest.fixture(autouse=True)
 def no_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the pools of one test alone."""
-    monkeypatch.setattr(holders, "_POOLS", WeakValueDictionary())
+    monkeypatch.setattr(holders, "_POOLS", WeakValueDictionary[int, Holders]())
 
 
 @dataclass(eq=False)
