@@ -284,7 +284,7 @@ async def test_what_a_recorder_does_not_want_is_not_called(monkeypatch: pytest.M
     assert observer.of(ListenerFailed) == []
 
 
-async def test_a_recorder_may_call_the_moment_it_extends() -> None:
+async def test_a_recorder_may_call_the_moments_it_extends() -> None:
     class Extended(Recorder):
         def __init__(self) -> None:
             self.moments: list[str] = []
@@ -292,6 +292,10 @@ async def test_a_recorder_may_call_the_moment_it_extends() -> None:
         def begin(self, exchange: Exchange, /) -> None:
             super().begin(exchange)
             self.moments.append("begin")
+
+        def streaming(self, exchange: Exchange, /) -> None:
+            super().streaming(exchange)
+            self.moments.append("streaming")
 
         def answered(self, exchange: Exchange, /) -> None:
             super().answered(exchange)
@@ -301,9 +305,14 @@ async def test_a_recorder_may_call_the_moment_it_extends() -> None:
             super().end(exchange)
             self.moments.append("end")
 
+    async def pieces(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await send({"type": "http.response.body", "body": b"b"})
+
     observer, extended = RecordingObserver(), Extended()
-    await call_asgi(WithTelemetry(APP, [extended], observer=observer), "GET", "/i/7")
-    assert extended.moments == ["begin", "answered", "end"]
+    await call_asgi(WithTelemetry(pieces, [extended], observer=observer), "GET", "/i/7")
+    assert extended.moments == ["begin", "streaming", "answered", "end"]
     assert observer.of(ListenerFailed) == []
 
 
