@@ -12,9 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from postfacta_core.context import RequestContext
 from postfacta_core.events import Sample
 from postfacta_core.guards.bulkhead import Turns
 
@@ -53,7 +52,7 @@ class PooledConnection(Generic[C]):
     ends_at: float
     since: float = 0.0
     quiet_since: float = math.inf
-    request: RequestContext | None = None
+    request: Any = None  # The context of whose loan it is.
     is_named: bool = False
 
 
