@@ -157,8 +157,8 @@ class Borrowed(Loan):
     def __init__(self, lender: Lender) -> None:
         super().__init__(lender.breaker)
         self.lender = lender
-        self.since = lender.now()
-        self.quiet_since = math.inf
+        self.since: float = lender.now()
+        self.quiet_since: float = math.inf
         self.request: RequestContext | None = None
         self.is_named = False
         self._sql = ""

@@ -43,10 +43,10 @@ class Kept:
     """
 
     def __init__(self, most: int, origin: str) -> None:
-        self.most = most
-        self.head = 0
-        self.floor = 0
-        self.last_id = ""
+        self.most: int = most
+        self.head: int = 0
+        self.floor: int = 0
+        self.last_id: str = ""
         self._origin = origin
         self._newest: dict[tuple[str, str], Entry] = {}  # From the oldest to the newest.
         self._ids: dict[str, Entry] = {}
@@ -141,7 +141,7 @@ class Cursor:
         self._may_lag = may_lag
         place = events.place_of(last_id, may_see) if last_id else events.head
         self._has_gap = place is None
-        self.position = events.head if place is None else place
+        self.position: int = events.head if place is None else place
         self._goal: int | None = None  # The head when it began to take what is there.
         self._taken: deque[Entry] = deque()
 
