@@ -220,7 +220,7 @@ def test_each_test_is_reached_by_what_it_tests_or_stands_in_the_table(real: Grap
 def test_the_table_of_commands_is_that_of_the_program(programs: None) -> None:
     from postfacta_app import __main__ as program  # noqa: PLC0415 - what the app's tests need
 
-    others = vars(program)["_OTHERS"]
+    others = vars(program)["_COMMANDS"]
     assert {name: module for name, (module, *_) in others.items()} == kit.COMMANDS
 
 

@@ -25,7 +25,7 @@ def test_a_server_that_keeps_up_answers_all_that_was_due(server: tuple[int, int]
     summary = run(Plan(port, rate=50, seconds=1, warmup=0.2, pid=pid))["all"]
     # On a busy machine some come later than what counts as good.
     assert (summary.sent, summary.failed) == (50, 0)
-    assert 0.02 <= summary.p50_ok
+    assert summary.p50_ok >= 0.02
     assert 0 <= summary.server_cpu < 1
 
 

@@ -35,6 +35,7 @@ NEEDS = {
     "postfacta_postgres.database": "pip install 'postfacta[postgres] @ file:///",
     "postfacta_postgres.guarded": "asyncpg",
     "postfacta_postgres.idempotency": "pip install 'postfacta[postgres] @ file:///",
+    "postfacta_postgres.listening": "asyncpg",
     "postfacta_postgres.monitor": "asyncpg",
     "postfacta_postgres.pool": "asyncpg",
     "postfacta_web.conditional": "pip install 'postfacta[starlette] @ file:///",
