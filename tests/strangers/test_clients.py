@@ -60,8 +60,9 @@ PYTHON = """
     token = sign_in.sync(client=Client(URL), body=who).token
     api = AuthenticatedClient(URL, token)
     incident = create_incident.sync(client=api, body=models.NewIncident(
-        "The shop answers with errors", "Baskets were unavailable for a quarter of an hour.",
-        models.Severity.HIGH, services=["shop"], declared_at=at("10:12:00"),
+        title="The shop answers with errors", severity=models.Severity.HIGH,
+        description="Baskets were unavailable for a quarter of an hour.",
+        services=["shop"], declared_at=at("10:12:00"),
     ))
     ref = f"INC-{incident.number}"
     print(ref)
