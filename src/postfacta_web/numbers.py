@@ -9,18 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 import tomllib
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final, NamedTuple, ParamSpec, TypeVar, cast
-
-import anyio
-import anyio.to_thread
 
 from postfacta_core.asgi.stack import Hardened
 from postfacta_core.events import PolicyCreated, Sample, process_observer
 from postfacta_core.guards import registry
 from postfacta_core.validation import validation
+
+from ._rereading import reread_in_intervals
 
 __all__ = ["Numbers"]
 
@@ -132,22 +131,12 @@ class Numbers:
         change = f"{owner}: {text or 'as the code has it'}"
         _LOG.warning("numbers.changed", extra={"change": change})
 
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Read once, and then in intervals until the block ends.
 
         A resource for `harden(resources=[...])`.
         """
-        await anyio.to_thread.run_sync(self.reread)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_reading, name="numbers")
-            yield
-            tasks.cancel_scope.cancel()
-
-    async def _keep_reading(self) -> None:
-        while True:
-            await anyio.sleep(self.every)
-            await anyio.to_thread.run_sync(self.reread)
+        return reread_in_intervals(self, name="numbers")
 
     def _read(self) -> _Content:
         try:
@@ -205,7 +194,7 @@ def _changes(former: Mapping[K, _Table], now: Mapping[K, _Table]) -> Iterable[tu
 
 
 def _located(
-    where: str, check: Callable[P, Callable[[], None]], *args: P.args, **kwargs: P.kwargs
+    where: str, check: Callable[P, Callable[[], None]], /, *args: P.args, **kwargs: P.kwargs
 ) -> Callable[[], None]:
     try:
         return check(*args, **kwargs)

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import AsyncGenerator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, cast
 
-import anyio
-import anyio.to_thread
-
 from postfacta_core.installation import missing_extra
 from postfacta_core.validation import validation
 
+from ._rereading import reread_in_intervals
 from .strict_json import MalformedJsonError, parse
 
 __all__ = ["State", "Switches"]
@@ -162,22 +160,12 @@ class Switches:
                     self.states = {**self.states, name: state}
                     _LOG.warning("flag.changed", extra={"flag": name, **asdict(state)})
 
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Read once, and then in intervals until the block ends.
 
         A resource for `harden(resources=[...])`.
         """
-        await anyio.to_thread.run_sync(self.reread)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_reading, name="switches")
-            yield
-            tasks.cancel_scope.cancel()
-
-    async def _keep_reading(self) -> None:
-        while True:
-            await anyio.sleep(self.every)
-            await anyio.to_thread.run_sync(self.reread)
+        return reread_in_intervals(self, name="switches")
 
 
 def _members(

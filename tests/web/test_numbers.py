@@ -170,6 +170,9 @@ REFUSED = {
     "[guards]\nretry = 1": "guards.retry must be a table, not 1",
     "[guards.retry]\nbilling = 1": "guards.retry.billing must be a table, not 1",
     "[guards.retry.biling]": "guards.retry.biling: there is no such guard; there are: breaker",
+    "[guards.retry.billing]\nself = 1": "Retry.self must be one of attempts, max_wait, not 1",
+    "[guards.retry.billing]\nwhere = 1": "Retry.where must be one of attempts, max_wait, not 1",
+    "[guards.retry.billing]\ncheck = 1": "Retry.check must be one of attempts, max_wait, not 1",
     "[guards.fallback.billing]\nmax_age = 1": "Fallback.max_age must be one of none, not 1",
     "[guards.retry.billing]\nname = 'x'": "Retry.name must be one of attempts, max_wait, not 'x'",
     "[routes.'items']\nrequest_timeout = 1": "routes: items: RouteOptions.routes must be a path",
@@ -244,3 +247,11 @@ def test_settings_of_its_own_that_make_no_sense_are_refused(file: Path) -> None:
         Numbers(file, every=0)
     with pytest.raises(ValueError, match=r"Numbers.attach must be"):
         Numbers(file).attach(wrong)
+
+
+def test_a_guard_that_has_no_numbers_may_stand_in_the_file(numbers: Numbers, file: Path) -> None:
+    before = state(numbers)
+    file.write_text("[guards.fallback.billing]\n")
+    numbers.reread()
+    assert numbers.is_valid
+    assert state(numbers) == before

@@ -229,7 +229,7 @@ class Guard(Runner):
         if old is not new:
             self._observe(ModeChanged(self.name, old, new))
 
-    def tuned(self, **numbers: object) -> Callable[[], None]:
+    def tuned(self, /, **numbers: object) -> Callable[[], None]:
         """Check other numbers; return what makes it use them.
 
         What is not given is as it was made with. A call under way keeps what it began with.
@@ -243,6 +243,8 @@ class Guard(Runner):
         for name in numbers.keys() - self._numbers.keys():
             rule = f"one of {', '.join(self._numbers) or 'none'}"
             validation.refuse(f"{owner.__name__}.{name}", numbers[name], rule)
+        if not self._numbers:
+            return lambda: None
         draft: Any = owner.__new__(owner)
         draft._is_draft = True
         draft.__init__(name=self.name, **self._arguments({**self._numbers, **numbers}))
@@ -250,7 +252,9 @@ class Guard(Runner):
         def use() -> None:
             with self._lock:
                 self._adopt(draft)
-                self._settings.update(draft._settings)
+                # The draft has the numbers alone; the rest of its settings are defaults.
+                for name in self._numbers.keys() & draft._settings.keys():
+                    self._settings[name] = draft._settings[name]
 
         return use
 

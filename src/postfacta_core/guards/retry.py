@@ -219,7 +219,7 @@ class Retry(Guard):
         return Attempts(self)
 
     def _adopt(self, draft: Retry) -> None:
-        self._schedule = draft._schedule
+        self._schedule = draft._schedule._replace(backoff=self._schedule.backoff)
 
     def _begin(self) -> _Call:
         outer = _CALL.get()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
+from postfacta_core.backoff import Backoff
 from postfacta_core.errors import BulkheadFullError, CircuitOpenError, DeadlineExceededError
 from postfacta_core.events import PolicyCreated
 from postfacta_core.guards import (
@@ -18,6 +19,7 @@ from postfacta_core.guards import (
     Hedge,
     RateLimiter,
     Retry,
+    RetryBudget,
     Timeout,
     registry,
 )
@@ -64,6 +66,41 @@ async def test_fewer_tries_are_made() -> None:
     with pytest.raises(ConnectionError):
         await retry.call(down)
     assert down.asked == 2
+
+
+def test_what_is_no_number_stays_as_it_was_made() -> None:
+    shared = RetryBudget("shared")
+    waits: list[float] = []
+    retry = Retry(
+        "tuned",
+        attempts=5,
+        on=ConnectionError,
+        backoff=Backoff(base=7.0, cap=7.0),
+        budget=shared,
+        luck=float,
+        sleep=waits.append,
+    )
+
+    def fail() -> None:
+        raise ConnectionError
+
+    retry.tuned(attempts=2)()
+    with pytest.raises(ConnectionError):
+        retry.call_sync(fail)
+    assert waits == [7.0]
+    bulkhead = Bulkhead("tuned", 10, lends=True)
+    hedge = Hedge("tuned", delay=0.1, budget=shared)
+    bulkhead.tuned(slots=3)()
+    hedge.tuned(delay=0.2)()
+    assert bulkhead.settings()["lends"] is True
+    assert retry.settings()["budget"] == hedge.settings()["budget"] == "shared"
+
+
+def test_a_guard_without_numbers_is_left_as_it_is() -> None:
+    guard = Fallback("tuned", otherwise=None)
+    before = guard.settings()
+    guard.tuned()()
+    assert guard.settings() == before
 
 
 async def test_more_slots_admit_those_that_wait() -> None:
