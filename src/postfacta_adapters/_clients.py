@@ -88,12 +88,11 @@ class _Address(NamedTuple):
     path: str
 
 
-class SessionRequest:
-    """A prepared request of a session of `requests`.
+class _Request:
+    """A request of another client.
 
     Attributes:
-        origin: What the session has prepared.
-        stream: The arguments of its sending.
+        origin: What the client has made.
     """
 
     def __init__(
@@ -104,15 +103,27 @@ class SessionRequest:
         self.headers: Any = headers
         self.stream: Any = stream
         self.extensions: Any = extensions
-        self.origin: Any = stream[0]
+        self.origin: Any = stream
 
     @property
-    def content(self) -> bytes | str:
+    def content(self) -> object:
         """The body, if it can be sent again."""
         body = self.origin.body
-        if body is None or isinstance(body, bytes | str):
-            return body or b""
-        raise TypeError("a body that is read while it is sent")
+        if self.is_read(body):
+            raise TypeError("a body that is read while it is sent")
+        return body
+
+    def is_read(self, body: Any) -> bool:
+        """Return whether a body cannot be read a second time."""
+        raise NotImplementedError
+
+
+class SessionRequest(_Request):
+    """A prepared request of a session of `requests`, with the options of its sending."""
+
+    def is_read(self, body: Any) -> bool:
+        """Only what is whole in memory can be read again."""
+        return not (body is None or isinstance(body, bytes | str))
 
 
 class GuardedAdapter:
@@ -141,8 +152,11 @@ class GuardedAdapter:
             request.method,
             _Address(address.scheme, address.hostname or "", address.port, address.path),
             headers=request.headers,
-            stream=(request, options),
-            extensions={"timeout": dict(zip(("connect", "read"), waits, strict=True))},
+            stream=request,
+            extensions={
+                "timeout": dict(zip(("connect", "read"), waits, strict=True)),
+                "options": options,
+            },
         )
         return self._send(self, call)
 
@@ -151,9 +165,8 @@ class GuardedAdapter:
         prepared = request.origin.copy()
         prepared.headers = request.headers
         waits = request.extensions["timeout"]
-        return self._inner.send(
-            prepared, timeout=(waits["connect"], waits["read"]), **request.stream[1]
-        )
+        timeout = (waits["connect"], waits["read"])
+        return self._inner.send(prepared, timeout=timeout, **request.extensions["options"])
 
     def close(self) -> None:
         """Close the adapter inside."""
@@ -173,30 +186,12 @@ class TaskResponse:
         self.response.release()
 
 
-class TaskRequest:
-    """A request of a session of `aiohttp`.
+class TaskRequest(_Request):
+    """A request of a session of `aiohttp`."""
 
-    Attributes:
-        origin: What the session has made.
-    """
-
-    def __init__(
-        self, method: str, url: Any, *, headers: Any, stream: Any, extensions: Any
-    ) -> None:
-        self.method: str = method
-        self.url: Any = url
-        self.headers: Any = headers
-        self.stream: Any = stream
-        self.extensions: Any = extensions
-        self.origin: Any = stream
-
-    @property
-    def content(self) -> object:
-        """The body, if it can be sent again."""
-        body = self.origin.body
-        if getattr(body, "consumed", False):
-            raise TypeError("a body that is read while it is sent")
-        return body
+    def is_read(self, body: Any) -> bool:
+        """A payload knows whether it was used up."""
+        return bool(getattr(body, "consumed", False))
 
 
 class Handler:
