@@ -101,6 +101,7 @@ FACES: Final = (
         "postfacta_core",
         "postfacta_core.deadlines",
         "postfacta_core.drain",
+        "postfacta_core.feed",
         "postfacta_core.guards",
         "postfacta_core.health",
         "postfacta_core.limits",
@@ -130,6 +131,7 @@ FACES: Final = (
         "postfacta_web.sign_in",
         "postfacta_web.stale",
         "postfacta_web.strict_json",
+        "postfacta_web.numbers",
         "postfacta_web.switches",
     ),
 )
