@@ -15,7 +15,8 @@ from ..events import Mode, Observer, Sample, process_observer
 from ..limits._overload import Ending, OverloadConfig, OverloadLimiter
 from ..limits._waiting import ADMIT, Priority, Shed, Wait
 from ..validation import validation
-from ._guard import RAISE, BlockGuard, On, Outcome, Waiting, Wake, innermost
+from ._guard import RAISE, BlockGuard, On, Outcome, innermost
+from ._waits import Waiting, Wake
 
 _Ticket = tuple[float, int] | None  # When a call was admitted, and its kind.
 

@@ -12,8 +12,9 @@ from ..deadlines.present import time_to_wait
 from ..errors import BulkheadFullError
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
-from ._guard import RAISE, BlockGuard, Waiting, Wake
+from ._guard import RAISE, BlockGuard
 from ._slots import Turn, Turns as Turns
+from ._waits import Waiting, Wake
 
 _Ticket = Slot | None  # What its request lent.
 

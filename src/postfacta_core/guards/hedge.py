@@ -24,8 +24,9 @@ from ..deadlines.present import time_left
 from ..events import Mode, Observer, Sample, process_observer
 from ..functions import answer_of
 from ..validation import validation
-from ._guard import Guard, On, Outcome, P, Runner, T, running_loop
+from ._guard import Guard, On, Outcome, P, Runner, T
 from ._latencies import Latencies
+from ._waits import running_loop
 from .budget import RetryBudget
 
 # Of a call whose first try took longer than the delay: which try answered, or none; or why no

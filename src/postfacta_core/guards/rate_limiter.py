@@ -15,7 +15,8 @@ from ..events import Mode, Observer, process_observer
 from ..limits._rates import Rate, buckets_of, shorten
 from ..limits.rate import Rates, parse_rates
 from ..validation import validation
-from ._guard import BlockGuard, Waiting, Wake, innermost
+from ._guard import BlockGuard, innermost
+from ._waits import Waiting, Wake
 
 _LATER: Final = 1e-6  # Sums of floats may be off by less.
 

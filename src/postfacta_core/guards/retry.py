@@ -24,8 +24,9 @@ from ..errors import RejectedError
 from ..events import Mode, Observer, RetryScheduled, Sample, process_observer
 from ..functions import answer_of
 from ..validation import validation
-from ._guard import Guard, On, Outcome, P, T, asked_by, refuse_on_loop
+from ._guard import Guard, On, Outcome, P, T, asked_by
 from ._schedule import Schedule
+from ._waits import refuse_on_loop
 from .budget import RetryBudget
 
 _MARK: Final = "_postfacta_retried_in"

@@ -30,7 +30,8 @@ from ..errors import DeadlineExceededError
 from ..events import DeadlineExceeded, Mode, Observer, process_observer
 from ..functions import answer_of
 from ..validation import validation
-from ._guard import Guard, P, Runner, T, registry, running_loop
+from ._guard import Guard, P, Runner, T, registry
+from ._waits import running_loop
 
 _UNNAMED: Final = "timeout"
 _TICK: Final = 0.025  # How often it is looked whether a shield is gone.

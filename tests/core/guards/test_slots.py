@@ -20,7 +20,7 @@ from postfacta_core.deadlines.present import BOUND, Bound
 from postfacta_core.errors import BulkheadFullError
 from postfacta_core.events import Mode, Sample
 from postfacta_core.guards import Bulkhead, registry
-from postfacta_core.guards._guard import Waiting
+from postfacta_core.guards._waits import Waiting
 from postfacta_core.telemetry.catalogue import POLICY_METRICS
 from postfacta_core.testing import ManualClock
 

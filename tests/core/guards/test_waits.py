@@ -14,7 +14,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from postfacta_core.guards._guard import Waiting, Wake, refuse_on_loop, wait_in_task, wait_in_thread
+from postfacta_core.guards._waits import Waiting, Wake, refuse_on_loop, wait_in_task, wait_in_thread
 
 
 class Interrupted(BaseException):
