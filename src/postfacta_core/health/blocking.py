@@ -5,7 +5,8 @@
    frame that was there at two looks with no beat in between.
 3. A call in C that keeps the interpreter for itself lets the thread look once, as it ends. Then
    most of what the process computed meanwhile must be the loop's thread's: it may have been
-   another's call, or the machine's standstill.
+   another's call, or the machine's standstill. Where more threads wait for the interpreter,
+   another may get it first, and that call is not named.
 4. The frames below the loop, such as a server's, are always there, and are never named.
 """
 
