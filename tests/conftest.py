@@ -29,7 +29,7 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
             _number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
         )
 
-pytest_plugins = ["tests.kit.tiers"]
+pytest_plugins = ["tests.kit.tiers", "tests.kit.pace"]
 
 # None has a deadline by the wall clock, nor a bound on the making of examples: a busy machine would
 # miss it. The same change has the same examples by day; `make proofs` looks for new ones.
