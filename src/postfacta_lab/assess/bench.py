@@ -366,6 +366,16 @@ class Bench:
         path = write.path.replace("{unique}", mark)
         return replace(write, path=path), body.encode()
 
+    def streaming(self) -> tuple[Ask, bytes | None]:
+        """Return the stream of the file, with a body if it has one."""
+        stream = self.spec.stream or Ask(path="/")
+        identity = self.anchor.id if self.anchor else "0"
+        path = stream.path.replace("{unique}", self.mark()).replace("{id}", identity)
+        if stream.json is None:
+            return replace(stream, path=path), None
+        headers = {**_JSON, **stream.headers}
+        return replace(stream, path=path, headers=headers), json.dumps(stream.json).encode()
+
     def mark(self) -> str:
         """Return a mark that nothing else has; raise after 10,000 rows."""
         self._rows += 1

@@ -291,7 +291,7 @@ def _steps(scores: _Scores, letter: str, total: float) -> tuple[Step, ...]:
     return tuple(sorted(steps, key=order))
 
 
-_Need = Literal["read", "write", "database", "auth", "metrics", "project", "proc"]
+_Need = Literal["read", "write", "stream", "database", "auth", "metrics", "project", "proc"]
 _Check = Callable[["Bench"], Awaitable[CheckResult | Mapping[str, CheckResult]]]
 
 

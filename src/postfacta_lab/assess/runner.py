@@ -198,7 +198,7 @@ def _without(need: str, *, durable: bool | None) -> CheckResult:
     if need == "proc":
         return CheckResult.not_run("this system has no /proc")
     reason = f"the service file names no {need}"
-    if need == "auth":
+    if need in {"auth", "stream"}:
         return CheckResult.not_applicable(reason)
     return CheckResult.not_run(reason)
 

@@ -34,7 +34,8 @@ class SpecError(ValueError):
 class Ask:
     """A request of the service's own.
 
-    `{unique}` in it becomes a new mark, `{id}` the id of a write.
+    `{unique}` in it becomes a new mark, `{id}` the id of a write. `ends` is the text with which a
+    whole stream ends.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Ask:
     json: Any = None
     headers: Headers = field(default_factory=dict[str, str])
     id: str = ""
+    ends: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ class Spec:
     public: bool = False
     read: Ask | None = None
     write: Ask | None = None
+    stream: Ask | None = None
     auth: tuple[str, str] | None = None
     database: Database | None = None
     off: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -115,6 +118,7 @@ class Spec:
         declares = [_table("declare", entry) for entry in file.get("declare", [])]
         read = tables["read"]
         write = tables["write"]
+        stream = tables["stream"]
         if write:
             write.setdefault("method", "POST")
         service: dict[str, Any] = dict(tables["service"])
@@ -127,6 +131,7 @@ class Spec:
             **service,
             read=Ask(**read) if read else None,
             write=Ask(**write) if write else None,
+            stream=Ask(**stream) if stream else None,
             auth=(header, value.strip()) if header else None,
             database=Database(**database) if database else None,
             off=tables["limits"].get("off", {}),
@@ -197,6 +202,7 @@ _KEYS: Mapping[str, Mapping[str, _Kind]] = {
         "service": _ANY,
         "read": _ANY,
         "write": _ANY,
+        "stream": _ANY,
         "auth": _ANY,
         "database": _ANY,
         "limits": _ANY,
@@ -217,6 +223,7 @@ _KEYS: Mapping[str, Mapping[str, _Kind]] = {
     },
     "read": _ASK,
     "write": _ASK,
+    "stream": {**_ASK, "ends": _TEXT},
     "auth": {"header": _like(r"[\w-]+:\s*\S.*", 'one, as "Authorization: Bearer ${TOKEN}"')},
     "database": {
         "env": _TEXT,
@@ -230,6 +237,7 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "service": ("start",),
     "read": ("path",),
     "write": ("path",),
+    "stream": ("path",),
     "auth": ("header",),
     "database": ("env", "url"),
     "declare": ("check", "why"),

@@ -91,6 +91,7 @@ def service_file(
         },
         "read": {"path": "/invoices/{id}"},
         "write": {"path": "/invoices", "json": {"customer": "{unique}", "total": 120}},
+        "stream": {"path": "/stream", "ends": "[DONE]"},
         "auth": {"header": "Authorization: Bearer saboteur-token-1"},
         "database": {"env": "DATABASE_URL", "url": f"kv://127.0.0.1:{port}"},
         "limits": {"off": {"RATE_LIMIT": ""}},

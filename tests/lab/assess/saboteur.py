@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from time import monotonic
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
@@ -212,6 +212,21 @@ class Service:
             self.busy.discard(task)
             writer.transport.abort()
 
+    async def stream(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        """Answer in pieces, the last of which says that it is the last."""
+        request.route = "/stream"
+        room = nullcontext() if on("STRM-3") else self.store.room
+        async with room:
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for piece in [b"data: 1\n\n"] * 12 + [b"data: [DONE]\n\n"]:
+                if self.stopping.is_set() and not on("STRM-1"):
+                    break
+                writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                await writer.drain()
+                await asyncio.sleep(0.15)
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+
     async def exchange(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
     ) -> bool:
@@ -225,6 +240,9 @@ class Service:
             self.in_flight += 1
             try:
                 await self.rest(request, reader, writer)
+                if request.path == "/stream":
+                    await self.stream(request, writer)
+                    return False
                 status, headers, body = await self.answer(request)
             finally:
                 self.in_flight -= 1

@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import pytest
 
-from postfacta_lab.assess.checks import GROUPS, stress
+from postfacta_lab.assess.checks import GROUPS, streams, stress
 from postfacta_lab.assess.model import Outcome
 from postfacta_lab.assess.runner import _if_calm  # pyright: ignore[reportPrivateUsage]
 from postfacta_lab.assess.spec import Ask, Database, Spec
-from postfacta_lab.engine.client import Connection, Response
+from postfacta_lab.engine.client import Connection, Outcome as Broken, Response
 from tests.kit.ports import free_port
 
 
@@ -212,3 +212,29 @@ def test_a_limit_that_was_not_reached_in_time_is_not_missing(
     free = Bucket(trusting=True)
     monkeypatch.setattr(free, "read", partial(Bucket.read, free, headers={}))
     assert asyncio.run(check("RATE-1")(free)).word == word
+
+
+WHOLE = Response(200, body=b"data: 1\n\ndata: [DONE]\n\n", seconds=1.0)
+RESUMES = Response(200, body=b"data: 1\n\nretry: 3000\n\n", seconds=1.0)
+LOOKS_WHOLE = Response(200, body=b"data: 1\n\n", seconds=1.0)
+CUT = Response(seconds=1.0, broken=Broken.TRUNCATED)
+
+
+@pytest.mark.parametrize(
+    ("answers", "ends", "word", "score"),
+    [
+        ([WHOLE] * 4, b"[DONE]", "pass", 1.0),
+        ([WHOLE, WHOLE, RESUMES, RESUMES], b"[DONE]", "pass", 1.0),
+        ([RESUMES] * 4, b"", "pass", 1.0),
+        ([WHOLE, WHOLE, WHOLE, CUT], b"[DONE]", "partial", 0.75),
+        ([CUT] * 4, b"[DONE]", "partial", 0.5),
+        ([WHOLE, WHOLE, WHOLE, LOOKS_WHOLE], b"[DONE]", "fail", 0.0),
+        ([LOOKS_WHOLE] * 4, b"", "fail", 0.0),
+        ([WHOLE, WHOLE, WHOLE, Response(503, seconds=0.1)], b"[DONE]", "not run", 0.0),
+    ],
+)
+def test_what_was_cut_may_not_look_whole(
+    answers: list[Response], ends: bytes, word: str, score: float
+) -> None:
+    result = streams.ended(ends, answers)
+    assert (result.word, result.score) == (word, score), result.evidence

@@ -27,7 +27,7 @@ def found(**results: CheckResult) -> dict[str, Any]:
 
 def test_it_lists_its_checks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 52
+    assert len(capsys.readouterr().out.splitlines()) == 54
 
 
 def test_it_explains_a_check(capsys: pytest.CaptureFixture[str]) -> None:

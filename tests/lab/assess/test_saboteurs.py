@@ -21,6 +21,7 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     "LOAD-1": ("LOAD-2", "LOAD-3"),
     "HLTH-1": ("HLTH-2", "HLTH-3", "DEP-1"),
     "LOAD-2": ("DEP-5",),
+    "SHUT-1": ("STRM-1",),
 }
 # The whole of these is more than one thing, of which the switch takes one.
 PARTIAL = {"LOGS-2"}
@@ -53,6 +54,7 @@ QUICK = (
         "SHUT-3",
         "DATA-1",
         "RATE-1",
+        "STRM-1",
     ),
     (
         "METR-3",
@@ -75,6 +77,7 @@ SLOW = (
     ("TIME-4",),
     ("DEP-4", "LOAD-3"),
     ("DEP-5",),
+    ("STRM-3",),
     ("HLTH-2", "LOAD-1"),
 )
 
@@ -136,7 +139,7 @@ def test_a_switch_alone_fails_its_check_and_no_other(assess: Assess, name: str) 
 @pytest.mark.long
 @pytest.mark.parametrize("off", SLOW, ids=lambda off: off[0])
 def test_slow_switches_fail_their_checks_and_no_other(assess: Assess, off: tuple[str, ...]) -> None:
-    prefixes = tuple(sorted(set(off) | {"HLTH", "DEP", "TIME", "LOAD"}))
+    prefixes = tuple(sorted(set(off) | {"HLTH", "DEP", "TIME", "LOAD", "STRM"}))
     judge(assess(*off, only=prefixes), off)
 
 

@@ -19,6 +19,7 @@ WHOLE: dict[str, Any] = {
     },
     "read": {"path": "/invoices/{id}"},
     "write": {"path": "/invoices", "json": {"customer": "{unique}"}, "id": "/id"},
+    "stream": {"path": "/invoices/summary", "ends": "[DONE]"},
     "auth": {"header": "Authorization: Bearer ${TOKEN}"},
     "database": {
         "env": "DSN",
@@ -82,6 +83,8 @@ def test_a_command_is_enough() -> None:
         ("write", "id", "id", "id must be a JSON pointer"),
         ("write", "headers", {"A": 1}, "headers must be a table of strings"),
         ("write", "verb", "POST", "[write] verb is not known"),
+        ("stream", "path", "", "path is missing"),
+        ("stream", "ends", 1, "ends must be a string"),
         ("auth", "header", "Bearer x", "header must be one"),
         ("auth", "header", "Authorization: ", "header must be one"),
         ("database", "env", "", "env is missing"),

@@ -9,5 +9,5 @@ from ..model import GROUPS
 
 __all__ = ["GROUPS"]
 
-for _name in ("telemetry", "requests", "files", "lifecycle", "stress"):
+for _name in ("telemetry", "requests", "files", "lifecycle", "streams", "stress"):
     import_module(f"{__name__}.{_name}")
