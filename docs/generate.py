@@ -50,8 +50,8 @@ from postfacta_core.clock import LUCK
 from postfacta_core.deadlines import TransferLimits
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.events import Event, Mode, PolicyCreated, Sample
-from postfacta_core.limits import OverloadLimiter
 from postfacta_core.limits.address import NO_PROXIES
+from postfacta_core.limits.overload import OverloadLimiter
 from postfacta_core.limits.rate import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, POLICY_METRICS, RUNTIME_METRICS, About
 from postfacta_lab.assess.model import rubric

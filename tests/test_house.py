@@ -61,8 +61,7 @@ def test_the_faces_of_the_core_are_small() -> None:
     faces = ("postfacta_core", *(f"postfacta_core.{folder}" for folder in folders))
     names = {name for face in faces for name in exported(face)}
     assert len(exported("postfacta_core")) <= 25
-    # The goal is 60; the seven of the feed came later.
-    assert len(names) <= 68
+    assert len(names) <= 60
 
 
 READERS = (

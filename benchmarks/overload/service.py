@@ -19,7 +19,7 @@ from postfacta_core.asgi._concurrency import Shedding
 from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.deadlines.requests import RunningRequests
-from postfacta_core.limits import OverloadLimiter
+from postfacta_core.limits.overload import OverloadLimiter
 
 __all__ = ["KEY", "app", "build"]
 

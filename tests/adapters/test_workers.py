@@ -21,7 +21,8 @@ from postfacta_adapters.workers import Worker, arq_settings
 from postfacta_core.context import current_request
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.deadlines.requests import RunningRequests
-from postfacta_core.drain import DrainLimits, Lifecycle
+from postfacta_core.drain import DrainLimits
+from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.errors import DeadlineExceededError, StoppedError
 from postfacta_core.events import Drained, PhaseChanged, SignalsIntercepted
 from postfacta_core.limits._waiting import Priority

@@ -7,10 +7,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
-from docs.generate import FACES, exported, list_entries
+from docs.generate import FACES, exported, list_entries, page_text
 
 ROOT = Path(__file__).parent.parent.parent
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -135,6 +136,21 @@ def test_every_exported_name_has_an_entry() -> None:
     known = list_entries()
     missing = [f"{face}.{name}" for face in FACES for name in exported(face) if name not in known]
     assert missing == [], "add it to a mark in docs/reference"
+
+
+def test_every_import_of_the_reference_works() -> None:
+    printed = {
+        line
+        for page in sorted((ROOT / "docs/reference").glob("*.md"))
+        for line in re.findall(
+            r"^from (postfacta_\S+) import (\w+)$",
+            page_text(page.relative_to(ROOT).as_posix()),
+            re.MULTILINE,
+        )
+    }
+    assert len(printed) > 100
+    failing = [(place, name) for place, name in printed if not hasattr(import_module(place), name)]
+    assert failing == [], "pass the name on in a module beside it: import NAME as NAME"
 
 
 def test_every_entry_says_what_it_is() -> None:

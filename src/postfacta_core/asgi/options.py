@@ -20,7 +20,7 @@ from ..limits.address import TrustedProxies
 from ..limits.rate import Store, check_store
 from ..limits.streams import StreamLimits
 from ..validation import validation
-from ._concurrency import PriorityOf
+from ._concurrency import PriorityOf as PriorityOf
 from ._cors import EXAMPLE, Cors
 from ._ratelimit import RateLimit, check_rate_limits
 from ._rules import check_route

@@ -34,7 +34,7 @@ from ._cors import CorsRules
 from ._exchange import HttpExchange
 from ._kernel import Kernel, RouteOf
 from ._numbers import Numbers, renumbered
-from ._problem import Render, request_of
+from ._problem import Render as Render, request_of
 from ._ratelimit import LimitRule, RatePlan, check_rate_limits
 from ._route import local_path, note_routes
 from ._rules import Find, Rules, any_of_none, route_table

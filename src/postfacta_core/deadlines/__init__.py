@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from ..face import lazy
 
 if TYPE_CHECKING:
-    from ._limits import Deadline as Deadline, TransferLimits as TransferLimits
+    from ._limits import TransferLimits as TransferLimits
     from .present import current_deadline as current_deadline
     from .requests import time_limit as time_limit
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "_limits": ("Deadline", "TransferLimits"),
+            "_limits": ("TransferLimits",),
             "present": ("current_deadline",),
             "requests": ("time_limit",),
         },

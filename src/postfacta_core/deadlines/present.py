@@ -13,7 +13,7 @@ from typing import Final
 from ..clock import Clock
 from ..context import RequestContext, current_request
 from ._limits import (
-    Deadline,
+    Deadline as Deadline,
     asked_timeout as asked_timeout,
     time_for_next_hop as time_for_next_hop,
 )

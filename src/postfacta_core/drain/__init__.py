@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ._course import DrainLimits
-from .lifecycle import Lifecycle
 from .work import spawn
 
-__all__ = ["DrainLimits", "Lifecycle", "spawn"]
+__all__ = ["DrainLimits", "spawn"]

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from ._events import FRESH, GAP, STALE, FeedEvent
-from .feed import HEADERS, Feed, Watcher
+from .feed import HEADERS, Feed
 
-__all__ = ["FRESH", "GAP", "HEADERS", "STALE", "Feed", "FeedEvent", "Watcher"]
+__all__ = ["FRESH", "GAP", "HEADERS", "STALE", "Feed", "FeedEvent"]

@@ -8,7 +8,7 @@ from ..face import lazy
 
 if TYPE_CHECKING:
     from ._circuit import CircuitConfig
-    from ._guard import Block, BlockGuard, Guard, On, Outcome, Runner, registry
+    from ._guard import Block, BlockGuard, Guard, On, Outcome, registry
     from .adaptive import AdaptiveLimiter
     from .breaker import CircuitBreaker
     from .budget import RetryBudget
@@ -30,7 +30,6 @@ else:
                 "Guard",
                 "On",
                 "Outcome",
-                "Runner",
                 "registry",
             ),
             "adaptive": ("AdaptiveLimiter",),
@@ -62,7 +61,6 @@ __all__ = [
     "RateLimiter",
     "Retry",
     "RetryBudget",
-    "Runner",
     "Timeout",
     "registry",
 ]

@@ -23,7 +23,7 @@ from ._circuit import (
     Circuit,
     CircuitConfig,
     CircuitState as CircuitState,
-    CircuitStatistics,
+    CircuitStatistics as CircuitStatistics,
     Classification,
 )
 from ._guard import RAISE, BlockGuard, On, Outcome, asked_by

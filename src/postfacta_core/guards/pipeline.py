@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any, Final, cast
 
 from ..limits.rate import RateCounter
-from ._guard import Guard, P, Runner, T
+from ._guard import Guard, P, Registry as Registry, Runner as Runner, T
 from .timeout import Timeout
 
 _EXAMPLE: Final = 'for example Pipeline(Timeout(2), Retry("billing"))'

@@ -14,7 +14,7 @@ from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..events import HealthChecked, Observer, observing, process_observer
 from ..functions import is_async
 from ..validation import validation
-from ._verdict import Check, CheckReport as CheckReport, HealthReport, Watched
+from ._verdict import Check, CheckReport as CheckReport, HealthReport as HealthReport, Watched
 
 NO_LIFESPAN: Final = (
     "No lifespan has reached this application: its resources are not open, it is not ready, and it"

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from ._overload import Ending, OverloadConfig, OverloadLimiter
+from ._overload import OverloadConfig
 from ._waiting import Priority
-from .address import TrustedProxies
 
 __all__ = [
-    "Ending",
     "OverloadConfig",
-    "OverloadLimiter",
     "Priority",
-    "TrustedProxies",
 ]

@@ -33,7 +33,7 @@ from postfacta_core.asgi.stack import Hardened
 from postfacta_core.context import current_request
 from postfacta_core.deadlines._limits import TransferLimits
 from postfacta_core.deadlines.requests import RunningRequests
-from postfacta_core.drain import Lifecycle
+from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.errors import PoolTimeoutError, ResilienceError
 from postfacta_core.events import QueryFinished, TaskCrashed
 from postfacta_core.health import HealthRegistry

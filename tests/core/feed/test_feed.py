@@ -12,7 +12,8 @@ import pytest
 from anyio import to_thread
 
 from postfacta_core.events import FeedRead, TaskCrashed
-from postfacta_core.feed import FRESH, HEADERS, STALE, Feed, FeedEvent, Watcher
+from postfacta_core.feed import FRESH, HEADERS, STALE, Feed, FeedEvent
+from postfacta_core.feed.feed import Watcher
 from postfacta_core.testing import RecordingObserver
 from tests.core.virtual import loop_clock, on_real_loops
 
