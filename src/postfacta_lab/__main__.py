@@ -27,6 +27,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "init": "write a suite for a service: requests, tests, a workflow",
     "load": "load a running service in open loop, and judge it",
     "capacity": "say what measured runs tell about capacity",
+    "advise": "advise time-outs and sizes by what was measured",
     "chaos": "run experiments on a service under load, and judge them",
     "drain": "stop a service under load, and count what its clients noticed",
     "proxy": "break TCP connections on request",

@@ -34,7 +34,7 @@ _NUMBERS: Mapping[str, tuple[float, str]] = {
     "patience": (20.0, "Seconds after which a client hangs up."),
     "pid": (0, "The service's process, whose resources `soak` looks at."),
 }
-_ROWS = ("route", "requests", "failed", "p50 s", "p95 s", "p99 s", "most s")
+_ROWS = ("route", "requests", "failed", "p50 s", "p95 s", "p99 s", "p99.9 s", "most s")
 _PARTS = (
     "part",
     "offered/s",

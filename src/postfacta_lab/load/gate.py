@@ -71,6 +71,7 @@ class Row:
     p50: float
     p95: float
     p99: float
+    p999: float
     most: float
 
     def faults(self, limits: Limits) -> list[str]:
@@ -237,6 +238,7 @@ def row(route: str, samples: Sequence[Sample]) -> Row:
         p50=percentile(latencies, 0.50),
         p95=percentile(latencies, 0.95),
         p99=percentile(latencies, 0.99),
+        p999=percentile(latencies, 0.999),
         most=percentile(latencies, 1.0),
     )
 

@@ -1,0 +1,1 @@
+"""Advise settings of a service by what it measured of itself."""
