@@ -1,8 +1,8 @@
-"""Write the dashboards of a service on `postfacta_core` as files that Grafana provisions.
+"""Write the dashboards and the alerts of a service on `postfacta_core`, for Grafana and Prometheus.
 
-    python deploy/grafana/generate.py                                        # PostFacta's own, into
-    this folder python deploy/grafana/generate.py --service billing --out DIR            # those of
-    a service of yours python deploy/grafana/generate.py --service billing --job payments --runbooks
+    python deploy/grafana/generate.py  # PostFacta's own dashboards, into this folder
+    python deploy/grafana/generate.py --service billing --out DIR --rules billing.alerts.yml
+    python deploy/grafana/generate.py --service billing --job payments --runbooks
     https://wiki.example.org/runbooks
 
 The dashboard of the objectives is not among them: it follows from the OpenSLO file, and `postfacta
@@ -24,9 +24,11 @@ from typing import Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from deploy.grafana import business, database, overview, resilience, runtime
+from deploy.grafana.alerts import alerts_of
 from deploy.grafana.queries import variables
 from deploy.grafana.runbooks import linked
 from postfacta_slo.grafana.boards import Board, Row, Variable, render
+from postfacta_slo.promise import model
 
 __all__ = ["OURS", "Service", "boards", "main", "write"]
 
@@ -140,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--runbooks", help="the address of its runbooks; none by default, a placeholder for ours"
     )
+    parser.add_argument("--rules", type=Path, help="also write its alerts, to this file")
     given = parser.parse_args(arguments)
     try:
         runbooks = given.runbooks or (_RUNBOOKS if given.service == OURS else "")
@@ -147,12 +150,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name=given.service, job=given.job or given.service, runbooks=runbooks.rstrip("/")
         )
         written = write(service, given.out)
+        if given.rules:
+            given.rules.write_text(alerts_of(_promising(service)), encoding="utf-8")
+            written.append(given.rules)
     except (OSError, ValueError) as error:
         print(f"generate.py: {error}", file=sys.stderr)  # noqa: T201 - a command
         return 2
     for file in written:
         print(file)  # noqa: T201 - what a command prints can be piped on
     return 0
+
+
+def _promising(service: Service) -> model.Service:
+    runbooks = f"{service.runbooks}/{{alert}}" if service.runbooks else ""
+    return model.Service(name=service.name, job=service.job, runbook_url=runbooks)
 
 
 def _board(service: Service, name: str, kind: _Kind) -> Board:
