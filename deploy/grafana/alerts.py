@@ -7,6 +7,8 @@ all series that it asks for; what says that it is down, and burns its budget, is
 
 from __future__ import annotations
 
+# YAML is written without types.
+# pyright: reportUnknownMemberType=false
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# YAML is written without types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 from pathlib import Path
 from typing import Any
 
