@@ -43,6 +43,7 @@ test-worlds: .venv/dev ## tests: Run the fast tests on each Python here, and the
 check: .venv/dev  ## first: Run linters, types, and fast tests under coverage: 7 minutes
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	python -m tests.kit.budgets
+	python -m tests.kit.promises $(BASE)
 	pyright --ignoreexternal --verifytypes postfacta_core
 	pyright --ignoreexternal --verifytypes postfacta_postgres
 	pyright --ignoreexternal --verifytypes postfacta_adapters
