@@ -70,7 +70,7 @@ BROKEN = {
     "unpinned-uses": (PINNED, "actions/checkout@v7"),
     "template-injection": (RUN, "- run: echo ${{ github.event.pull_request.title }}"),
     "excessive-permissions": ("permissions: {}", "permissions: write-all"),
-    "artipacked": ("persist-credentials: false", "fetch-depth: 1"),
+    "artipacked": ("persist-credentials: false", "clean: true"),
 }
 
 
@@ -97,7 +97,7 @@ def jobs_that_may(permission: str) -> dict[str, dict[str, Any]]:
 
 def test_what_may_sign_or_publish_runs_no_code_of_the_repository() -> None:
     signing, publishing = jobs_that_may("id-token"), jobs_that_may("contents")
-    assert list(signing) == ["release.attest"]
+    assert list(signing) == ["publish.upload", "release.attest"]
     assert list(publishing) == ["release.release"]
     for job in (*signing.values(), *publishing.values()):
         used = [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
@@ -105,6 +105,7 @@ def test_what_may_sign_or_publish_runs_no_code_of_the_repository() -> None:
             "actions/attest",
             "actions/download-artifact",
             "actions/upload-artifact",
+            "pypa/gh-action-pypi-publish",
         }
         ran = "\n".join(step.get("run", "") for step in job["steps"])
         assert "sha256sum --check --strict SHA256SUMS" in ran
@@ -125,6 +126,18 @@ def test_a_release_has_a_signed_origin_and_a_signed_bill_which_are_verified() ->
     assert verified.count("gh attestation verify") == 2
     assert verified.index("gh attestation verify") < verified.index("gh release create")
     assert "diff -r dist again" in str(jobs["build"]["steps"])
+
+
+def test_what_is_uploaded_is_what_was_signed_and_no_token_exists() -> None:
+    text = (GITHUB / "workflows/publish.yml").read_text()
+    workflow = yaml.safe_load(text)
+    assert workflow[True] == {"release": {"types": ["published"]}}  # YAML 1.1 reads `on` so
+    (job,) = workflow["jobs"].values()
+    verify, upload = job["steps"]
+    assert job["environment"] == "package-index"
+    assert verify["run"].index("gh attestation verify") < verify["run"].index("cp ")
+    assert upload["with"] == {"packages-dir": "dist/", "attestations": True}
+    assert "secrets." not in text
 
 
 def test_the_schema_finds_a_job_without_a_runner(tmp_path: Path) -> None:
