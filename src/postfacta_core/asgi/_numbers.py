@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
 from ..deadlines._limits import TransferLimits
 from ..validation import validation
+from ._rules import check_route, example_of, pattern_of
 from .options import HardenOptions, RouteOptions
 
 Numbers = Mapping[str, Mapping[str, object]]
@@ -50,7 +52,22 @@ def _with_route(
             remaining = [listed for listed in part.routes if listed != route]
             rest = [replace(part, routes=remaining)] if remaining else []
             return [*parts[:place], new, *rest, *parts[place + 1 :]]
-    return [RouteOptions(routes=[route], **_changes(limits, numbers, _OF_ROUTES)), *parts]
+    # A part of what another route is given; or of what none is, behind those that are narrower.
+    place = next((place for place, part in enumerate(parts) if _is_within(route, part)), len(parts))
+    wider = parts[place] if place < len(parts) else RouteOptions(routes=[route])
+    changes = _changes(wider.limits or limits, numbers, _OF_ROUTES)
+    return [*parts[:place], replace(wider, routes=[route], **changes), *parts[place:]]
+
+
+def _is_within(route: str, part: RouteOptions) -> bool:
+    """Whether the rules of a part hold for each request of a route."""
+    method, path = check_route("RouteOptions.routes", route)
+    example = example_of(path)
+    for listed in part.routes:
+        its_method, its_path = check_route("RouteOptions.routes", listed)
+        if its_method in {"", method} and re.fullmatch(pattern_of(its_path), example):
+            return True
+    return False
 
 
 def _changes(

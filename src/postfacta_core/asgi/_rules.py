@@ -169,6 +169,12 @@ def pattern_of(path: str) -> str:
     return "".join(part for pair in zip(literals, [*kinds, ""], strict=True) for part in pair)
 
 
+def example_of(path: str) -> str:
+    """Return a path of a route that only routes match which match each of its paths."""
+    # No literal part has a NUL, and `{id}` matches one part only.
+    return _PARAMETER.sub(lambda match: "\0/\0" if match[1] == ":path" else "\0", path)
+
+
 def check_route(field: str, value: object) -> tuple[str, str]:
     """Split a route such as `GET /items/{id}` into its method, empty for any, and its path."""
     match = _route_of(value) if isinstance(value, str) else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from postfacta_core.asgi import HardenOptions, RouteOptions
 from postfacta_core.asgi._numbers import renumbered
 from postfacta_core.deadlines._limits import TransferLimits
+from tests.kit.every import every
 
 OPTIONS = HardenOptions(
     request_timeout=20.0,
@@ -29,11 +32,40 @@ def test_a_route_keeps_its_place_and_its_other_options() -> None:
     assert third == OPTIONS.routes[1]
 
 
-def test_a_route_that_has_no_options_comes_first() -> None:
-    new, *rest = renumbered(OPTIONS, {"GET /c": {"max_body_bytes": 3, "heartbeat": 9.0}}).routes
-    assert (new.routes, new.heartbeat) == (["GET /c"], 9.0)
-    assert new.limits == TransferLimits(max_body_bytes=3)
-    assert rest == list(OPTIONS.routes)
+def test_a_route_within_another_keeps_what_that_is_given() -> None:
+    cases = {
+        "another spelling of its parameter": ("GET /items/{id:int}", "GET /items/{id}"),
+        "all methods": ("/items/{id}", "GET /items/{id}"),
+        "a wider path": ("/{rest:path}", "/items/{id}"),
+        "a slash at the end": ("GET /items/", "GET /items"),
+    }
+    with every() as case:
+        for name, (wide, narrow) in cases.items():
+            with case(name):
+                given = RouteOptions(
+                    routes=[wide], rate_limits=["9/minute per client"], drain="cut"
+                )
+                others = [RouteOptions(routes=["/other"]), given]
+                options = HardenOptions(routes=others)
+                first, new, last = renumbered(options, {narrow: {"request_timeout": 9.0}}).routes
+                assert new == replace(given, routes=[narrow], request_timeout=9.0)
+                assert (first, last) == (others[0], given)
+
+
+def test_a_route_within_no_other_comes_last_and_takes_nothing() -> None:
+    cases = {
+        "another method": ("POST /items/{id}", "GET /items/{id}"),
+        "a narrower path": ("/items/7", "/items/{id}"),
+        "fewer parts": ("/items/{id}", "/items/{rest:path}"),
+    }
+    with every() as case:
+        for name, (own, other) in cases.items():
+            with case(name):
+                given = RouteOptions(routes=[own], drain="cut")
+                options = HardenOptions(routes=[given])
+                first, new = renumbered(options, {other: {"heartbeat": 9.0}}).routes
+                assert first == given
+                assert new == RouteOptions(routes=[other], heartbeat=9.0)
 
 
 def test_sizes_of_a_route_are_those_it_had() -> None:
