@@ -39,7 +39,7 @@ from postfacta_core.guards.timeout import Timeout
 from postfacta_core.limits._waiting import Priority
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, RecordingObserver
-from tests.kit.alone import WithContext, WithDeadline
+from tests.kit.alone import WithDeadline
 from tests.kit.behind import behind_uvicorn
 
 
@@ -127,7 +127,7 @@ class Service:
 @pytest.fixture(scope="module")
 def server() -> Generator[Service]:
     service = Service()
-    app = WithContext(WithDeadline(service, RunningRequests()))
+    app = WithDeadline(service, RunningRequests())
     with behind_uvicorn(app) as service.url:
         yield service
 

@@ -1,15 +1,14 @@
 """A kernel with one part of `harden`, for tests of that part: an application with it alone around.
 
-Of the `options`, those of `harden`, each reads its own. They stand in one another as the parts do
-in `harden`: the context outermost, then telemetry, headers, CORS, errors, lifecycle, transfer,
-rates, deadline, and shedding.
+Of the `options`, those of `harden`, each reads its own. Each binds the context of a request. For a
+second part in the same kernel, give the kernel's own options, such as `answers=True`, as `parts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from postfacta_core.asgi._concurrency import Shedding
 from postfacta_core.asgi._cors import Cors, CorsRules
@@ -32,13 +31,6 @@ from postfacta_core.telemetry.exchange import Recorder
 _DEFAULTS: Final = HardenOptions()
 
 
-class WithContext(Kernel):
-    """Bind a context, and give each request its id."""
-
-    def __init__(self, app: ASGIApp, *, clock: Clock = MONOTONIC) -> None:
-        super().__init__(app, identifies=True, clock=clock)
-
-
 class WithTelemetry(Kernel):
     """Record each request."""
 
@@ -51,6 +43,7 @@ class WithTelemetry(Kernel):
         route_of: RouteOf | None = None,
         clock: Clock = MONOTONIC,
         observer: Observer = ignore,
+        **parts: Any,
     ) -> None:
         super().__init__(
             app,
@@ -61,14 +54,15 @@ class WithTelemetry(Kernel):
             trusted_traces=TrustedProxies(options.trusted_traces),
             clock=clock,
             observer=observer,
+            **parts,
         )
 
 
 class WithHeaders(Kernel):
     """Add headers to responses."""
 
-    def __init__(self, app: ASGIApp, options: HardenOptions = _DEFAULTS) -> None:
-        super().__init__(app, response_headers=options.response_headers)
+    def __init__(self, app: ASGIApp, options: HardenOptions = _DEFAULTS, **parts: Any) -> None:
+        super().__init__(app, response_headers=options.response_headers, **parts)
 
 
 class WithCors(Kernel):
@@ -81,8 +75,8 @@ class WithCors(Kernel):
 class WithErrors(Kernel):
     """Answer for what raises."""
 
-    def __init__(self, app: ASGIApp, *, render: Render | None = None) -> None:
-        super().__init__(app, answers=True, render=render)
+    def __init__(self, app: ASGIApp, *, render: Render | None = None, **parts: Any) -> None:
+        super().__init__(app, answers=True, render=render, **parts)
 
 
 class WithLifecycle(Kernel):
@@ -102,8 +96,9 @@ class WithTransfer(Kernel):
         *,
         render: Render | None = None,
         clock: Clock = MONOTONIC,
+        **parts: Any,
     ) -> None:
-        super().__init__(app, rules=Rules(limits=limits), render=render, clock=clock)
+        super().__init__(app, rules=Rules(limits=limits), render=render, clock=clock, **parts)
 
 
 class WithRates(Kernel):
@@ -118,6 +113,7 @@ class WithRates(Kernel):
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
+        **parts: Any,
     ) -> None:
         limits = check_rate_limits("rate_limits", options.all_rate_limits)
         make = partial(LimitRule, store=options.rate_limit_store, observer=observer, clock=clock)
@@ -127,7 +123,7 @@ class WithRates(Kernel):
             luck=luck,
         )
         rules = Rules(rates=self.plan)
-        super().__init__(app, rules=rules, render=render, observer=observer, clock=clock)
+        super().__init__(app, rules=rules, render=render, observer=observer, clock=clock, **parts)
 
     @property
     def limiters(self) -> dict[str, RateCounter]:
@@ -145,6 +141,7 @@ class WithDeadline(Kernel):
         *,
         render: Render | None = None,
         observer: Observer = ignore,
+        **parts: Any,
     ) -> None:
         rules = Rules(
             timeout=any_of_none(options.request_timeout),
@@ -158,6 +155,7 @@ class WithDeadline(Kernel):
             render=render,
             observer=observer,
             clock=running.clock,
+            **parts,
         )
 
 

@@ -47,4 +47,4 @@ async def naive(scope: Scope, receive: Receive, send: Send) -> None:
     await tell(scope, receive, send)
 
 
-app = Kernel(tell, identifies=True)
+app = Kernel(tell)

@@ -44,7 +44,6 @@ class Shared:
 
     clock: Clock = MONOTONIC
     render: Render | None = None
-    identifies: bool = False  # A response has its request's id.
     process: Lifecycle | None = None
     requests: RunningRequests | None = None
     streams: OpenStreams | None = None

@@ -45,7 +45,7 @@ from ._parts import (
     Sizes,
     Step,
 )
-from ._problem import problem_of, request_of
+from ._problem import problem_of
 from ._route import RouteReader, local_path
 from ._rules import UNBOUNDED, Find, Rules
 from ._settings import Secret, check_options
@@ -124,9 +124,7 @@ class Kernel(Shared):
             (name.lower().encode("ascii"), value.encode("latin-1"))
             for name, value in self.response_headers
         ]
-        owned = {name for name, _ in self.added} | (
-            {b"x-request-id"} if self.identifies else set[bytes]()
-        )
+        owned = {name for name, _ in self.added} | {b"x-request-id"}
         self.owned: frozenset[bytes] = frozenset(owned if self.cors is None else owned | GRANTS)
         self.sweep: RunningRequests = RunningRequests() if self.requests is None else self.requests
         self.is_bounded: bool = rules.limits is not UNBOUNDED
@@ -144,25 +142,12 @@ class Kernel(Shared):
         self._is_recorded = bool(recorders)
         self._reader = RouteReader()
         self._error_types = ErrorTypes()
-        is_timed = self.requests is not None
-        self._reads = (
-            self.is_bounded
-            or self.identifies
-            or is_timed
-            or self.cors is not None
-            or bool(self.traffic_key)
-        )
-        # Who binds a context for itself, if none is there.
-        self._binds = self._is_recorded or is_timed
-        has_sockets = (
-            self._binds or self.identifies or rules.rates is not None or self.admission is not None
-        )
+        ended = _methods_for(recorders, "end")
+        closed = _methods_for(recorders, "closed")
         self._served: dict[str, _Served] = {
-            "http": (HttpExchange, _methods_for(recorders, "end"), Kernel._admit)
+            "http": (HttpExchange, ended, Kernel._admit),
+            "websocket": (WebSocketExchange, closed, Kernel._admit_socket),
         }
-        if has_sockets:
-            closed = _methods_for(recorders, "closed")
-            self._served["websocket"] = (WebSocketExchange, closed, Kernel._admit_socket)
         self.order: Sequence[Asked] = tuple(self._parts_in_order())
         self._steps: tuple[Step, ...] = tuple([part.begin for part in self.order])
 
@@ -221,8 +206,7 @@ class Kernel(Shared):
         finally:
             self._close(exchange, raised, end)
             raised = None
-            if token is not None:
-                CURRENT.reset(token)
+            CURRENT.reset(token)
             if put_back is not None:
                 put_back()
             elif self._leftover():
@@ -233,17 +217,15 @@ class Kernel(Shared):
 
     def _open(
         self, scope: Scope
-    ) -> tuple[RequestContext, Token[RequestContext | None] | None, Mapping[bytes, bytes], str]:
+    ) -> tuple[RequestContext, Token[RequestContext | None], Mapping[bytes, bytes], str]:
         """Return the request's context, the headers that parts ask for, and its path.
 
-        If the context is made here, it is bound, and has to be released by the token.
+        The context is bound, and has to be released by the token.
         """
         # Its headers, once for all parts.
-        headers: Headers = ()
-        if self._reads:
-            headers = scope["headers"]
-            if not isinstance(headers, list):  # Any iterable is legal, and may be read only once.
-                headers = scope["headers"] = [*headers]
+        headers: Headers = scope["headers"]
+        if not isinstance(headers, list):  # Any iterable is legal, and may be read only once.
+            headers = scope["headers"] = [*headers]
         fields: dict[bytes, bytes] = {}
         for name, value in headers:
             if name in _HEADERS_OF_PARTS:
@@ -252,10 +234,8 @@ class Kernel(Shared):
         root_path = scope.get("root_path", "")
         if root_path:
             path = local_path(path, root_path)
-        if not self.identifies and (outer := self._outer(scope)) is not None:
-            return outer, None, fields, path
         sent_id = fields.get(b"x-request-id", b"")
-        if sent_id and self.identifies and _is_id(sent_id):
+        if sent_id and _is_id(sent_id):
             request_id = sent_id.decode("ascii")
         else:
             request_id = random_id()
@@ -269,16 +249,6 @@ class Kernel(Shared):
         # What is bound must be released: else the task would hold its context, which holds the
         # task.
         return request, CURRENT.set(request), fields, path
-
-    def _outer(self, scope: Scope) -> RequestContext | None:
-        """Return the context that a layer outside has made, or one that nothing needs to bind."""
-        # What is bound to the task may be left over from another request: the scope is this one's
-        # own.
-        outer = request_of(scope)
-        if outer is not None or self._binds:
-            return outer
-        # If nothing binds one, nothing asks for its id or its time either.
-        return RequestContext("", math.inf)
 
     def template(self, scope: Scope, request: RequestContext, path: str) -> str:
         route = None

@@ -205,8 +205,7 @@ class Responding(Paced):
             if is_plain
             else self._dress_with_care(answered)
         )
-        if shared.identifies:
-            headers.append((b"x-request-id", self.request.request_id.encode("ascii")))
+        headers.append((b"x-request-id", self.request.request_id.encode("ascii")))
         try:
             # A new message with a new list: an application may send the same objects again and
             # again.
@@ -236,7 +235,7 @@ class Responding(Paced):
         """Do the same for a response that has such a header, or that is its connection's last."""
         shared = self.shared
         names = {name.lower() for name, _ in answered}
-        unwanted = {b"x-request-id"} if shared.identifies else set[bytes]()
+        unwanted = {b"x-request-id"}
         if shared.owned >= GRANTS and b"access-control-allow-origin" in names:
             unwanted |= GRANTS
         # HTTP/2 forbids the field (RFC 9113, section 8.2.2), and has GOAWAY for it.

@@ -190,7 +190,6 @@ class Hardened(Kernel):
             clock=clock,
             render=render,
             observer=observer,
-            identifies=True,
             # Spans come first, so that the access line has their ids.
             recorders=[
                 telemetry.tracing,

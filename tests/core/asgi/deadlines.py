@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,10 +14,11 @@ from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.events import DeadlineExceeded
+from postfacta_core.telemetry.exchange import Recorder
 from postfacta_core.testing import RecordingObserver, call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
 from tests.core.virtual import loop_clock
-from tests.kit.alone import WithContext, WithDeadline, WithErrors
+from tests.kit.alone import WithDeadline
 
 __all__ = ["LATE", "Log", "Service", "asgi", "sleeping"]
 
@@ -32,13 +33,13 @@ class Log(list[str]):
 class Service:
     """An application below its deadlines, on the time of its loop."""
 
-    def __init__(self, app: ASGIApp, **options: Any) -> None:
+    def __init__(self, app: ASGIApp, *, recorders: Sequence[Recorder] = (), **options: Any) -> None:
         self.observer = RecordingObserver()
         clock = loop_clock()
         self.running = RunningRequests(observer=self.observer, clock=clock)
         limits = HardenOptions(**options)
-        layer = WithDeadline(app, self.running, limits, observer=self.observer)
-        self.app: ASGIApp = WithContext(WithErrors(layer), clock=clock)
+        parts: dict[str, Any] = {"observer": self.observer, "recorders": recorders, "answers": True}
+        self.app = WithDeadline(app, self.running, limits, **parts)
 
     @asynccontextmanager
     async def running_now(self) -> AsyncGenerator[None]:

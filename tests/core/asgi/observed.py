@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -61,10 +61,18 @@ class Kept(Recorder):
         return self.only.status, self.only.route, self.only.error_type
 
 
-async def observe(app: ASGIApp, method: str = "GET", path: str = "/", **options: Any) -> Kept:
+async def observe(
+    app: ASGIApp,
+    method: str = "GET",
+    path: str = "/",
+    *,
+    parts: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Kept:
+    """Make a request; `parts` are options of the kernel."""
     kept = Kept()
     await call_asgi(
-        WithTelemetry(app, [kept]),
+        WithTelemetry(app, [kept], **(parts or {})),
         method,
         path,
         raise_errors=False,

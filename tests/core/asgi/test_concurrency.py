@@ -28,7 +28,7 @@ from tests.core.asgi.concurrency import (
     full,
     raising,
 )
-from tests.kit.alone import WithContext, WithShedding
+from tests.kit.alone import WithShedding
 from tests.kit.every import every
 from tests.kit.garbage import garbage
 from tests.kit.waiting import until
@@ -162,7 +162,7 @@ async def test_the_limiter_learns_route_and_known_waits_of_a_request() -> None:
         add_wait(float(scope["path"][1:]))
         await answer(200)(scope, receive, send)
 
-    app = WithContext(WithShedding(handler, limiter, clock=clock), clock=clock)
+    app = WithShedding(handler, limiter, clock=clock)
     await call_asgi(app, path="/0.1")
     await call_asgi(app, path="/3")
     assert limiter.kinds == [id(answer)] * 2

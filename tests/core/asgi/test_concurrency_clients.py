@@ -33,7 +33,7 @@ from tests.core.asgi.concurrency import (
     answer,
     echo,
 )
-from tests.kit.alone import WithContext, WithShedding
+from tests.kit.alone import WithShedding
 from tests.kit.waiting import until
 
 
@@ -169,7 +169,7 @@ async def test_a_request_knows_how_long_it_waited_for_a_slot() -> None:
         queued.append(scope["postfacta.request"].queued)
         await held(scope, receive, send)
 
-    app = WithContext(WithShedding(inner, limiter, clock=clock))
+    app = WithShedding(inner, limiter, clock=clock)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call_asgi, app)
         tasks.start_soon(call_asgi, app)
@@ -240,7 +240,7 @@ async def test_a_long_poll_that_steps_aside_holds_no_slot_and_says_nothing() -> 
         async with aside():
             assert limiter.in_flight == 0
 
-    app = WithContext(WithShedding(poll, limiter))
+    app = WithShedding(poll, limiter)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call_asgi, app)
         await begun.wait()
@@ -260,7 +260,7 @@ async def test_a_body_that_has_come_while_a_request_is_aside_takes_no_slot() -> 
         held.append(limiter.in_flight)
         await answer(200)(scope, receive, send)
 
-    app, slow = WithContext(WithShedding(poll, limiter)), Client()
+    app, slow = WithShedding(poll, limiter), Client()
     slow.reads.set()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(app, dict(POST), slow.receive, slow.send)
@@ -278,7 +278,7 @@ async def test_a_request_that_pays_for_others_keeps_its_slot_and_says_nothing() 
         await answer(200)(scope, receive, send)
         ignore_duration()
 
-    app = WithContext(WithShedding(first, limiter))
+    app = WithShedding(first, limiter)
     await call_asgi(app)
     assert limiter.endings == [UNTIMED]
     assert limiter.in_flight == 0
@@ -300,7 +300,7 @@ async def test_a_request_that_pays_for_others_and_is_not_answered_or_was_aside_i
 
     for endpoint in (fails, leaves):
         with suppress(ValueError):
-            await call_asgi(WithContext(WithShedding(endpoint, limiter)))
+            await call_asgi(WithShedding(endpoint, limiter))
     assert limiter.endings == [UNKNOWN] * 3  # the last gave its slot back twice
     assert limiter.in_flight == 0
 
@@ -313,7 +313,7 @@ class Bounded:
         self.limiter = Recording(1)
         self.go, self.begun = anyio.Event(), 0
         self.held: list[int] = []  # In flight, once each has left the bulkhead.
-        self.app = WithContext(WithShedding(self.serve, self.limiter))
+        self.app = WithShedding(self.serve, self.limiter)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 200
@@ -382,7 +382,7 @@ async def test_a_slot_lent_twice_comes_back_with_the_outer_one() -> None:
         held.append(limiter.in_flight)
         await answer(200)(scope, receive, send)
 
-    await call_asgi(WithContext(WithShedding(nested, limiter)))
+    await call_asgi(WithShedding(nested, limiter))
     assert held == [0, 0, 1]
     assert limiter.in_flight == 0
 
@@ -395,7 +395,7 @@ async def test_a_lending_bulkhead_keeps_the_slot_in_a_worker_thread() -> None:
         await anyio.to_thread.run_sync(bulkhead.call_sync, lambda: held.append(limiter.in_flight))
         await answer(200)(scope, receive, send)
 
-    await call_asgi(WithContext(WithShedding(threaded, limiter)))
+    await call_asgi(WithShedding(threaded, limiter))
     assert held == [1]
     assert limiter.endings == [ANSWERED]
 
@@ -406,7 +406,7 @@ async def test_stepping_aside_outside_of_a_request_does_nothing() -> None:
 
 
 async def test_the_slot_leaves_the_context_with_the_response() -> None:
-    app = WithContext(WithShedding(answer(200), Recording()))
+    app = WithShedding(answer(200), Recording())
     response = await call_asgi(app)
     assert response.scope["postfacta.request"].slot is None
 

@@ -13,11 +13,10 @@ from hypothesis import given, strategies as st
 from postfacta_core.asgi import HardenOptions
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Scope
-from postfacta_core.context import RequestContext
 from postfacta_core.limits._waiting import Priority
 from postfacta_core.testing import ManualClock, call_asgi
 from tests.core.asgi.concurrency import UNKNOWN, Held, Recording, _receive, answer, full
-from tests.kit.alone import WithContext, WithShedding
+from tests.kit.alone import WithShedding
 from tests.kit.waiting import until
 
 
@@ -88,7 +87,7 @@ async def test_a_request_cancelled_at_its_turn_passes_the_slot_on(first: str) ->
 
 
 async def test_a_refusal_is_a_problem_that_tells_when_to_come_back() -> None:
-    app = WithContext(full(luck=lambda: 0.5))
+    app = full(luck=lambda: 0.5)
     response = await call_asgi(app, "GET", "/items/ü")
     assert response.status == 503
     assert response.header("content-type") == "application/problem+json"
@@ -123,15 +122,10 @@ def _as_usual(problem: Problem, scope: Scope) -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@given(path=st.text(), method=st.sampled_from(["GET", "HEAD", "POST"]), named=st.booleans())
-async def test_the_quick_way_to_refuse_says_what_the_slow_one_says(
-    path: str,
-    method: str,
-    named: bool,  # noqa: FBT001 - hypothesis hands it over by name
-) -> None:
-    request = RequestContext("request-1", 0.0) if named else None
-    scope: dict[str, Any] = {"type": "http", "path": path, "method": method, "headers": []}
-    scope["postfacta.request"] = request
+@given(path=st.text(), method=st.sampled_from(["GET", "HEAD", "POST"]))
+async def test_the_quick_way_to_refuse_says_what_the_slow_one_says(path: str, method: str) -> None:
+    headers = [(b"x-request-id", b"request-1")]
+    scope: dict[str, Any] = {"type": "http", "path": path, "method": method, "headers": headers}
     quick = await _sent_by(full(luck=lambda: 0.9), scope)
     slow = await _sent_by(full(luck=lambda: 0.9, render=_as_usual), scope)
     for start in (quick[0], slow[0]):
@@ -170,7 +164,7 @@ def _raises(scope: Scope) -> Any:
 
 
 async def priority_of(headers: list[tuple[str, str]], **options: Any) -> int:
-    app = WithContext(WithShedding(answer(200), None, HardenOptions(**options)))
+    app = WithShedding(answer(200), None, HardenOptions(**options))
     response = await call_asgi(app, headers=headers)
     request = response.scope["postfacta.request"]
     return int(request.priority)

@@ -7,11 +7,12 @@ from opentelemetry import baggage, context
 from starlette.responses import PlainTextResponse
 
 from postfacta_core.asgi import HardenOptions, harden
+from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.context import RequestContext, bind_request, current_request, release_request
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi
-from tests.kit.alone import WithContext, WithTelemetry
+from tests.kit.alone import WithTelemetry
 from tests.kit.every import every
 
 
@@ -40,7 +41,7 @@ class Seen:
 )
 async def test_a_good_request_id_is_kept_and_echoed(given: str) -> None:
     app = Seen()
-    response = await call_asgi(WithContext(app), headers=[("X-Request-ID", given)])
+    response = await call_asgi(Kernel(app), headers=[("X-Request-ID", given)])
     assert app.only.request_id == response.header("x-request-id") == given
 
 
@@ -59,7 +60,7 @@ async def test_any_other_request_id_is_replaced() -> None:
         for given in cases:
             with case(given):
                 app = Seen()
-                response = await call_asgi(WithContext(app), headers=[("X-Request-ID", given)])
+                response = await call_asgi(Kernel(app), headers=[("X-Request-ID", given)])
                 assert app.only.request_id == response.header("x-request-id") != given
                 assert len(app.only.request_id) == 32
 
@@ -68,7 +69,7 @@ async def test_the_applications_headers_do_not_grow_and_its_own_id_does_not_stan
     app = Seen()
     app.headers.append((b"x-request-id", b"of-the-application"))
     for _ in range(3):
-        response = await call_asgi(WithContext(app), headers=[("X-Request-ID", "of-the-caller")])
+        response = await call_asgi(Kernel(app), headers=[("X-Request-ID", "of-the-caller")])
         assert response.headers == [(b"x-own", b"1"), (b"x-request-id", b"of-the-caller")]
     assert len(app.headers) == 2
 
@@ -78,7 +79,7 @@ async def test_what_the_server_left_in_the_task_is_not_trusted_and_is_put_back()
     app, clock = Seen(), ManualClock(5)
     token = bind_request(stale)
     try:
-        await call_asgi(WithContext(app, clock=clock), root_path="/pre")
+        await call_asgi(Kernel(app, clock=clock), root_path="/pre")
         assert current_request() is stale
     finally:
         release_request(token)
@@ -91,7 +92,7 @@ async def test_a_crash_leaves_no_context_behind() -> None:
         raise ValueError("a crash")
 
     with pytest.raises(ValueError, match="a crash"):
-        await call_asgi(WithContext(bare))
+        await call_asgi(Kernel(bare))
     assert current_request() is None
 
 
@@ -129,7 +130,7 @@ async def test_a_websocket_has_a_context_and_the_lifespan_passes_untouched() -> 
 
     scopes: list[Scope] = [{"type": "websocket", "path": "/", "headers": []}, {"type": "lifespan"}]
     for scope in scopes:
-        await WithContext(app)(scope, receive, send)
+        await Kernel(app)(scope, receive, send)
     assert sent == [{"type": "websocket.something"}, {"type": "lifespan.something"}]
 
 
@@ -155,9 +156,7 @@ async def test_the_callers_trace_is_known_without_an_sdk() -> None:
         for name, (traceparent, trace_id) in cases.items():
             with case(name):
                 found.clear()
-                await call_asgi(
-                    WithContext(app), "GET", "/", headers=[("traceparent", traceparent)]
-                )
+                await call_asgi(Kernel(app), "GET", "/", headers=[("traceparent", traceparent)])
                 assert found == [trace_id, "", ""]
 
 

@@ -215,7 +215,7 @@ async def test_other_connections_pass() -> None:
     async def send(message: Message) -> None:
         raise AssertionError
 
-    await WithCors(app, Cors())({"type": "websocket"}, receive, send)
+    await WithCors(app, Cors())({"type": "websocket", "path": "/", "headers": []}, receive, send)
     assert seen == ["websocket"]
 
 

@@ -19,7 +19,6 @@ from postfacta_core.telemetry.exchange import Exchange, Recorder
 from postfacta_core.testing import call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
 from tests.core.asgi.deadlines import Log, Service, asgi, sleeping
-from tests.kit.alone import WithTelemetry
 from tests.kit.waiting import until
 
 
@@ -41,15 +40,14 @@ async def test_else_a_client_that_leaves_is_only_counted() -> None:
         def end(self, exchange: Exchange, /) -> None:
             seen.append(exchange)
 
-    service = Service(sleeping(log, 0.5))
-    app = WithTelemetry(service.app, [Kept()])
+    service = Service(sleeping(log, 0.5), recorders=[Kept()])
 
     async def silent(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_silently(message: Message) -> None:
             with suppress(OSError):  # as uvicorn does
                 await send(message)
 
-        await app(scope, receive, send_silently)
+        await service.app(scope, receive, send_silently)
 
     async with service.running_now():
         await call_asgi(silent, disconnect_after=0)

@@ -8,12 +8,11 @@ import pytest
 
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.context import RequestContext
 from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
-from tests.kit.alone import WithErrors, WithTelemetry
+from tests.kit.alone import WithErrors
 
 
 class Boom(Exception):  # noqa: N818 - the label is its name
@@ -23,11 +22,14 @@ class Boom(Exception):  # noqa: N818 - the label is its name
 class Raising:
     """An application that sends some messages, and then raises."""
 
-    def __init__(self, error: Exception, *messages: Message) -> None:
+    def __init__(self, error: Exception, *messages: Message, noted: str = "") -> None:
         self.error = error
         self.messages = messages
+        self.noted = noted  # A better reason.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.noted:
+            scope["postfacta.request"].error_type = self.noted
         for message in self.messages:
             await send(message)
         raise self.error
@@ -71,7 +73,7 @@ async def test_an_early_hint_is_not_yet_an_answer() -> None:
 
 async def test_a_crash_stays_a_crash_without_its_client() -> None:
     metrics = Metrics(with_process=False)
-    app = WithTelemetry(WithErrors(Raising(Boom())), [metrics])
+    app = WithErrors(Raising(Boom()), recorders=[metrics])
     response = await call_asgi(app, body=[], disconnect_after=0, raise_errors=False)
     assert isinstance(response.error, Boom)
     crashes = metrics.registry.get_sample_value(
@@ -87,10 +89,9 @@ async def test_a_refusal_to_a_client_that_is_gone_is_no_crash() -> None:
 
 async def test_the_reason_is_recorded_unless_there_is_a_better_one() -> None:
     for before, after in (("", "pool_timeout"), ("shed", "shed")):
-        request = RequestContext("request-1", 0.0)
-        request.error_type = before
-        await call(Raising(PoolTimeoutError("main")), scope={"postfacta.request": request})
-        assert request.error_type == after
+        raising = Raising(PoolTimeoutError("main"), noted=before)
+        response = await call(raising)
+        assert response.scope["postfacta.request"].error_type == after
 
 
 async def test_an_own_shape_is_used() -> None:
@@ -110,4 +111,6 @@ async def test_what_is_not_http_passes_with_its_error() -> None:
 
     for kind in ("websocket", "lifespan"):
         with pytest.raises(PoolTimeoutError):
-            await WithErrors(Raising(PoolTimeoutError("main")))({"type": kind}, receive, send)
+            await WithErrors(Raising(PoolTimeoutError("main")))(
+                {"type": kind, "path": "/", "headers": []}, receive, send
+            )

@@ -16,7 +16,7 @@ from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.metrics import MetricsEndpoint
 from postfacta_core.telemetry.metrics import Exposition, Metrics
 from postfacta_core.testing import call_asgi
-from tests.kit.alone import WithContext, WithTelemetry
+from tests.kit.alone import WithTelemetry
 
 
 async def teapot(scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,7 +113,7 @@ async def test_scrapes_are_rendered_one_at_a_time_and_not_on_the_event_loop(
 
 
 async def test_a_scrape_is_a_route_of_its_own(metrics: Metrics) -> None:
-    app = WithContext(WithTelemetry(MetricsEndpoint(teapot, metrics), [metrics]))
+    app = WithTelemetry(MetricsEndpoint(teapot, metrics), [metrics])
     await call_asgi(app, "GET", "/metrics")
     page = await call_asgi(app, "GET", "/metrics")
     assert b'http_route="/metrics"' in page.body

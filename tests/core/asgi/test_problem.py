@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from postfacta_core import errors
+from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._problem import (
     BODY_TOO_LARGE,
     PROBLEMS,
@@ -35,7 +36,6 @@ from postfacta_core.errors import (
 )
 from postfacta_core.testing import call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
-from tests.kit.alone import WithContext
 from tests.kit.every import every
 
 TEAPOT = Problem(status=418, code="teapot", title="A teapot")
@@ -102,7 +102,7 @@ async def test_a_problem_is_a_complete_rfc_9457_document_without_caching() -> No
         await send_problem(scope, send, BODY_TOO_LARGE)
 
     asked = [("X-Request-ID", "request-1")]
-    response = await call_asgi(WithContext(app), path="/files/a b?.txt", headers=asked)
+    response = await call_asgi(Kernel(app), path="/files/a b?.txt", headers=asked)
     assert response.json() == {
         "type": "about:blank",
         "title": "Content Too Large",

@@ -32,8 +32,6 @@ from postfacta_core.asgi.metrics import MetricsEndpoint
 from postfacta_core.asgi.stack import Hardened
 from postfacta_core.context import current_request
 from postfacta_core.deadlines._limits import TransferLimits
-from postfacta_core.deadlines.requests import RunningRequests
-from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.errors import PoolTimeoutError, ResilienceError
 from postfacta_core.events import QueryFinished, TaskCrashed
 from postfacta_core.health import HealthRegistry
@@ -42,15 +40,6 @@ from postfacta_core.health.runtime import memory_limit
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi
-from tests.kit.alone import (
-    WithContext,
-    WithDeadline,
-    WithErrors,
-    WithHeaders,
-    WithLifecycle,
-    WithTelemetry,
-    WithTransfer,
-)
 from tests.kit.every import every
 from tests.kit.garbage import garbage
 from tests.kit.lifespan import running
@@ -273,15 +262,8 @@ def test_a_service_has_a_name() -> None:
 
 
 ALONE: dict[str, Middleware] = {
-    "context": Middleware(WithContext),
-    "telemetry": Middleware(WithTelemetry, [Metrics(with_process=False)]),
-    "errors": Middleware(WithErrors),
-    "headers": Middleware(WithHeaders, HardenOptions(response_headers=[("x-own", "1")])),
     "metrics": Middleware(MetricsEndpoint, Metrics(with_process=False)),
     "health": Middleware(HealthEndpoint, HealthRegistry()),
-    "transfer": Middleware(WithTransfer),
-    "deadline": Middleware(WithDeadline, RunningRequests()),
-    "lifecycle": Middleware(WithLifecycle, Lifecycle(running=RunningRequests())),
     "lifespan": Middleware(LifespanMiddleware, []),
 }
 
@@ -296,25 +278,6 @@ async def test_each_middleware_stands_alone_in_starlette_and_around_it() -> None
                     assert (await call_asgi(app, "GET", "/items/7")).status == 200
                     assert (await call_asgi(app, "GET", "/nothing")).status == 404
                     assert (await call_asgi(app, "POST", "/read", body=[b"12", b"3"])).body == b"3"
-
-
-async def test_each_middleware_does_its_part_alone() -> None:
-    metrics = Metrics(with_process=False)
-    inside = Starlette(
-        routes=ROUTES,
-        middleware=[
-            Middleware(WithContext),
-            Middleware(WithTelemetry, [metrics]),
-            Middleware(MetricsEndpoint, metrics),
-            Middleware(WithTransfer, TransferLimits(max_body_bytes=2)),
-            Middleware(WithErrors),
-        ],
-    )
-    response = await call_asgi(inside, "GET", "/items/7", headers=GIVEN)
-    assert response.body.decode() == response.header("x-request-id") == ID
-    assert (await call_asgi(inside, "POST", "/read", body=b"123")).status == 413
-    assert (await call_asgi(inside, "GET", "/unavailable")).status == 503
-    assert b'http_route="/items/{id}"' in (await call_asgi(inside, "GET", "/metrics")).body
 
 
 async def test_each_middleware_lets_other_connections_pass() -> None:

@@ -18,6 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from postfacta_core.asgi import HardenOptions
+from postfacta_core.asgi._rules import Rules
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.context import RequestContext, bind_request, current_request, release_request
 from postfacta_core.deadlines._limits import TransferLimits
@@ -37,7 +38,7 @@ from tests.core.asgi.observed import (
     hello,
     observe,
 )
-from tests.kit.alone import WithContext, WithErrors, WithTelemetry, WithTransfer
+from tests.kit.alone import WithTelemetry
 from tests.kit.every import every
 from tests.kit.garbage import garbage
 
@@ -102,10 +103,8 @@ async def test_a_crash_of_a_bare_application_is_a_500_and_goes_on_to_the_server(
 
 
 async def test_a_refusal_before_routing_is_prerouting() -> None:
-    limits = TransferLimits(max_body_bytes=3)
-    kept = await observe(
-        WithTransfer(APP, limits), "POST", "/read", headers=[("content-length", "4")]
-    )
+    parts = {"rules": Rules(limits=TransferLimits(max_body_bytes=3))}
+    kept = await observe(APP, "POST", "/read", headers=[("content-length", "4")], parts=parts)
     assert kept.summary == (413, "_prerouting", "")
 
 
@@ -113,7 +112,7 @@ async def test_a_refusal_of_the_library_has_its_own_error_type_and_is_no_crash()
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         raise PoolTimeoutError("main")
 
-    kept = await observe(WithErrors(bare))
+    kept = await observe(bare, parts={"answers": True})
     assert kept.summary == (503, "_unmatched", "pool_timeout")
     assert kept.errors == [None]
 
@@ -393,7 +392,7 @@ async def test_other_connections_pass_untouched() -> None:
 async def test_ten_thousand_random_requests_add_no_series() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry, with_process=False)
-    app = WithContext(WithTelemetry(APP, [metrics]))
+    app = WithTelemetry(APP, [metrics])
     luck = random.Random(7)  # noqa: S311 - no secret
 
     def series() -> set[tuple[str, tuple[tuple[str, str], ...]]]:
@@ -423,7 +422,7 @@ async def test_ten_thousand_random_requests_add_no_series() -> None:
 
 async def test_a_request_leaves_nothing_for_the_cyclic_collector() -> None:
     inner = Starlette(routes=[Route("/i/{id}", hello)])
-    app = WithContext(WithTelemetry(inner, [Metrics(CollectorRegistry())]))
+    app = WithTelemetry(inner, [Metrics(CollectorRegistry())])
     assert await garbage(partial(call_asgi, app, "GET", "/i/7")) < 20
 
 
@@ -431,7 +430,7 @@ async def test_a_crash_leaves_nothing_for_the_cyclic_collector() -> None:
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         raise Boom
 
-    app = WithContext(WithTelemetry(bare, [Kept()]))
+    app = WithTelemetry(bare, [Kept()])
 
     async def once(app: ASGIApp) -> None:
         with contextlib.suppress(Boom):

@@ -26,7 +26,7 @@ from tests.core.asgi.transfers import (
     starlette_app,
 )
 from tests.core.virtual import loop_clock
-from tests.kit.alone import WithShedding, WithTelemetry, WithTransfer
+from tests.kit.alone import WithShedding, WithTransfer
 
 
 class SlowClient:
@@ -51,11 +51,13 @@ class SlowClient:
     async def send(self, message: Message) -> None:
         self.sent.append(message)
 
-    async def call(self, app: ASGIApp, limits: TransferLimits, **more: object) -> None:
+    async def call(self, app: ASGIApp, limits: TransferLimits, **more: object) -> RequestContext:
         headers = [(b"transfer-encoding", b"chunked")]
         scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, **more}
         with anyio.fail_after(20):
             await WithTransfer(app, limits, clock=self._clock)(scope, self.receive, self.send)
+        request: RequestContext = scope["postfacta.request"]
+        return request
 
     @property
     def unsent(self) -> int:
@@ -138,9 +140,8 @@ async def test_a_response_under_way_is_broken_off_when_its_request_is_too_slow()
             await send({"type": "http.response.body", "body": message["body"], "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    request = RequestContext("request-1", 0.0)
     client = SlowClient(ManualClock(), (0, b"xx"))
-    await client.call(echo, QUICK, **{"postfacta.request": request})
+    request = await client.call(echo, QUICK)
     assert [message.get("more_body") for message in client.sent] == [None, True]
     assert request.error_type == "client_disconnected"
 
@@ -180,13 +181,14 @@ class NonReader:
         self._room -= len(message.get("body", b""))
         self.taken.append(message)
 
-    async def call(self, app: ASGIApp, request: RequestContext | None = None) -> None:
+    async def call(self, app: ASGIApp) -> RequestContext:
         scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-        scope["postfacta.request"] = request
         with anyio.fail_after(20):
             await WithTransfer(app, TransferLimits(write_timeout=0.02))(
                 scope, self.receive, self.send
             )
+        request: RequestContext = scope["postfacta.request"]
+        return request
 
     @property
     def body(self) -> bytes:
@@ -211,9 +213,8 @@ def streaming(chunk: bytes, times: int, raised: list[BaseException] | None = Non
 
 
 async def test_a_client_that_does_not_read_is_taken_for_gone() -> None:
-    request = RequestContext("request-1", 0.0)
     client = NonReader(200_000)
-    await client.call(streaming(b"x" * 10_000, 50), request)
+    request = await client.call(streaming(b"x" * 10_000, 50))
     assert len(client.body) == 200_000
     assert all(message.get("more_body", True) for message in client.taken)
     assert request.error_type == "client_disconnected"
@@ -269,7 +270,9 @@ async def test_a_small_response_gets_no_timer() -> None:
     assert patience.cancelled_caught
 
 
-async def recorded(app: ASGIApp, client: SlowClient | NonReader) -> tuple[int, str]:
+async def recorded(
+    app: ASGIApp, client: SlowClient | NonReader, limits: TransferLimits
+) -> tuple[int, str]:
     """Serve a client under telemetry; return the status and the error type that it recorded."""
     seen: list[tuple[int, str]] = []
 
@@ -282,21 +285,22 @@ async def recorded(app: ASGIApp, client: SlowClient | NonReader) -> tuple[int, s
     headers = [(b"transfer-encoding", b"chunked")]
     scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
     with anyio.fail_after(20):
-        await WithTelemetry(app, [Keep()])(scope, client.receive, client.send)
+        kernel = WithTransfer(app, limits, recorders=[Keep()])
+        await kernel(scope, client.receive, client.send)
     return seen[0]
 
 
 async def test_telemetry_counts_a_client_that_does_not_read_as_one_that_left() -> None:
-    app = WithTransfer(streaming(b"x" * 10_000, 50), TransferLimits(write_timeout=0.02))
-    assert await recorded(app, NonReader(200_000)) == (499, "client_disconnected")
+    limits = TransferLimits(write_timeout=0.02)
+    app = streaming(b"x" * 10_000, 50)
+    assert await recorded(app, NonReader(200_000), limits) == (499, "client_disconnected")
 
 
 async def test_telemetry_counts_a_slow_body_as_the_clients_fault() -> None:
-    app = WithTransfer(reading_crash(ClientDisconnect()), QUICK)
-    assert await recorded(app, SlowClient(ManualClock(), (0, b"x"))) == (408, "")
-    app = WithTransfer(reading_crash(RuntimeError()), QUICK)
+    app = reading_crash(ClientDisconnect())
+    assert await recorded(app, SlowClient(ManualClock(), (0, b"x")), QUICK) == (408, "")
     with pytest.raises(RuntimeError):
-        await recorded(app, SlowClient(ManualClock()))
+        await recorded(reading_crash(RuntimeError()), SlowClient(ManualClock()), QUICK)
 
 
 SWEPT = TransferLimits(body_idle_timeout=0.5, body_grace=0.9, min_body_rate=100)

@@ -49,7 +49,7 @@ from postfacta_core.telemetry.logs import (
 )
 from postfacta_core.telemetry.sampling import AccessSampler
 from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
-from tests.kit.alone import WithContext, WithTelemetry
+from tests.kit.alone import WithTelemetry
 from tests.kit.every import every
 
 
@@ -90,9 +90,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"four"})
 
 
-STACK = WithContext(
-    WithTelemetry(app, [AccessLog()], HardenOptions(quiet=["/quiet", "/quiet/crash"]))
-)
+STACK = WithTelemetry(app, [AccessLog()], HardenOptions(quiet=["/quiet", "/quiet/crash"]))
 ID = "a-good-request-id"
 
 

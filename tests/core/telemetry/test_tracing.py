@@ -39,7 +39,7 @@ from postfacta_core.telemetry.redaction import failure_fields
 from postfacta_core.telemetry.tracing import Tracing, nanoseconds, span_name, trace_headers
 from postfacta_core.testing import ManualClock, call_asgi
 from postfacta_core.testing.asgi import AsgiResponse
-from tests.kit.alone import WithContext, WithTelemetry
+from tests.kit.alone import WithTelemetry
 from tests.kit.every import every
 from tests.kit.exposition import OPEN_METRICS
 
@@ -70,13 +70,10 @@ class Bench:
                 Route("/503", self.busy),
             ]
         )
-        self.app = WithContext(
-            WithTelemetry(
-                app,
-                [self.tracing, self.metrics],
-                HardenOptions(quiet=["/healthz/live"], trusted_traces=trusted),
-                clock=self.clock,
-            ),
+        self.app = WithTelemetry(
+            app,
+            [self.tracing, self.metrics],
+            HardenOptions(quiet=["/healthz/live"], trusted_traces=trusted),
             clock=self.clock,
         )
 
@@ -184,7 +181,7 @@ async def test_nothing_of_a_callers_baggage_or_long_state_is_taken_over(
 
     bench = Bench()
     options = HardenOptions(trusted_traces=["127.0.0.1"])
-    app = WithContext(WithTelemetry(call, [bench.tracing], options))
+    app = WithTelemetry(call, [bench.tracing], options)
     for header in (
         ("baggage", "tenant=forged"),
         ("baggage", "x" * 9000),
@@ -505,7 +502,7 @@ async def refused(
         await Response(status_code=503)(scope, receive, send)
 
     stack = WithTelemetry(layer, [bench.tracing], clock=bench.clock)
-    await call_asgi(WithContext(stack, clock=bench.clock))
+    await call_asgi(stack)
     return bench.spans[-1]
 
 
@@ -555,9 +552,7 @@ async def test_a_websocket_is_one_span_from_handshake_to_close(sampler: Sampler)
         raise AssertionError
 
     scope: Scope = {"type": "websocket", "path": "/rooms/7", "headers": []}
-    await WithContext(WithTelemetry(room, [bench.tracing], clock=bench.clock), clock=bench.clock)(
-        scope, receive, send
-    )
+    await WithTelemetry(room, [bench.tracing], clock=bench.clock)(scope, receive, send)
     if sampler is ALWAYS_OFF:
         assert bench.spans == ()
         return
