@@ -53,7 +53,8 @@ from .web.render import ASSETS_VERSION, STATIC, Pages, stale_answers
 from .web.routes import RouteClass, Rule, Tools, build_routes, packed
 
 _SLICES = (
-    *(incidents, incident_page, signals, timeline, postmortems, durations, actions, links, labels),
+    # In the order in which a request is looked for: a signal is the most frequent one.
+    *(incidents, signals, incident_page, timeline, postmortems, durations, actions, links, labels),
     *(export, v0, identity, about, problems),
 )
 
@@ -130,7 +131,7 @@ def create_app(
     about_us = about.About(codebase, settings.environment, health, telemetry.metrics, watch)
     store_of_v0 = v0_store or PostgresV0(database, transactions)
     ingest = (Intake(settings), Mappings(settings))
-    parts = (accounts, guard, store_of_v0, about_us, *ingest, KeptTimelines())
+    parts = (*ingest, accounts, guard, store_of_v0, about_us, KeptTimelines())
     table = declared(flags)
     tools = Tools(transactions, pages, stale, parts=parts)
     about_us.describe(openapi_document(table, version=codebase.version))

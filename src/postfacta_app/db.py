@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cache, lru_cache, partial
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from secrets import randbits
 from time import time_ns
 from typing import Any, TypeVar
@@ -39,7 +39,6 @@ from .principal import Principal
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
-Address = IPv4Address | IPv6Address
 Detail = Mapping[str, object] | None  # Of an audit row.
 Job = Callable[[], Awaitable[object]]
 
@@ -69,9 +68,11 @@ returning timeline_at"""
 AUDIT_COLUMNS = "actor, action, object, incident_id, detail, request_id, client"
 _AUDIT = f"""
 insert into audit_log ({AUDIT_COLUMNS})
-values ($1, $2, $3, $4, $5::text::jsonb, $6, $7)"""  # noqa: S608 - only constants of this module
+values ($1, $2, $3, $4, $5::text::jsonb, $6, $7::text::inet)"""  # noqa: S608 - only constants of this module
 _HIDDEN = f"select from incidents i where i.id = any ($3::uuid[]) and not {VISIBLE} limit 1"
+_DETAIL = json.JSONEncoder(default=str)
 _WAIT = 5.0  # Seconds of a command.
+_LOW = (1 << 62) - 1  # The bits of a UUID after its variant.
 _ABOUT = "Postfacta-About"  # Stored with the headers of a response.
 
 
@@ -83,8 +84,9 @@ def new_id() -> UUID:
     Random ones touch a page each, logged whole after a checkpoint: that cost half of ingest's
     throughput.
     """
-    high = time_ns() // 1_000_000 << 16 | 7 << 12 | randbits(12)
-    return UUID(int=high << 64 | 2 << 62 | randbits(62))
+    random = randbits(74)
+    high = time_ns() // 1_000_000 << 16 | 7 << 12 | random >> 62
+    return UUID(int=high << 64 | 2 << 62 | random & _LOW)
 
 
 def sees(principal: Principal) -> tuple[bool, UUID | None]:
@@ -94,9 +96,7 @@ def sees(principal: Principal) -> tuple[bool, UUID | None]:
 class Unit:
     """The work of one request, inside one transaction."""
 
-    def __init__(
-        self, connection: Connection, principal: Principal, client: Address | None
-    ) -> None:
+    def __init__(self, connection: Connection, principal: Principal, client: str | None) -> None:
         self.connection = connection
         self._client = client
         self.principal = principal
@@ -125,7 +125,7 @@ class Unit:
             self.about.add(incident_id)
         context = current_request()
         request_id = context.request_id if context else None
-        text = None if detail is None else json.dumps(detail, default=str)
+        text = None if detail is None else _DETAIL.encode(detail)
         return self.principal.actor, action, obj, incident_id, text, request_id, self._client
 
 
@@ -295,7 +295,7 @@ async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Resp
     return Response(stored.body, stored.status, headers)
 
 
-def _client(request: Request) -> Address | None:
+def _client(request: Request) -> str | None:
     # PostgreSQL's inet has no zone.
     peer = request.client.host.partition("%")[0] if request.client else ""
     context = current_request()
@@ -305,9 +305,9 @@ def _client(request: Request) -> Address | None:
 
 
 @lru_cache(maxsize=1024)  # The same few senders write again and again.
-def _address(peer: str) -> Address | None:
+def _address(peer: str) -> str | None:
     try:  # A server on a Unix socket knows no address.
-        return ip_address(peer)
+        return str(ip_address(peer))
     except ValueError:
         return None
 

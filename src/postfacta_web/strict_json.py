@@ -66,7 +66,9 @@ def parse(body: bytes, *, most_parts: int = _MOST_PARTS, most_depth: int = _MOST
 def _decode(body: bytes, most_depth: int) -> object:
     try:
         value = _DECODER.decode(body.decode("utf-8"))
-        if type(value) in _CONTAINERS:
+        # Not more brackets than levels are allowed cannot be nested too deeply.
+        brackets = body.count(b"[") + body.count(b"{")
+        if brackets > most_depth and type(value) in _CONTAINERS:
             _check_depth(value, most_depth)
     except UnicodeDecodeError:
         raise MalformedJsonError("the text is not UTF-8") from None

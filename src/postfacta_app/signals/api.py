@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
+
+from pydantic_core import to_json
 
 from ..aside import aside
 from ..db import AUDIT_COLUMNS, VISIBLE, Query, Reader, Unit, Where, new_id, row, sees
@@ -144,7 +146,7 @@ on conflict (source, external_id) do nothing
 returning id, source, external_id
 ), audited as (
 insert into audit_log ({AUDIT_COLUMNS})
-select $3, $4, $5, $6::uuid, $7::text::jsonb, $8, $9
+select $3, $4, $5, $6::uuid, $7::text::jsonb, $8, $9::text::inet
   from created
 having count(*) = $2)
 select * from created"""  # noqa: S608 - only constants of db.py
@@ -240,33 +242,36 @@ async def _batch(call: Call, _: str) -> tuple[Batch, Sequence[Fact | ItemResult]
         raise ForbiddenError(
             "Attaching signals to an incident requires the right to write incidents"
         )
-    intake = call.tools.part(Intake)
-    size = len(await call.request.body())
-    read = partial(read_item, principal=call.principal, intake=intake)
-    items = await aside(size, lambda: [read(n, item) for n, item in enumerate(batch.items)])
-    return batch, _noted(call, items)
+
+    def read(**by: Any) -> Sequence[Fact | ItemResult]:
+        return [read_item(index, item, **by) for index, item in enumerate(batch.items)]
+
+    return batch, await _read(call, read)
 
 
 async def _alerts(call: Call, _: str) -> tuple[Webhook, Sequence[Fact | ItemResult]]:
     webhook = parse(Webhook, await read_json(call.request))
-    intake = call.tools.part(Intake)
-    size = len(await call.request.body())
-    items = await aside(size, read_alerts, webhook, call.principal, intake)
-    return webhook, _noted(call, items)
+    return webhook, await _read(call, partial(read_alerts, webhook))
 
 
 async def _mapped(call: Call, _: str) -> Sequence[Fact | ItemResult]:
     name = call.request.path_params["mapping"]
     mapping = call.tools.part(Mappings).find(name)
     body: Any = await read_json(call.request)
-    intake = call.tools.part(Intake)
+    return await _read(call, partial(read_mapped, mapping, body, source=name))
+
+
+async def _read(
+    call: Call, read: Callable[..., Sequence[Fact | ItemResult]]
+) -> Sequence[Fact | ItemResult]:
+    """Read the items of a request.
+
+    What is rejected is noted for the page of operators: before a transaction that may repeat.
+    """
     size = len(await call.request.body())
-    read = partial(read_mapped, principal=call.principal, intake=intake, source=name)
-    return _noted(call, await aside(size, lambda: read(mapping, body)))
-
-
-def _noted(call: Call, items: Sequence[Fact | ItemResult]) -> Sequence[Fact | ItemResult]:
-    """Note what is rejected, for the page of operators: before a transaction that may repeat."""
+    items = await aside(
+        size, lambda: read(principal=call.principal, intake=call.tools.part(Intake))
+    )
     source = model.source_of(call.principal, None)
     for item in items:
         if isinstance(item, ItemResult):
@@ -460,14 +465,16 @@ async def _insert(unit: Unit, facts: Sequence[Fact], *, most: int) -> Mapping[Ke
     if not facts:
         return {}
     size = 2_000 * len(facts)
-    texts = await aside(size, lambda: json.dumps([_row(fact) for fact in facts]), has_lock=True)
+    texts = await aside(
+        size, lambda: to_json([_row(fact) for fact in facts]).decode(), has_lock=True
+    )
     audit = unit.audit_row(*_audited(unit), detail=_detail(most, 0))
     rows = await unit.fetch(_INSERT, texts, most, *audit, operation="signal_insert")
     return {(row["source"], row["external_id"]): row["id"] for row in rows}
 
 
 def _row(fact: Fact) -> dict[str, Any]:
-    named = {"id": str(new_id()), "source": fact.source, "external_id": fact.external_id}
+    named = {"id": new_id().hex, "source": fact.source, "external_id": fact.external_id}
     return {**_content(fact), **named, "sha256": fact.sha256.hex()}
 
 

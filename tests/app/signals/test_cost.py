@@ -18,7 +18,7 @@ STATEMENTS = ["BEGIN", "signal_insert", "COMMIT"]  # the second writes the audit
 BACKGROUND = {"revision", "durability", "flags", "read_business", "losses", "ping"}
 # An alert takes more: its labels and annotations are searched for secrets. What ends a wait early or late
 # on a busy machine moves both by some hundreds.
-MOST_BYTECODES = {SIGNALS: 18_500, ALERTMANAGER: 21_500}
+MOST_BYTECODES = {SIGNALS: 14_000, ALERTMANAGER: 15_000}
 
 
 def sender(service: Service, path: str, headers: Headers) -> Callable[[Body], Awaitable[Any]]:
