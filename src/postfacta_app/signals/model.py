@@ -109,6 +109,10 @@ ExternalId = Annotated[str, Field(min_length=1, max_length=300)]  # within its s
 EntryTitle = Annotated[str, Field(min_length=1, max_length=500)]
 
 
+# A default that is made costs a tenth of one that is copied: a fifth of a signal in a batch.
+_NONE: Final[dict[str, JsonValue]] = {"default": []}
+
+
 class Link(BaseModel, extra="forbid", frozen=True):
     """A link to evidence: only http and https, since people will follow it."""
 
@@ -130,14 +134,18 @@ class NewSignal(BaseModel, extra="forbid", frozen=True):
     precision: Precision = Precision.EXACT
     title: EntryTitle
     body: Annotated[str, Field(max_length=20_000)] | None = None
-    services: Slugs = []
+    services: Slugs = Field(default_factory=list[str], json_schema_extra=_NONE)
     environment: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    links: Annotated[list[Link], Field(max_length=50), _at_most(8)] = []
+    links: Annotated[list[Link], Field(max_length=50), _at_most(8)] = Field(
+        default_factory=list[Link], json_schema_extra=_NONE
+    )
     sequence: Annotated[str, Field(max_length=100)] | None = Field(
         None, description="Orders signals of one source with the same time, compared as text."
     )
     known_at: Time | None = Field(None, description="When people learned of it.")
-    payload: Annotated[dict[str, Any], _at_most(64)] = {}
+    payload: Annotated[dict[str, Any], _at_most(64)] = Field(
+        default_factory=dict[str, Any], json_schema_extra={"default": {}}
+    )
 
 
 class Batch(BaseModel, extra="forbid"):

@@ -20,6 +20,10 @@ BACKGROUND = {"revision", "durability", "flags", "read_business", "losses", "pin
 # An alert takes more: its labels and annotations are read and searched for secrets.
 MOST_BYTECODES = {SIGNALS: 14_000, ALERTMANAGER: 15_000}
 
+# Batches that are small enough to be read in the loop's thread, which alone is counted.
+SMALL, LARGE = 5, 15
+MOST_OF_A_SIGNAL = 1_150
+
 
 def sender(service: Service, path: str, headers: Headers) -> Callable[[Body], Awaitable[Any]]:
     """Return what sends a body to the application, without a client's own work."""
@@ -86,3 +90,25 @@ async def test_one_signal_takes_few_round_trips_and_bytecodes(
         cost = await fewest_bytecodes(one, runs=20)
     assert [name for name in statements if name not in BACKGROUND] == STATEMENTS
     assert not (why := refusal(cost, MOST_BYTECODES[path])), why
+
+
+async def test_each_signal_of_a_batch_takes_few_bytecodes(
+    shared_app_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with in_process(shared_app_dsn) as service:
+        send = sender(service, SIGNALS, await service.machine("signals:write", source="costbatch"))
+        number = 0
+
+        async def costs(size: int) -> int:
+            async def batch() -> None:
+                nonlocal number
+                number += size
+                await send({"items": [item(id=f"batch-{number + n}") for n in range(size)]})
+
+            return await fewest_bytecodes(batch, runs=20)
+
+        monkeypatch.setattr(requests, "_TICK", 3600.0)
+        few = await costs(SMALL)
+        many = await costs(LARGE)
+    cost = (many - few) // (LARGE - SMALL)
+    assert not (why := refusal(cost, MOST_OF_A_SIGNAL)), why
