@@ -157,6 +157,16 @@ def test_a_pool_has_room_for_what_is_busy(advising: Advising) -> None:
     assert printed.split()[:4] == ["pool", "main", "size", "10"]
 
 
+def test_of_two_workers_the_busiest_and_the_oldest_count(advising: Advising) -> None:
+    workers = [
+        loans(count, total).replace(POOL, f'{POOL},worker="{worker}"')
+        for worker, count, total in ((1, 10_000, 650.0), (2, 200, 1.0))
+    ]
+    starts = 'process_start_time_seconds{worker="2"} 1060\n' + MOMENTS
+    _, printed = advising("".join([*workers, starts]))
+    assert "6.50 busy on average, of 20: 10,000 loans in 100 s" in printed
+
+
 def test_an_earlier_scrape_is_left_out(advising: Advising) -> None:
     before = advising.folder / "before"
     before.write_text(loans(9000, 10.0) + "http_last_request_received_time 1080\n")
