@@ -101,8 +101,8 @@ SABOTEURS = {
     "R24": Saboteur("deploy/logs/rsyslog.conf", 'action(type="mmjsonparse" cookie="")', ""),
     "R25": Saboteur(
         f"{_CORE}/asgi/_kernel.py",
-        "                CURRENT.reset(token)\n",
-        "                pass\n",
+        "            CURRENT.reset(token)\n",
+        "            pass\n",
     ),
     "R26": Saboteur(
         f"{_CORE}/telemetry/redaction.py", r'(re.compile(r"\bpf_[A-Za-z0-9_-]{8,}"), REDACTED),', ""
