@@ -99,8 +99,8 @@ RATES = ["1000000/minute per client", "1000000/minute per global"]
 @pytest.mark.parametrize(
     ("method", "options", "most_frames", "most_bytecodes"),
     [
-        ("GET", HardenOptions(access_lines=None), 30, 1830),
-        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 40, 2435),
+        ("GET", HardenOptions(access_lines=None), 30, 1810),
+        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 40, 2410),
     ],
 )
 async def test_a_request_costs_no_more_than_it_did(
