@@ -27,7 +27,7 @@ from postfacta_slo.status.prometheus import Prometheus
 from postfacta_slo.status.watch import Watch
 from postfacta_web.sign_in import SignInThrottle
 
-from . import actions, durations, export, incident_page, labels, links, problems
+from . import actions, durations, export, incident_page, labels, links, live, problems
 from .db import Reader, Transactions, repeating
 from .errors import RateLimitedError
 from .flags import FLAGS, Flags
@@ -55,7 +55,7 @@ from .web.routes import RouteClass, Rule, Tools, build_routes, packed
 _SLICES = (
     # In the order in which a request is looked for: a signal is the most frequent one.
     *(incidents, signals, incident_page, timeline, postmortems, durations, actions, links, labels),
-    *(export, v0, identity, about, problems),
+    *(export, live, v0, identity, about, problems),
 )
 
 
@@ -118,8 +118,11 @@ def create_app(
         database, settings, foreign=accounts.credential, attempted=partial(attempted, "token")
     )
     stale = stale_answers(database.name)
+    announcements = live.Announcements(database)
     apply_revocations = revocations(
-        partial(losses, Reader(database, NOBODY)), distrust=guard.forget, hide=stale.forget
+        partial(losses, Reader(database, NOBODY)),
+        distrust=announcements.after(guard.forget),
+        hide=announcements.after(stale.forget),
     )
     health = _health(settings, database, telemetry)
     watch = None
@@ -131,7 +134,7 @@ def create_app(
     about_us = about.About(codebase, settings.environment, health, telemetry.metrics, watch)
     store_of_v0 = v0_store or PostgresV0(database, transactions)
     ingest = (Intake(settings), Mappings(settings))
-    parts = (*ingest, accounts, guard, store_of_v0, about_us, KeptTimelines())
+    parts = (*ingest, accounts, guard, announcements, store_of_v0, about_us, KeptTimelines())
     table = declared(flags)
     tools = Tools(transactions, pages, stale, parts=parts)
     about_us.describe(openapi_document(table, version=codebase.version))
@@ -159,6 +162,7 @@ def create_app(
             rotation.renewing(store),
             flags.running(),
             database,
+            announcements.running(),
             # With limits by address, `harden` opens it.
             *([store] if store and not address_limits(settings) else []),
             repeated("flags", partial(flags.audit, database), interval=flags.every),

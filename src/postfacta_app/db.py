@@ -11,7 +11,7 @@ from functools import cache, lru_cache, partial
 from ipaddress import ip_address
 from secrets import randbits
 from time import time_ns
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -60,11 +60,15 @@ SCHEMA_ERRORS = (
 )
 """The errors of a statement in a database that was never migrated, was emptied, or lacks grants."""
 
-_STAMP = """
+CHANNEL: Final = "incidents"
+"""Notified in the transaction of each write of an incident."""
+
+_NOTIFY = f"pg_notify('{CHANNEL}', '')"
+_STAMP = f"""
 update incidents
    set timeline_at = greatest(clock_timestamp(), timeline_at + interval '1 microsecond')
  where id = $1
-returning timeline_at"""
+returning timeline_at, {_NOTIFY}"""  # noqa: S608 - only constants of this module
 AUDIT_COLUMNS = "actor, action, object, incident_id, detail, request_id, client"
 _AUDIT = f"""
 insert into audit_log ({AUDIT_COLUMNS})
@@ -175,9 +179,10 @@ def _insert(table: str, names: tuple[str, ...]) -> str:
 @cache
 def _update(table: str, names: tuple[str, ...], columns: str) -> str:
     assignments = "".join(f"{name} = ${n}, " for n, name in enumerate(names, 2))
+    announced = f" from (select {_NOTIFY}) announced" if table == "incidents" else ""
     tail = (
-        "version = i.version + 1, updated_at = clock_timestamp() where i.id = $1 returning"
-        f" {columns}"
+        f"version = i.version + 1, updated_at = clock_timestamp(){announced}"
+        f" where i.id = $1 returning {columns}"
     )
     return f"update {table} i set {assignments}{tail}"  # noqa: S608 - names of our code
 

@@ -45,6 +45,13 @@ def route_options(rules: Iterable[Rule]) -> list[RouteOptions]:
             if "{" not in rule.path or rule.route_class is RouteClass.INGEST
         ),
         RouteOptions(
+            routes=["GET /incidents/{ref}/events"],
+            limits=read.limits,
+            cancel_on_disconnect=True,
+            priority=read.priority,
+            heartbeat=15.0,  # Proxies end what is silent for a minute.
+        ),
+        RouteOptions(
             routes=["GET /{path:path}"],
             limits=read.limits,
             cancel_on_disconnect=True,

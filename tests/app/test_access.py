@@ -142,6 +142,7 @@ EXPECTED: dict[str, set[str]] = {
     "POST /incidents/{ref}/actions": RESPONDERS,
     "POST /incidents/{ref}/actions/{id}": RESPONDERS,
     "GET /incidents/{ref}/history": READ,
+    "GET /incidents/{ref}/events": READ,
     "GET /actions": READ,
     "GET /insights": READ,
     "GET /reliability": READ,
@@ -214,6 +215,8 @@ async def test_each_route_admits_exactly_its_roles(service: Service, group: str)
 
 async def assert_lets_in(service: Service, route: str) -> None:
     method, template = route.split()
+    if template.endswith("/events"):
+        method = "HEAD"  # The answer to a GET has no end.
     incident = await service.record(await service.as_role("responder"))
     ids = {
         "{ref}": incident["id"],

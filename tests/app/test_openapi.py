@@ -31,7 +31,7 @@ PAGES = {
     "GET /incidents/{ref}/postmortem/edit/{section}", "POST /incidents/{ref}/postmortem/edit/{section}",
     "GET /incidents/{ref}/postmortem/revisions", "GET /incidents/{ref}/postmortem/revisions/{rev}",
     "GET /incidents/{ref}/actions", "POST /incidents/{ref}/actions", "POST /incidents/{ref}/actions/{id}",
-    "GET /incidents/{ref}/history",
+    "GET /incidents/{ref}/history", "GET /incidents/{ref}/events",
     "GET /account", "POST /account/password", "POST /account/sessions", "POST /account/sessions/{session}",
     "GET /people", "GET /people/{id}", "POST /people", "POST /people/{id}", "POST /people/{id}/password", "POST /people/tokens",
     "POST /people/tokens/{id}",

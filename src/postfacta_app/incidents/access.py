@@ -136,11 +136,11 @@ select i.id,
  where {VISIBLE}
    and i.id = any ($4::uuid[])"""  # noqa: S608 - only constants of this module and db.py
 
-_CHANGED = "greatest(i.updated_at, i.timeline_at)"
+CHANGED = "greatest(i.updated_at, i.timeline_at)"
 _ORDERS = {
     Sort.NEWEST: ("i.declared_at", "desc", "<"),
     Sort.OLDEST: ("i.declared_at", "asc", ">"),
-    Sort.CHANGED: (_CHANGED, "asc", ">"),
+    Sort.CHANGED: (CHANGED, "asc", ">"),
 }
 # The lateral join returns a row even when the list is empty: `as_of` and the rows come from one
 # snapshot. No write transaction lives for 15 seconds.
@@ -211,7 +211,7 @@ def where_of(
     where.add("i.owner = any ({}::text[])", query.owner)
     has_postmortem = "exists (select from postmortem_revisions r where r.incident_id = i.id)"
     where.add(f"{has_postmortem} = {{}}", query.has_postmortem)
-    where.add(f"{_CHANGED} >= {{}}::timestamptz", query.updated_since)
+    where.add(f"{CHANGED} >= {{}}::timestamptz", query.updated_since)
     if query.q:
         words = " or ".join("i.search @@ plainto_tsquery('simple', {})" for _ in query.q)
         where.add(f"({words})", *query.q)
