@@ -4,7 +4,7 @@
    lost or doubled does no harm.
 2. The table is the truth. A process reads what changed when PostgreSQL notifies it, and each 5 s. A
    write may be committed after one that has a later instant: the last 30 s are read again.
-3. Who may see an incident is judged as its stream begins. Once anybody loses a right, or an
+3. Who may see an incident is judged as its stream begins. Once a user loses a right, or an
    incident is hidden, all streams of the process end, and clients come back with a new request. An
    incident that became private is not announced to those who have watched it before.
 """
@@ -31,15 +31,15 @@ from .incidents.model import Visibility
 from .principal import Access
 from .web.slices import Routes, part
 
-_KEPT: Final = 1000
+_MOST_KEPT: Final = 1000
 _AGAIN: Final = timedelta(seconds=30)  # Longer than any transaction of ours.
-_EACH: Final = 1.0  # Seconds from one announcement of a stream to the next.
+_PAUSE: Final = 1.0  # Seconds from one announcement of a stream to the next.
 _READ: Final = f"""
 select i.id, {CHANGED} as at, i.visibility
   from incidents i
  where {CHANGED} > $1
  order by at desc, i.id
- limit {_KEPT}"""  # noqa: S608 - only constants of our modules
+ limit {_MOST_KEPT}"""  # noqa: S608 - only constants of our modules
 routes: Final = Routes("incident")
 
 
@@ -48,7 +48,7 @@ class Announcements:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._feed = Feed("incidents", most_kept=_KEPT)
+        self._feed = Feed("incidents", most_kept=_MOST_KEPT)
         self._waiting: set[anyio.CancelScope] = set()
         self._round = 0
 
@@ -76,7 +76,7 @@ class Announcements:
             return event.key == str(incident) and event.data in {visibility, Visibility.INTERNAL}
 
         begun = self._round
-        pieces = self._feed.stream(last_id, may_see=may_see, pause=_EACH)
+        pieces = self._feed.stream(last_id, may_see=may_see, pause=_PAUSE)
         while begun == self._round:
             piece = b""
             with anyio.CancelScope() as scope:

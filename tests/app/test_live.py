@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -105,16 +106,20 @@ async def test_each_kind_of_write_is_announced_to_its_incident_alone(service: Se
     desk = await desk_of(service)
     other = await desk_of(service)
     async with watching(desk) as watcher, watching(other) as beside:
-        await note(desk, "It is the cache")
-        await until(lambda: watcher.changes == 1)
-        await change(desk, {"severity": "LOW"})
-        await until(lambda: watcher.changes == 2)
-        await desk.send("POST", "/transitions", expect=201, json={"to": "RESOLVED"})
-        await until(lambda: watcher.changes == 3)
-        assert beside.changes == 0
+        writes = (
+            partial(note, desk, "It is the cache"),
+            partial(change, desk, {"severity": "LOW"}),
+            partial(desk.send, "POST", "/transitions", expect=201, json={"to": "RESOLVED"}),
+        )
+        await until(lambda: watcher.last_id.startswith("20"))  # It was declared.
+        for write in writes:
+            former = watcher.last_id
+            await write()
+            await until(lambda former=former: watcher.last_id != former)
         await note(other)
-        await until(lambda: beside.changes == 1)
-        assert watcher.changes == 3
+        await until(lambda: other.incident["id"] in beside.text)
+        assert desk.incident["id"] not in beside.text
+        assert other.incident["id"] not in watcher.text
         assert "cache" not in watcher.text
 
 
@@ -151,7 +156,7 @@ async def test_what_became_private_is_not_announced_and_its_streams_end(service:
         await until(lambda: watcher.changes == 1)
 
 
-async def test_whoever_lost_a_right_is_judged_anew(service: Service) -> None:
+async def test_the_stream_of_a_disabled_user_ends(service: Service) -> None:
     desk = await desk_of(service)
     user = await service.person("viewer")
     viewer = desk.seen_by(await service.bearer(user))

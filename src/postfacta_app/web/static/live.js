@@ -6,7 +6,7 @@
   const differs = (field) =>
     field.type !== "hidden" &&
     (field.tagName === "SELECT"
-      ? [...field.options].some((option) => option.selected !== option.defaultSelected)
+      ? field.selectedIndex !== Math.max(0, [...field.options].findIndex((option) => option.defaultSelected))
       : field.type === "checkbox" || field.type === "radio"
         ? field.checked !== field.defaultChecked
         : field.value !== field.defaultValue);
