@@ -45,6 +45,9 @@ class Watcher:
     def last_id(self) -> str:
         return self.text.rpartition("id: ")[2].partition("\n")[0]
 
+    def has_more_than(self, changes: int) -> bool:
+        return self.changes > changes
+
     async def send(self, message: Message) -> None:
         self.status = message.get("status", self.status)
         self.text += message.get("body", b"").decode()
@@ -113,9 +116,9 @@ async def test_each_kind_of_write_is_announced_to_its_incident_alone(service: Se
         )
         await until(lambda: watcher.last_id.startswith("20"))  # It was declared.
         for write in writes:
-            former = watcher.last_id
+            former = watcher.changes
             await write()
-            await until(lambda former=former: watcher.last_id != former)
+            await until(partial(watcher.has_more_than, former))
         await note(other)
         await until(lambda: other.incident["id"] in beside.text)
         assert desk.incident["id"] not in beside.text
