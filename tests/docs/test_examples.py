@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import runpy
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ PAGES = [
     "docs/how-to/rate-limits.md",
     "docs/how-to/retries.md",
     "docs/how-to/rotate-secrets.md",
+    "docs/how-to/serve-a-model.md",
     "docs/how-to/sqlalchemy.md",
     "docs/how-to/turn-features-off.md",
     "docs/how-to/work-beside-requests.md",
@@ -156,6 +157,42 @@ async def test_a_model_fails_over_and_its_tokens_are_given_back(tmp_path: Path) 
     assert known["budget"].hit_now("main", 690).allowed
     with pytest.raises(known["RateLimitExceededError"]):
         await known["affordable"]("Count.")
+
+
+async def test_a_served_model_refuses_the_third_answer_of_a_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = _run_all("docs/how-to/serve-a-model.md", tmp_path)
+    begun: list[str] = []
+    may_go_on = anyio.Event()
+    answers: list[AsgiResponse] = []
+
+    async def held(prompt: str) -> AsyncGenerator[str]:
+        yield prompt
+        begun.append(prompt)
+        await may_go_on.wait()
+        yield "end"
+
+    async def ask() -> None:
+        answers.append(
+            await call_asgi(known["model"], "POST", "/v1/answers", body=b'{"prompt": "one"}')
+        )
+
+    monkeypatch.setitem(known["answer"].__globals__, "tokens", held)
+    async with running(known["model"]), anyio.create_task_group() as tasks:
+        with anyio.fail_after(20):
+            for number in (1, 2):
+                tasks.start_soon(ask)
+                while len(begun) < number:
+                    await anyio.sleep(0.01)
+            await ask()
+        may_go_on.set()
+    refused, *whole = answers
+    assert (refused.status, refused.header("retry-after")) == (429, None)
+    assert [answer.status for answer in whole] == [200, 200]
+    for answer in whole:
+        assert b'{"token": "one"}' in answer.body
+        assert answer.body.endswith(b"data: [DONE]\n\n")
 
 
 async def test_a_live_page_resumes_with_what_it_missed(dsn: str, tmp_path: Path) -> None:
