@@ -11,6 +11,7 @@ RATE ?= 10
 ONLY ?=
 BASE ?=
 LIST ?=
+WORKERS ?=
 ADVISORIES ?=
 TIME ?= 30
 # A person who lacks a tool has not failed; CI, where CI is set, must look at everything.
@@ -37,7 +38,7 @@ test-rest: .venv/dev
 	pytest -n 3 --max-worker-restart 1 --dist loadfile --no-loadscope-reorder -m "process or browser"
 	pytest -m clock
 reach: .venv/dev  ## tests: Run the tests that changes since BASE=main reach, of all tiers or TIER=fast; LIST=--list prints them
-	python -m tests.kit.reach $(BASE) $(if $(TIER),--tier $(TIER)) $(LIST)
+	python -m tests.kit.reach $(BASE) $(if $(TIER),--tier $(TIER)) $(if $(WORKERS),--workers $(WORKERS)) $(LIST)
 test-worlds: .venv/dev ## tests: Run the fast tests on each Python here, and the core's on a young machine and as an ordinary user
 	python -m tests.kit.worlds
 check: .venv/dev  ## first: Run linters, types, and fast tests under coverage: 7 minutes

@@ -25,8 +25,8 @@ BUDGETS: Final[Mapping[str, int]] = {
     "postfacta_web": 9_020,
     "postfacta_adapters": 22_514,
     "postfacta_slo": 33_306,
-    "postfacta_lab": 56_940,
-    "postfacta_app": 86_300,
+    "postfacta_lab": 60_800,
+    "postfacta_app": 87_310,
 }
 SLACK: Final = 0.05
 

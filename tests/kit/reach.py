@@ -146,6 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--list", action="store_true", help="print what would run, and run nothing")
     parser.add_argument("--tier", choices=_TIERS, help="run the tests of one tier")
+    parser.add_argument("--workers", type=int, default=3, help="processes that run tests")
     words = parser.parse_args(argv)
     base = words.base or _default_base(ROOT)
     changed = changes(ROOT, base)
@@ -157,15 +158,15 @@ def main(argv: list[str] | None = None) -> int:
     if words.list:
         return 0
     tiers = [words.tier] if words.tier else list(_TIERS)
-    ended = [_run(tier, files) for tier in tiers] if files else []
+    ended = [_run(tier, files, words.workers) for tier in tiers] if files else []
     return int(any(ended))
 
 
-def _run(tier: str, files: list[str]) -> bool:
+def _run(tier: str, files: list[str], count: int) -> bool:
     """Run one tier of the files; return whether it failed."""
-    workers = (
-        () if tier == "clock" else ("-n", "3", "--max-worker-restart", "1", "--dist", "loadfile")
-    )
+    workers = ["-n", str(count), "--max-worker-restart", "1", "--dist", "loadfile"]
+    if tier == "clock":
+        workers.clear()
     command = [sys.executable, "-m", "pytest", "-q", *workers, "-m", _TIERS[tier], *files]
     ended = subprocess.run(command, cwd=ROOT, check=False).returncode
     return ended not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
