@@ -11,6 +11,11 @@ from tests.app.browsing import NEEDS_CHROMIUM
 from tests.app.running import LiveService
 
 pytestmark = NEEDS_CHROMIUM
+# A headless browser hides no tab.
+SEEN = """({ hidden }) => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
 
 
 class Incident:
@@ -83,3 +88,14 @@ def test_what_is_read_does_not_move(page: Page, incident: Incident) -> None:
     incident.note("News")
     expect(page.locator("article h4", has_text="News")).to_have_count(1, timeout=20_000)
     assert abs(page.evaluate(f"({top})().getBoundingClientRect().top") - before) < 2
+
+
+def test_a_tab_that_is_not_seen_has_no_stream_and_catches_up(
+    page: Page, incident: Incident
+) -> None:
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/events")):
+        page.evaluate(SEEN, {"hidden": True})
+    incident.note("While no one looked")
+    with page.expect_request("**/events"):
+        page.evaluate(SEEN, {"hidden": False})
+    expect(page.locator("article h4", has_text="While no one looked")).to_be_visible(timeout=20_000)

@@ -51,14 +51,26 @@
   document.addEventListener("focusout", () => {
     if (notice.textContent) setTimeout(refresh);
   });
-  const source = new EventSource(location.pathname + "/events");
-  let opened = false;
-  source.addEventListener("open", () => {
-    if (opened) refresh();
-    opened = true;
+  // Over HTTP/1.1 a browser has six connections for all tabs: one that is not seen has no stream.
+  let source = null;
+  function follow() {
+    source?.close();
+    source = null;
+    if (document.hidden) return;
+    source = new EventSource(location.pathname + "/events");
+    for (const name of ["changed", "gap", "fresh"]) source.addEventListener(name, refresh);
+    source.addEventListener("stale", () => {
+      notice.textContent = "This page may not be up to date: the database cannot be reached.";
+    });
+    let opened = false;
+    source.addEventListener("open", () => {
+      if (opened) refresh();
+      opened = true;
+    });
+  }
+  document.addEventListener("visibilitychange", () => {
+    follow();
+    if (source) refresh();
   });
-  for (const name of ["changed", "gap", "fresh"]) source.addEventListener(name, refresh);
-  source.addEventListener("stale", () => {
-    notice.textContent = "This page may not be up to date: the database cannot be reached.";
-  });
+  follow();
 })();
