@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from postfacta_core.deadlines import requests
 from tests.core.virtual import in_virtual_time
 
 ON_BOTH = (
@@ -60,3 +61,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _story(file: Path) -> str:
     return file.stem.removeprefix("test_")
+
+
+@pytest.fixture
+def no_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the limiter at its start: it may grow after two beats, which a busy machine outlasts."""
+    monkeypatch.setattr(requests, "_TICK", 3600.0)

@@ -27,6 +27,8 @@ from postfacta_core.testing.asgi import AsgiResponse
 from tests.kit.every import every
 from tests.kit.lifespan import running
 
+pytestmark = pytest.mark.usefixtures("no_growth")
+
 LISTED, FOREIGN = "https://console.example.org", "https://evil.example.net"
 RULES: dict[str, Any] = {
     "allow_origins": [LISTED],
@@ -109,7 +111,6 @@ async def refusals(app: Hardened, held: Held, origin: str) -> dict[int, AsgiResp
 def hardened(app: ASGIApp, **options: Any) -> Hardened:
     chosen = HardenOptions(
         limits=TransferLimits(max_body_bytes=10, max_header_bytes=1000),
-        # Refused long before the limiter may grow, which takes two beats of 0.05 s.
         concurrency=OverloadConfig(start=1, patience=0.001),
         routes=[RouteOptions(routes=["/limited"], rate_limits=["1/hour per client"])],
         **options,

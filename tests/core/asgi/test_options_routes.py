@@ -178,10 +178,10 @@ def test_a_route_that_is_cut_has_no_time() -> None:
         RouteOptions(routes=["/a"], drain="cut", drain_timeout=1)
 
 
-# Refused long before the limiter may grow, which takes two beats of 0.05 s.
 ONE = OverloadConfig(start=1, patience=0.001)
 
 
+@pytest.mark.usefixtures("no_growth")
 @on_real_loops
 async def test_a_route_that_waits_holds_no_slot() -> None:
     server = Server(RouteOptions(routes=["/poll/{n}"], waits=True), concurrency=ONE)
@@ -213,6 +213,7 @@ async def test_one_that_waited_in_the_queue_holds_no_slot_either() -> None:
         server.go_on.set()
 
 
+@pytest.mark.usefixtures("no_growth")
 @on_real_loops
 @pytest.mark.parametrize(
     ("service", "route", "status", "counted_in"),
