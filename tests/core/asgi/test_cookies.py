@@ -55,7 +55,9 @@ def test_the_slow_parser_is_recognised_by_what_it_does() -> None:
     def parse(text: str) -> None:
         cookies._unquote(text)  # pyright: ignore[reportPrivateUsage] # noqa: SLF001 - what Starlette calls
 
-    assert bool(grows_faster(parse, lambda size: '"' + "\\" * size + '"')) == IS_SLOW
+    # Noise in the shorter input hides a quadratic cost, and nothing else does.
+    looks = (grows_faster(parse, lambda size: '"' + "\\" * size + '"') for _ in range(5))
+    assert any(looks) == IS_SLOW
 
 
 async def test_what_the_parser_would_take_seconds_for_is_refused_where_it_does() -> None:
