@@ -152,6 +152,8 @@ def test_each_tier_is_chosen_by_its_mark(suite: pytest.Pytester) -> None:
 def test_the_longest_files_begin(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [file for file in tiers.LONGEST if not (ROOT / file).is_file()] == []
     monkeypatch.setattr(tiers, "LONGEST", ("test_last.py", "test_late.py"))
+    # The suite sets it, and runs in this process.
+    monkeypatch.setattr(tiers, "_MOST_CPU", 3.0)
     for name in ("first", "last", "late"):
         suite.makepyfile(**{f"test_{name}": f"def test_{name}(): ..."})
     suite.runpytest_inprocess("-m", "fast", "-k", "first or last or late")
