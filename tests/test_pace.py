@@ -49,7 +49,7 @@ WORKER = ("-p", "xdist", "-n", "1")
 
 
 @pytest.mark.parametrize(
-    ("tier", "failures", "standstills", "outcomes", "options"),
+    ("tier", "failures", "standstills", "counts", "options"),
     [
         ("clock", 1, [0.06, 0.0], {"void": 1, "passed": 1}, ()),
         ("clock", 2, [0.06, 0.06], {"void": 2, "passed": 1}, ()),
@@ -68,7 +68,7 @@ def test_a_failure_is_void_only_while_the_machine_stands_still(
     tier: str,
     failures: int,
     standstills: list[float],
-    outcomes: dict[str, int],
+    counts: dict[str, int],
     options: tuple[str, ...],
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -78,9 +78,9 @@ def test_a_failure_is_void_only_while_the_machine_stands_still(
     pytester.makepyfile(SUITE.format(tier=tier, failures=failures))
     pytester.makeini("[pytest]\nmarkers =\n  clock\n  process\n  fast\n")
     result = pytester.runpytest_subprocess("-p", "tests.kit.pace", *options)
-    assert result.parseoutcomes() == outcomes
+    assert result.parseoutcomes() == counts
     reasons = [line for line in result.outlines if line.startswith("void: ")]
-    assert len(reasons) == outcomes.get("void", 0)
+    assert len(reasons) == counts.get("void", 0)
     assert all("the machine stood still for 0." in line for line in reasons)
 
 

@@ -489,7 +489,7 @@ def _look(page: Page, path: str, folder: Path) -> None:
         said = page.text_content("main .stale") or ""
         assert said.endswith(" UTC. The database is unavailable; nothing can be saved.")
         assert said.startswith("As of ")
-        assert page.locator("[role=status]").is_visible()
+        assert page.locator(".stale[role=status]").is_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(CONTRAST)["ratio"] >= 4.5
         page.screenshot(path=folder / f"{path.replace('/', '-')[1:]}-{width}.png")

@@ -48,7 +48,7 @@ def say(_):
     del gone
     print("said")
 
-sys.exit(serve(load_settings({"LOG_LEVEL": "ERROR"}, port=0), say=say))
+sys.exit(serve(load_settings({"LOG_LEVEL": "CRITICAL"}, port=0), say=say))
 """
 
 
