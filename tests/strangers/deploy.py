@@ -112,6 +112,7 @@ class Deploy:
         drain_timeout: Seconds that an answer has after the drain's delay of 1 s. The server without
             the library has as much.
         command: The server.
+        ending: Ends the module of each service.
     """
 
     environment: Environment
@@ -122,6 +123,7 @@ class Deploy:
     has_successor: bool = False
     drain_timeout: int = 30
     command: str = "uvicorn service:app --port {port}"
+    ending: str = HARDEN
 
     def run(self, folder: Path) -> tuple[Answers, Answers]:
         """Return what each client got: without the library, and with it."""
@@ -146,7 +148,7 @@ class Deploy:
                 (folder / name).mkdir(parents=True)
                 return stack.enter_context(
                     self.environment.serve(
-                        dedent(code) + dedent(HARDEN),
+                        dedent(code) + dedent(self.ending),
                         cwd=folder / name,
                         command=command,
                         environment={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,6 +167,14 @@ ASSISTANT = """
         return result.data == PIECES
 """
 
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "mcp-server.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# The page wraps its application itself.
+WITHOUT = """
+    if "BARE" in os.environ:
+        app = web
+"""
+
 
 @pytest.fixture
 def models(environments: Environments) -> Deploy:
@@ -196,6 +205,14 @@ def test_a_tool_answers_its_mcp_client_over_a_deploy(tools: Deploy, tmp_path: Pa
     bare, hardened = tools.run(tmp_path)
     assert_never_worse(bare, hardened)
     assert hardened["tool"].is_whole
+
+
+def test_the_page_of_an_mcp_server_keeps_its_call(tools: Deploy, tmp_path: Path) -> None:
+    code = "import os\n" + "\n".join(BLOCK.findall(PAGE.read_text()))
+    bare, hardened = replace(tools, services=[code], ending=WITHOUT).run(tmp_path)
+    assert_never_worse(bare, hardened)
+    assert hardened["tool"].is_whole
+    assert hardened["tool"].pieces == PIECES
 
 
 def test_an_answer_that_a_deploy_cuts_is_whole_to_no_client(
