@@ -21,6 +21,7 @@ SCRAPE = """\
 http_requests_total{method="GET",path="/a \\"b\\"",code="200"} 5
 http_requests_total{code="404",method="GET"} 2 1700000000
 up 1
+sizes_bucket{le="9",part="}"} 7 # {trace_id="{4f}"} 0.3 1700000000
 odd one
 process_start NaN-ish
 """
@@ -45,11 +46,12 @@ def test_a_pointer_finds_what_is_there(pointer: str, value: Any) -> None:
 
 def test_series_differ_by_labels_in_any_order() -> None:
     found = parse(SCRAPE)
-    assert sorted(found.values()) == [1, 2, 5]
+    assert sorted(found.values()) == [1, 2, 5, 7]
     refused = Series("http_requests_total", (("code", "404"), ("method", "GET")))
     assert found[refused] == 2
     assert refused.says("get")
     assert not refused.says("200")
+    assert found[Series("sizes_bucket", (("le", "9"), ("part", "}")))] == 7  # not its exemplar
 
 
 def test_growth_is_what_went_up() -> None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 Fields = Mapping[str, Any]  # of an object of JSON or YAML, not checked yet
 Headers = Mapping[str, str]
-_LINE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
+_LINE = re.compile(r'([a-zA-Z_:][\w:]*)(?:\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\})?\s+(\S+)')
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
