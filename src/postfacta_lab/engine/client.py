@@ -235,21 +235,21 @@ class Connection:
         if "content-length" in headers:
             return await self._reader.readexactly(_bounded(int(headers["content-length"])))
         self.closing = True
-        body = b""
+        body = bytearray()
         while piece := await self._reader.read(2**16):
             body += piece
             _bounded(len(body))
-        return body
+        return bytes(body)
 
     async def _chunks(self) -> bytes:
-        body = b""
+        body = bytearray()
         while size := await self._chunk_size():
             _bounded(len(body) + size)
             chunk = await self._reader.readexactly(size + 2)
             body += chunk[:-2]
         while (await self._reader.readuntil(b"\r\n")) != b"\r\n":
             pass
-        return body
+        return bytes(body)
 
     async def _chunk_size(self) -> int:
         line = await self._reader.readuntil(b"\r\n")

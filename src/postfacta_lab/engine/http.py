@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import socket
+import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -112,6 +114,15 @@ def _encode(http: h11.Connection, method: str, reply: Reply) -> bytes:
     return b"".join(http.send(event) or b"" for event in events)
 
 
+def _unpacked(body: bytes) -> bytes:
+    """Return the first of what was packed, and nothing of what is not gzip's format."""
+    try:
+        with gzip.open(io.BytesIO(body)) as content:
+            return content.read(_MOST)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
 class Collector:
     """Accepts traces by OTLP over HTTP, as protobuf or JSON, and finds ids in either."""
 
@@ -129,7 +140,7 @@ class Collector:
     async def _take(self, request: Request) -> Reply:
         if len(self._got) < _MOST:
             packed = "gzip" in request.headers.get("content-encoding", "")
-            self._got += gzip.decompress(request.body) if packed else request.body
+            self._got += _unpacked(request.body) if packed else request.body
         return Reply(content_type="application/x-protobuf")
 
     @property
