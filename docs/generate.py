@@ -39,7 +39,7 @@ from postfacta_app.openapi import openapi_document
 from postfacta_app.principal import Access
 from postfacta_app.reliability.about import METRICS
 from postfacta_app.web.routes import Rule
-from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Retry, errors
+from postfacta_core import CircuitBreaker, Fallback, Hedge, Retry, errors
 from postfacta_core.asgi import Cors, _state
 from postfacta_core.asgi._cors import CorsRules
 from postfacta_core.asgi._kernel import Kernel
@@ -50,6 +50,7 @@ from postfacta_core.clock import LUCK
 from postfacta_core.deadlines import TransferLimits
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.events import Event, Mode, PolicyCreated, Sample
+from postfacta_core.guards import BlockGuard
 from postfacta_core.limits.address import NO_PROXIES
 from postfacta_core.limits.overload import OverloadLimiter
 from postfacta_core.limits.rate import DECISIONS
@@ -372,15 +373,28 @@ def _invocation(name: str, function: Callable[..., object]) -> str:
     return f"{'await ' * awaits}{name}{inspect.Signature(bare)}".replace("/, *args", "*args")
 
 
+def _derived(module: ModuleType) -> list[str]:
+    """Name the classes of a module below another one of it."""
+    kinds = {
+        name: kind
+        for name, kind in vars(module).items()
+        if isinstance(kind, type) and kind.__module__ == module.__name__
+    }
+    return sorted(name for name, kind in kinds.items() if kind.__base__ in kinds.values())
+
+
 def _each(write: Callable[[ModuleType, str], str]) -> Callable[[str], str]:
     """Return a maker of entries.
 
-    A mark has a module, of the core unless it says which package, and the names.
+    A mark has a module, of the core unless it says which package, and the names; or `*`, for all
+    classes of the module that another one of it is the base of.
     """
 
     def make(asked: str) -> str:
         home, *names = asked.split()
         module = import_module(home if home.startswith("postfacta_") else f"postfacta_core.{home}")
+        if names == ["*"]:
+            names = _derived(module)
         return "\n\n".join(write(module, name) for name in names)
 
     return make
@@ -505,8 +519,12 @@ def _label_values() -> Mapping[tuple[str, str], Sequence[str]]:
     Retry("x", observer=hear)
     Fallback("x", otherwise=None, observer=hear)
     Hedge("x", delay=1, observer=hear)
-    Bulkhead("x", 1, observer=hear)
     values: dict[tuple[str, str], list[str]] = {
+        **{
+            (kind.metric, POLICY_METRICS[kind.metric].labels[1]): list(kind.kinds)
+            for kind in BlockGuard.__subclasses__()
+            if kind.metric in POLICY_METRICS
+        },
         ("postfacta_ratelimit_decisions_total", "decision"): list(DECISIONS),
         ("postfacta_jobs_total", "outcome"): [*JobOutcome],
         ("postfacta_numbers_total", "outcome"): ["changed", "refused"],
