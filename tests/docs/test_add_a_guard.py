@@ -33,7 +33,7 @@ print(page_text("docs/reference/metrics.md"))
 def test_a_guard_is_added_by_the_page_alone(tmp_path: Path) -> None:
     blocks = BLOCK.findall(PAGE.read_text())
     kinds = [kind for kind, _ in blocks]
-    assert kinds == ["python", "python", "python", "toml", "python", "python", "sh"]
+    assert kinds == ["python", "python", "python", "text", "python", "python", "sh"]
     guard, error, metric, place, tests, _, _ = (text for _, text in blocks)
     core = tmp_path / "postfacta_core"
     shutil.copytree(ROOT / "src/postfacta_core", core)
@@ -51,7 +51,9 @@ def test_a_guard_is_added_by_the_page_alone(tmp_path: Path) -> None:
     plain = ("-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(tmp_path), str(tmp_path))
     assert "2 passed" in _printed(tmp_path, *plain)
     seen = _printed(tmp_path, "-c", SEEN)
-    admitted = 'postfacta_gate_decisions_total{decision="admitted",gate="billing",mode="enforce"} 1.0'
+    admitted = (
+        'postfacta_gate_decisions_total{decision="admitted",gate="billing",mode="enforce"} 1.0'
+    )
     assert admitted in seen
     assert "### GateClosedError" in seen
     assert "`decision` (`admitted`, `refused`)" in seen.partition("`postfacta_gate_")[2][:200]
