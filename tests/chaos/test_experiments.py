@@ -42,7 +42,11 @@ def template() -> Generator[Path]:
 )
 def test_it_holds(name: str, template: Path, tmp_path: Path) -> None:
     (path,) = find([name])
-    done = run(path, tmp_path, settings={**QUICK, "CHAOS_TEMPLATE": str(template)})
+    for attempt in range(3):
+        settings = {**QUICK, "CHAOS_TEMPLATE": str(template)}
+        done = run(path, tmp_path / str(attempt), settings=settings)
+        if done.verdict != "unknown":  # It was not well before, so nothing was asked of it.
+            break
     assert (done.verdict, list(done.reasons)) == ("pass", [])
     assert {met for _, _, met in done.probes} == {"met"}
     assert done.users["findings"]["acknowledged"] > 0

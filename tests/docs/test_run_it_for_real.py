@@ -27,6 +27,7 @@ import pytest
 
 from chaos.processes import Haproxy
 from postfacta_app.cli import main
+from postfacta_app.migrations import HEAD
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_embedded.binaries import find_binaries
 from postfacta_lab.engine.processes import free_port, wait_until
@@ -152,7 +153,7 @@ def tables(machine: Machine, *_: object) -> Generator[None]:
             execute(machine.dsn("service"), statement)
     owner = urlsplit(machine.dsn("owner"))._replace(path="/elsewhere")
     script = f"POSTFACTA_DATABASE_OWNER_DSN={urlunsplit(owner)} postfacta migrate"
-    assert "at revision 0005" in machine.run(script)
+    assert f"at revision {HEAD}" in machine.run(script)
 
 
 @contextmanager
@@ -417,7 +418,7 @@ def go_back(machine: Machine, *_: object) -> Generator[None]:
         machine.dsn("owner"),
         "alter table incidents add column later text not null default ''",
         "create table later (id int)",
-        "update alembic_version set version_num = '0005'",
+        f"update alembic_version set version_num = '{HEAD}'",  # noqa: S608 - a revision
     )
     with without_a_failure(machine):
         yield

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from postfacta_app.db import Reader, Unit
-from postfacta_app.migrations import apply, migrate
+from postfacta_app.migrations import HEAD, apply, migrate
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.kept import KeptTimelines, TimelineQuery
 from postfacta_app.timeline.rules import build
@@ -41,7 +41,7 @@ insert into edits (id, incident_id, at, op, source, value, reason, actor)
 values ($1, $2, $3, 'clock_offset', 'ci', '{"ms": 1500}', 'NTP', 'test')"""
 
 UPGRADED = [
-    *(f"applied revision {number}" for number in ("0002", "0003", "0004", "0005")),
+    *(f"applied revision {number:04}" for number in range(2, int(HEAD) + 1)),
     "applied the rules of timelines",
 ]
 
