@@ -18,7 +18,7 @@ async def collected(*bodies: bytes) -> tuple[Collector, list[Response]]:
     """Send bodies that are said to be packed, each on a connection of its own."""
     collector = Collector()
     async with collector.listening():
-        answers = []
+        answers: list[Response] = []
         for body in bodies:
             request = encode("POST", "/v1/traces", {"Content-Encoding": "gzip"}, body=body)
             answers.append(await ask(collector.port, request, method="POST"))
