@@ -15,7 +15,6 @@ each PNG stands the text of its page: a change of words is seen in a diff, and
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -31,7 +30,6 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from benchmarks.overload import report
 from postfacta_app import migrations
 from postfacta_app.db import Unit
 from postfacta_app.demo import EMAIL, SEEDER, record
@@ -84,9 +82,8 @@ _SHOTS: Final = {
     "incidents.png": _Shot("/incidents", 1000),
     "timeline.png": _Shot("/incidents/INC-4", 1500, top="h2:has-text('Timeline')"),
 }
-_MEASURED: Final = "overload-measured.svg"
 
-NAMES: Final = frozenset({_MEASURED, *_SHOTS, *(f"{Path(name).stem}.txt" for name in _SHOTS)})
+NAMES: Final = frozenset({*_SHOTS, *(f"{Path(name).stem}.txt" for name in _SHOTS)})
 """All files that it writes."""
 
 
@@ -100,7 +97,6 @@ def main(arguments: list[str] | None = None) -> None:
     )
     folder: Path = parser.parse_args(arguments).to
     folder.mkdir(parents=True, exist_ok=True)
-    report.draw(json.loads(report.RESULTS.read_text())["rows"], folder / _MEASURED)
     # Not with closed permissions: PostgreSQL may run as another user.
     with tempfile.TemporaryDirectory(prefix="postfacta-pictures-") as name:
         data = Path(name).resolve()

@@ -1,4 +1,4 @@
-"""Show what was measured: as lines while it runs, as JSON, as a table in the page, as a picture."""
+"""Show what was measured: as lines while it runs, as JSON, as a table in the page."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.overload.plot import Panel, write
-
-__all__ = ["RESULTS", "ceiling", "draw", "keep", "line", "missed", "renew", "table"]
+__all__ = ["RESULTS", "ceiling", "keep", "line", "missed", "renew", "table"]
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "overload.json"
 PAGE = ROOT / "docs" / "explanation" / "ten-times-the-load.md"
-PICTURE = ROOT / "docs" / "images" / "overload-measured.svg"
 
 Row = dict[str, Any]
 _NAMES = {
@@ -128,7 +125,7 @@ def missed(rows: Sequence[Row]) -> list[str]:
 
 
 def keep(rows: Sequence[Row]) -> None:
-    """Write the figures, and renew page and picture."""
+    """Write the figures, and renew the page."""
     RESULTS.parent.mkdir(exist_ok=True)
     when = time.strftime("%Y-%m-%d", time.gmtime())
     python = f"CPython {platform.python_version()}"
@@ -153,7 +150,6 @@ def keep(rows: Sequence[Row]) -> None:
         ]
     )
     renew("measured", text)
-    draw(rows)
 
 
 def renew(part: str, text: str) -> None:
@@ -163,32 +159,6 @@ def renew(part: str, text: str) -> None:
     before, _, rest = PAGE.read_text().partition(first)
     _, _, after = rest.partition(last)
     PAGE.write_text(before + first + text + last + after)
-
-
-def draw(rows: Sequence[Row], file: Path = PICTURE) -> None:
-    """Write the picture of all runs."""
-    panels: list[Panel] = []
-    for server, handler in dict.fromkeys((row["server"], row["handler"]) for row in rows):
-        lines = {
-            name: [
-                (float(row["times"]), 100 * row["goodput"] / row["capacity"])
-                for row in rows
-                if _kind(row) == (server, handler, variant)
-            ]
-            for variant, name in _NAMES.items()
-            if variant != "mix"
-        }
-        panels.append(
-            Panel(
-                f"{server}, {handler}",
-                "offered, as a multiple of the capacity",
-                "goodput, % of the capacity",
-                lines,
-                top=110,
-                ticks=(1, 2, 5, 10),
-            )
-        )
-    write(file, panels)
 
 
 def _kind(row: Row) -> tuple[str, str, str]:
