@@ -12,13 +12,14 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from postfacta_lab.engine.processes import free_port
+
 __all__ = [
     "CORES",
     "HANDLERS",
     "ROOT",
     "SERVERS",
     "VARIANTS",
-    "free_port",
     "on_core",
     "serving",
     "wait_for",
@@ -105,14 +106,6 @@ def serving(
         # core.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -26,8 +26,9 @@ import uvloop
 
 from benchmarks.overload.callers import Plan, send
 from benchmarks.overload.report import renew
-from benchmarks.overload.servers import ROOT, SERVERS, free_port, wait_for
+from benchmarks.overload.servers import ROOT, SERVERS, wait_for
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_lab.engine.processes import free_port
 from postfacta_lab.load.gate import Sample
 
 __all__ = ["CELLS", "Cell", "main", "measure"]

@@ -25,6 +25,7 @@ from postfacta_core.testing.asgi import AsgiResponse
 from tests.core.virtual import loop_clock
 from tests.kit.every import every
 from tests.kit.lifespan import running
+from tests.kit.waiting import until
 
 EVENT_SOURCE = [("accept", "text/event-stream"), ("cache-control", "no-cache")]
 Act = Callable[[], Awaitable[object]]
@@ -100,12 +101,6 @@ class Stage:
 
     def is_idle(self) -> bool:
         return (self.streams.count, vars(self.streams)["_by_caller"]) == (0, Counter())
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while not is_so():
-            await anyio.sleep(0.001)
 
 
 async def test_one_too_many_is_answered_as_its_client_understands_it() -> None:
