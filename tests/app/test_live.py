@@ -11,10 +11,14 @@ from typing import Any
 import anyio
 import pytest
 
+from postfacta_app import live
 from postfacta_core.asgi._types import Message
 from tests.app.desk import Desk, desk_of
 from tests.app.live import PATCH_JSON, Service, in_process
 from tests.kit.waiting import until
+
+ANY = {"If-Match": "*"}
+NEW = {"If-None-Match": "*"}
 
 
 @pytest.fixture
@@ -105,14 +109,25 @@ async def change(desk: Desk, fields: Mapping[str, Any]) -> None:
     await desk.send("PATCH", expect=200, json=fields, headers=headers)
 
 
-async def test_each_kind_of_write_is_announced_to_its_incident_alone(service: Service) -> None:
+async def test_each_kind_of_write_is_announced_to_its_incident_alone(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_PAUSE", 0.01)
     desk = await desk_of(service)
     other = await desk_of(service)
+    link = {"to": other.ref, "type": "related"}
+    action = {"type": "prevent", "title": "Alert on it"}
+    draft = {"content": {"summary": "The cache"}}
     async with watching(desk) as watcher, watching(other) as beside:
         writes = (
             partial(note, desk, "It is the cache"),
             partial(change, desk, {"severity": "LOW"}),
             partial(desk.send, "POST", "/transitions", expect=201, json={"to": "RESOLVED"}),
+            partial(desk.send, "PUT", "/labels", expect=200, json={"labels": ["dns"]}, headers=ANY),
+            partial(desk.send, "POST", "/links", expect=201, json=link),
+            partial(desk.send, "DELETE", f"/links/{other.ref}/related", expect=204),
+            partial(desk.send, "POST", "/action-items", expect=201, json=action),
+            partial(desk.send, "PUT", "/postmortem", expect=201, json=draft, headers=NEW),
         )
         await until(lambda: watcher.last_id.startswith("20"))  # It was declared.
         for write in writes:
