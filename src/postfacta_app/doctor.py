@@ -134,7 +134,7 @@ async def _look_at_database(settings: Settings) -> list[Finding]:
             return [
                 Finding("database", "ok", "reachable"),
                 *await _look_at_schema(database, is_local=settings.is_local),
-                *await _look_at_server(database, settings.pool_max_size),
+                *await _look_at_server(database, settings.pool_max_size + 1),
             ]
     except (CommandFailedError, ResilienceError) as error:
         return [Finding("database", "fail", str(error), "dependent checks were skipped")]
@@ -164,22 +164,23 @@ async def _look_at_schema(database: Database, *, is_local: bool) -> list[Finding
     return [schema, Finding("rights", "warn" if is_local else "fail", text, advice)]
 
 
-async def _look_at_server(database: Database, pool: int) -> list[Finding]:
+async def _look_at_server(database: Database, connections: int) -> list[Finding]:
     if problems := await database.durability_problems():
         advice = "enable them in postgresql.conf; the service is not ready until then"
         durable = Finding("durability", "fail", ", ".join(problems), advice)
     else:
         durable = Finding("durability", "ok", "acknowledged writes survive a crash")
     ((allowed, now),) = await database.fetch(_SERVER, operation="server", repeatable=True)
-    return [durable, _judge_connections(pool, allowed), _judge_clock(abs(now - WALL()))]
+    return [durable, _judge_connections(connections, allowed), _judge_clock(abs(now - WALL()))]
 
 
-def _judge_connections(pool: int, allowed: int) -> Finding:
-    text = f"up to {pool} per process; PostgreSQL allows {allowed}"
+def _judge_connections(connections: int, allowed: int) -> Finding:
+    """Judge the connections of a process: its pool's, and the one that listens for changes."""
+    text = f"up to {connections} per process; PostgreSQL allows {allowed}"
     advice = "lower POSTFACTA_POOL_MAX_SIZE or raise max_connections"
-    if pool > allowed:
+    if connections > allowed:
         verdict = "fail"
-    elif pool * 2 > allowed:
+    elif connections * 2 > allowed:
         verdict = "warn"
     else:
         return Finding("connections", "ok", text)

@@ -347,7 +347,9 @@ def test_a_database_that_is_not_there_fails_without_its_password(
     assert PASSWORD not in text
 
 
-@pytest.mark.parametrize(("pool", "verdict"), [(10, "ok"), (60, "warn"), (400, "fail")])
+@pytest.mark.parametrize(
+    ("pool", "verdict"), [(10, "ok"), (47, "ok"), (48, "warn"), (96, "warn"), (97, "fail")]
+)
 def test_a_pool_that_postgresql_has_no_connections_for_is_found(
     pool: int,
     verdict: str,
@@ -360,8 +362,8 @@ def test_a_pool_that_postgresql_has_no_connections_for_is_found(
     _, shown, text = doctor(capsys)
     assert shown["connections"] == verdict
     assert (
-        f"up to {pool} per process; PostgreSQL allows 97" in text
-    )  # max_connections is 100, of which 3 are reserved.
+        f"up to {pool + 1} per process; PostgreSQL allows 97" in text
+    )  # max_connections is 100, of which 3 are reserved; one more than the pool's listens.
     assert ("lower POSTFACTA_POOL_MAX_SIZE" in text) == (verdict != "ok")
 
 
