@@ -1,6 +1,6 @@
 """An application with short limits for `test_slow_clients`.
 
-It reads bodies, streams, and says how many streams go on.
+It reads bodies, streams, and says how many bodies it began to read and how many streams go on.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ CHUNK = b"x" * 65_536
 CHUNKS = 800  # 50 MB
 
 running: set[object] = set()
+begun: list[str] = []  # the paths of bodies that it began to read
 
 
 async def quick(request: Request) -> Response:
@@ -34,11 +35,12 @@ async def quick(request: Request) -> Response:
 
 
 async def read(request: Request) -> Response:
+    begun.append(request.url.path)
     return PlainTextResponse(str(len(await request.body())))
 
 
 async def state(request: Request) -> Response:
-    return PlainTextResponse(json.dumps({"streams": len(running)}))
+    return PlainTextResponse(json.dumps({"streams": len(running), "bodies": len(begun)}))
 
 
 class Stream:
