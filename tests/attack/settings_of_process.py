@@ -30,6 +30,7 @@ from postfacta_core.telemetry.logs import FloodFilter
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.sampling import AccessSampler
 from postfacta_postgres import Database, PoolOptions
+from postfacta_postgres.outbox import Outbox
 from postfacta_web.jwks import Jwks
 from postfacta_web.numbers import Numbers
 from postfacta_web.secrets import Reloaded
@@ -52,6 +53,7 @@ from tests.attack.wrong import (
     NAME,
     OBJECT,
     OBSERVED,
+    OBSERVER,
     RATES,
     SECONDS,
     SECONDS_OR_INF,
@@ -177,6 +179,20 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
         right={"body": b"{}"},
         wrong={"most_parts": COUNT, "most_depth": (*COUNT, 501)},
         free={"body": "bytes, from a client"},
+    ),
+    Outbox: Setting(
+        right={"database": Database("postgresql://localhost/x"), "topic": "ops", "deliver": check},
+        wrong={
+            "database": OBJECT,
+            "topic": NAME,
+            "deliver": (None, 3, sync_check, len),
+            "lease": SECONDS,
+            "give_up": SECONDS,
+            "every": SECONDS,
+            "backoff": OBJECT,
+            "observer": OBSERVER,
+            "luck": FUNCTION,
+        },
     ),
     Feed: Setting(right={"name": "orders"}, wrong={"name": NAME, "most_kept": COUNT, **OBSERVED}),
     Worker: Setting(

@@ -65,6 +65,8 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Decision",
             "EventRecord",
             "Exchange",
+            "Message",
+            "Backlog",
             "Exposition",
             "HealthReport",
             "About",

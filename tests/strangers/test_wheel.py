@@ -37,6 +37,7 @@ NEEDS = {
     "postfacta_postgres.idempotency": "pip install 'postfacta[postgres] @ file:///",
     "postfacta_postgres.listening": "asyncpg",
     "postfacta_postgres.monitor": "asyncpg",
+    "postfacta_postgres.outbox": "pip install 'postfacta[postgres] @ file:///",
     "postfacta_postgres.pool": "asyncpg",
     "postfacta_web.conditional": "pip install 'postfacta[starlette] @ file:///",
     "postfacta_web.jwks": "pip install 'postfacta[jwt] @ file:///",
