@@ -119,7 +119,8 @@ def _moment(text: str) -> float | None:
     return moment.timestamp()
 
 
-def shown(url: Any) -> str:
-    """Write an address without user, password and query, which may be secret."""
+def shown(url: Any, *, is_own: bool) -> str:
+    """Write an address without what may be secret: user, password, query, and a stranger's path."""
+    path = url.path if is_own else "/"
     host = f"[{url.host}]" if ":" in url.host else url.host
-    return f"{url.scheme}://{host}{f':{url.port}' if url.port else ''}{url.path}"
+    return f"{url.scheme}://{host}{f':{url.port}' if url.port else ''}{path}"

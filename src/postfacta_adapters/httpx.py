@@ -111,7 +111,7 @@ class Outgoing:
             is no comment, and of others each.
         repeats: Whether a request may be sent again, whatever its method is.
         tell: Whether it gets the headers. Turn that off for a third party's service: only the time
-            is bounded then.
+            is bounded then, and spans have its address without the path, which may be a secret.
         priority_key: The secret that makes it trust the priority; see `HardenOptions`.
             Every host that the transport reaches gets it, after a redirect too.
         observer: Receives each try, and calls for which no time was left. It may raise. By default
@@ -477,7 +477,8 @@ class Outgoing:
                 self._mark(raised, request)
             if span is not None:
                 fault = raised if isinstance(raised, Exception) else None
-                self._spans.end_call(span, ended, url=shown(url), resends=resends, error=fault)
+                address = shown(url, is_own=self._tell)
+                self._spans.end_call(span, ended, url=address, resends=resends, error=fault)
                 del fault
             # The error holds this frame: with it here, both would be garbage in a circle.
             del raised

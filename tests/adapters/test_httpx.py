@@ -626,3 +626,12 @@ async def test_an_address_is_reported_without_possible_secrets(
     (call,) = bench.calls
     assert (call.address, call.port) == (address, port)
     assert bench.attributes("url.full") == [shown]
+
+
+async def test_the_path_of_a_third_party_is_not_reported(service: Service) -> None:
+    # Of a chat's webhook, the path is the secret.
+    bench = Traced()
+    async with client_of(bench.outgoing(tell=False)) as client:
+        with bench.request():
+            await client.get(f"{service.url}/services/T0/B0/s3cret")
+    assert bench.attributes("url.full") == [f"{service.url}/"]
