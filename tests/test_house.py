@@ -137,6 +137,19 @@ def test_a_module_has_a_test_of_its_name() -> None:
                 assert modules - {"init", "types"} <= tests
 
 
+def test_a_word_for_an_idea_is_the_name_of_one_class() -> None:
+    classes = [
+        node.name
+        for text in MODULES.values()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ClassDef)
+    ]
+    with every() as case:
+        for word in ("Answer", "Buckets", "Exchange", "Registry", "Verdict"):
+            with case(word):
+                assert classes.count(word) == 1
+
+
 def test_what_is_public_is_documented() -> None:
     page = page_text("docs/reference/core.md")
     assert [name for name in import_module("postfacta_core").__all__ if name not in page] == []

@@ -136,7 +136,7 @@ class Inside:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # There is no lifespan, and no WebSocket.
-        exchange: Exchange = scope[EXCHANGE]
+        exchange: WsgiExchange = scope[EXCHANGE]
         exchange.request = current_request()
         step: _Step | None = _Call(copy_context())
         while step is not None:
@@ -154,7 +154,7 @@ async def _hand_in(receive: Receive) -> _Received:
     return _Received(_Piece(message.get("body", b""), is_last=not message.get("more_body", False)))
 
 
-class Exchange:
+class WsgiExchange:
     """One request: the loop's side of it, and what the thread replies.
 
     Attributes:
@@ -284,7 +284,7 @@ class Service:
         hands_id_on: Whether the application finds the request's id among its headers.
     """
 
-    def __init__(self, app: WsgiApp, exchange: Exchange, *, hands_id_on: bool) -> None:
+    def __init__(self, app: WsgiApp, exchange: WsgiExchange, *, hands_id_on: bool) -> None:
         environ = exchange.environ
         self._app = app
         self._exchange = exchange
@@ -525,7 +525,7 @@ def _has_body(environ: Environ) -> bool:
     return _length_of(environ) > 0
 
 
-def _scope_of(environ: Environ, exchange: Exchange) -> Scope:
+def _scope_of(environ: Environ, exchange: WsgiExchange) -> Scope:
     """Translate what a server says of a request, by PEP 3333, into the scope of ASGI."""
     root_path = _text(environ.get("SCRIPT_NAME", ""))
     headers = [

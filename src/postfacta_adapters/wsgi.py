@@ -17,7 +17,7 @@ from postfacta_core.functions import is_async
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.validation import validation
 
-from ._wsgi import EXCHANGE, Environ, Exchange, Inside, Service, StartResponse, WsgiApp
+from ._wsgi import EXCHANGE, Environ, Inside, Service, StartResponse, WsgiApp, WsgiExchange
 
 __all__ = ["HardenedWsgi", "harden"]
 
@@ -83,7 +83,7 @@ class HardenedWsgi:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        exchange = Exchange(environ, self._loops.present())
+        exchange = WsgiExchange(environ, self._loops.present())
         exchange.begin(self.hardened)
         service = Service(self._app, exchange, hands_id_on=self._hands_id_on)
         return service.respond(start_response)
