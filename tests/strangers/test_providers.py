@@ -228,6 +228,55 @@ CALLER = """
 
     asyncio.run(main())
 """
+# It asks the second provider where no token of the first was passed on, as the how-to page says.
+CHOOSER = (
+    CALLER[: CALLER.index("    async def fail_over")]
+    + """
+    ERRORS = (openai.APIError, anthropic.APIError, httpx2.HTTPError)
+
+
+    async def either(sdk, first, second, model, passed):
+        try:
+            async with aclosing(sdk(first, model)) as tokens:
+                async for token in tokens:
+                    passed.append(token)
+        except ERRORS as error:
+            if passed:
+                raise
+            async with aclosing(sdk(second, "fine")) as tokens:
+                async for token in tokens:
+                    passed.append(token)
+
+
+    async def choose(sdk, model):
+        first, _ = transport(f"{sdk.__name__}-{model}")
+        second, _ = transport(f"{sdk.__name__}-{model}-second")
+        answers = []
+        async with (
+            httpx2.AsyncClient(transport=first, timeout=60) as main,
+            httpx2.AsyncClient(transport=second, timeout=60) as spare,
+        ):
+            for _ in range(CALLS):
+                passed, failed = [], False
+                try:
+                    await either(sdk, main, spare, model, passed)
+                except ERRORS:
+                    failed = True
+                answers.append(["".join(passed), failed])
+        return answers
+
+
+    async def main():
+        found = {}
+        for sdk in (by_openai, by_anthropic):
+            runs = await asyncio.gather(*(choose(sdk, model) for model in MODELS))
+            found[sdk.__name__] = dict(zip(MODELS, runs))
+        print(json.dumps(found))
+
+
+    asyncio.run(main())
+"""
+)
 MIDWAY = {"by_openai": "sdk", "by_anthropic": "http"}
 WHOLE = "1 2 3 4 5 6 7 8 "
 # It passes the answers of the provider on.
@@ -316,6 +365,28 @@ def test_both_sdks_know_each_failure_and_leave_nothing_open(
     # leaves after a token, when all of it may be sent.
     left = sorted(model for model, what in seen if what == "left" and model != "fine")
     assert left == sorted([*["silent", "comments", "stall"] * 4, *["comments", "endless"] * 2])
+
+
+def test_a_second_provider_takes_over_only_where_no_token_was_passed_on(
+    environment: Environment, tmp_path: Path
+) -> None:
+    with environment.serve(PROVIDER, cwd=tmp_path) as provider:
+        done = environment.script(CHOOSER.replace("ADDRESS", provider.url), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        asked = [model for model, what in _seen(f"{provider.url}/seen") if what == "begun"]
+    whole = [WHOLE, False]
+    # The third call finds the circuit open: nothing was passed on, so the second provider answers.
+    died = [["1 2 ", True], ["1 2 ", True], whole]
+    with every() as case:
+        for sdk in ("by_openai", "by_anthropic"):
+            for model, answers in found[sdk].items():
+                with case(sdk, model):
+                    assert answers == (died if model in {"cut", "stall"} else [whole] * 3)
+    # Per SDK: three calls of each of "silent", "comments" and "busy", and one of each that died.
+    taken = 3 * 3 + 2
+    own = 3
+    assert asked.count("fine") == 2 * (taken + own)
 
 
 def _seen(url: str) -> list[tuple[str, str]]:
