@@ -123,7 +123,7 @@ class _Runner:
         for need in group.needs:
             is_met = HAS_PROC if need == "proc" else getattr(bench.spec, need)
             if not is_met:
-                return _without(need, durable=bench.durable)
+                return _without(need, bench)
         return None
 
     async def _measure(self, group: Group, names: list[str]) -> None:
@@ -190,13 +190,19 @@ class _Runner:
         return value
 
 
-def _without(need: str, *, durable: bool | None) -> CheckResult:
-    if need == "database" and durable is False:
-        return CheckResult.not_applicable("it keeps nothing, so there is no database to lose")
+def _without(need: str, bench: Bench) -> CheckResult:
+    keeps = bench.spec.keeps
     if need == "metrics":
         return CheckResult.fails("no metrics were found")
     if need == "proc":
         return CheckResult.not_run("this system has no /proc")
+    reasons: dict[str, str] = {}
+    if bench.spec.has_no_database or (bench.durable is False and not keeps):
+        reasons["database"] = f"it keeps {keeps or 'nothing'}, so there is no database to lose"
+    if keeps == "nothing":
+        reasons["write"] = "it keeps nothing, and names no write"
+    if need in reasons:
+        return CheckResult.not_applicable(f"nothing to ask: {reasons[need]}")
     reason = f"the service file names no {need}"
     if need in {"auth", "stream"}:
         return CheckResult.not_applicable(reason)

@@ -83,6 +83,7 @@ class Spec:
     ready: str = ""
     metrics: str = ""
     project: Path | None = None
+    keeps: str = ""
     public: bool = False
     read: Ask | None = None
     write: Ask | None = None
@@ -92,6 +93,11 @@ class Spec:
     off: Mapping[str, str] = field(default_factory=dict[str, str])
     declared: Mapping[str, str] = field(default_factory=dict[str, str])
     checks: tuple[str, ...] = ()
+
+    @property
+    def has_no_database(self) -> bool:
+        """Whether the file says that what it keeps, if anything, is in no database."""
+        return self.keeps in {"nothing", "files"}
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -127,6 +133,12 @@ class Spec:
             service["project"] = folder / project
         header, _, value = tables["auth"].get("header", "").partition(":")
         database = tables["database"]
+        keeps = service.get("keeps", "")
+        if database and keeps not in {"", "database"}:
+            raise SpecError(
+                f'[service] keeps is "{keeps}", but there is a [database]: write "database", '
+                "or take [database] out"
+            )
         return cls(
             **service,
             read=Ask(**read) if read else None,
@@ -219,6 +231,7 @@ _KEYS: Mapping[str, Mapping[str, _Kind]] = {
         "ready": _PATH,
         "metrics": _PATH,
         "project": _TEXT,
+        "keeps": _like("nothing|files|database", '"nothing", "files" or "database"'),
         "public": _FLAG,
     },
     "read": _ASK,

@@ -143,6 +143,8 @@ def toml_of(spec: Spec) -> str:
         if path:
             service[name] = path
     text = _table("service", service)
+    line = f'keeps = "{spec.keeps or "nothing"}"'
+    text += f'{"" if spec.keeps else "# "}{line} # or "files", "database"\n'
     for name, ask in (("read", spec.read), ("write", spec.write)):
         if ask is None:
             text += f'\n# [{name}]\n# path = "/"\n'

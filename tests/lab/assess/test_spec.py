@@ -76,6 +76,8 @@ def test_a_command_is_enough() -> None:
         ("service", "metrics", 1, "metrics must be a path"),
         ("service", "project", [], "project must be a string"),
         ("service", "public", "yes", "public must be true or false"),
+        ("service", "keeps", "rows", 'keeps must be "nothing", "files" or "database"'),
+        ("service", "keeps", "files", 'keeps is "files", but there is a [database]: write'),
         ("service", "colour", "red", "[service] colour is not known"),
         ("read", "path", "", "path is missing"),
         ("read", "path", "invoices", "path must be a path"),

@@ -38,6 +38,12 @@ def test_what_was_not_found_is_a_comment() -> None:
     text = toml_of(Spec(start=("serve", 'a"b')))
     assert Spec.of(tomllib.loads(text), {}, Path()).start == ("serve", 'a"b')
     assert "# [read]" in text
+    assert '# keeps = "nothing"' in text
+
+
+def test_what_it_keeps_is_written_as_the_file_said() -> None:
+    spec = Spec(start=("x",), keeps="files")
+    assert Spec.of(tomllib.loads(toml_of(spec)), {}, Path()).keeps == "files"
 
 
 def test_a_file_that_was_made_is_read_again() -> None:

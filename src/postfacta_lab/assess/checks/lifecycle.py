@@ -45,7 +45,7 @@ async def _orderly_end(bench: Bench) -> Mapping[str, CheckResult]:
     await bench.heal()
     bench.shared["ready_at_sigterm"] = probes.result()
     return {
-        "SHUT-1": _in_flight(finished.result()),
+        "SHUT-1": _in_flight(finished.result(), bench.spec.keeps),
         "SHUT-2": ended.result(),
         "SHUT-3": _served(fresh.result(), bench.spec.prestop),
         "SHUT-4": _connections_end(asking.result()),
@@ -73,7 +73,9 @@ async def _finish_later(bench: Bench, requests: list[PartialRequest]) -> list[Re
     return await together(*(request.finish() for request in requests))
 
 
-def _in_flight(answers: list[Response]) -> CheckResult:
+def _in_flight(answers: list[Response], keeps: str) -> CheckResult:
+    if not answers and keeps == "nothing":
+        return CheckResult.not_applicable("nothing to ask: no write of it could be cut off")
     if not answers:
         return CheckResult.not_run("nothing can be held: the file names no write and no database")
     good = sum(answer.good for answer in answers)
@@ -153,6 +155,8 @@ async def _probe(bench: Bench) -> list[int]:
 
 
 async def _restarted(bench: Bench, readable: list[Written]) -> CheckResult:
+    if not readable and bench.spec.keeps == "nothing":
+        return CheckResult.not_applicable("nothing to ask: it keeps nothing that could be lost")
     if not bench.spec.write:
         return CheckResult.not_run("the service file names no write")
     if not readable:
@@ -248,7 +252,10 @@ async def _watch(bench: Bench, *, falls: bool) -> tuple[float | None, bool]:
 @group("DATA-2", needs=("read", "write"))
 async def _killed(bench: Bench) -> CheckResult:
     first = await bench.write()
-    if not (first.answer.good and await bench.has(first)):
+    is_readable = first.answer.good and await bench.has(first)
+    if not is_readable and bench.spec.keeps == "nothing":
+        return CheckResult.not_applicable("nothing to ask: it keeps nothing that could be lost")
+    if not is_readable:
         return CheckResult.not_run("what is written cannot be read back, not even before the end")
     acknowledged = await _write_until_killed(bench)
     bench.service.kill()

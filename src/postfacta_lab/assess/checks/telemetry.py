@@ -242,6 +242,6 @@ async def _saturation(bench: Bench) -> CheckResult:
         "memory and processor": shows_memory and "cpu" in names,
         "the pool": any(word in names for word in _POOL_WORDS),
     }
-    if bench.durable is False and bench.spec.database is None:
+    if bench.spec.has_no_database or (bench.durable is False and bench.spec.database is None):
         del parts["the pool"]
     return CheckResult.parts(parts)
