@@ -91,7 +91,7 @@ class Service(Child):
         cwd: Path,
         log: Path,
     ) -> None:
-        self.port = free_port()
+        self.port: int = free_port()
         port = str(self.port)
         words = [word.replace("{port}", port) for word in argv]
         environment = {name: text.replace("{port}", port) for name, text in env.items()}
@@ -135,8 +135,8 @@ class Link(Proxy):
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__("dependency", "127.0.0.1:0", f"{host}:{port}")
-        self.opened = 0
-        self.most = 0
+        self.opened: int = 0
+        self.most: int = 0
         self._at_once = 0
 
     @property
@@ -176,20 +176,20 @@ class Bench:
     """One instance at a time; `link` is the way to the database, if the file names one."""
 
     def __init__(self, spec: Spec, folder: Path, environment: Environment) -> None:
-        self.spec = spec
+        self.spec: Spec = spec
         self.folder = folder
         self.durable: bool | None = None
-        self.calm = 0.05
+        self.calm: float = 0.05
         self.anchor: Written | None = None
         self.shared: dict[str, Any] = {}
-        self.collector = Collector()
-        self.dirty = False
-        self.deployed = False
-        self.source = ""  # the address that requests come from, if not the usual one
+        self.collector: Collector = Collector()
+        self.dirty: bool = False
+        self.deployed: bool = False
+        self.source: str = ""  # the address that requests come from, if not the usual one
         self._environment = environment
         self._rows = 0
-        self.link = Link(*(spec.database.address if spec.database else ("", 0)))
-        self.service = self._instance()  # not started yet
+        self.link: Link = Link(*(spec.database.address if spec.database else ("", 0)))
+        self.service: Service = self._instance()  # not started yet
 
     # The instance, and what stands around it
 

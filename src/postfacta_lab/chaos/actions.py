@@ -25,7 +25,11 @@ def _action(name: str) -> Callable[[str], str]:
 
 # To all processes of a part; `service` is what the command started. What was started need not be
 # ready yet.
-kill, stop, start, thaw, _freeze = map(_action, ("kill", "stop", "start", "thaw", "freeze"))
+kill: Callable[[str], str] = _action("kill")
+stop: Callable[[str], str] = _action("stop")
+start: Callable[[str], str] = _action("start")
+thaw: Callable[[str], str] = _action("thaw")
+_freeze = _action("freeze")
 
 
 def freeze(part: str, seconds: float = 0.0) -> str:

@@ -62,7 +62,7 @@ class Clients:
         self._notice = notice
         self._headers = headers or {}
         self._stops = math.inf
-        self.ends = math.inf
+        self.ends: float = math.inf
         self.attempts: list[Attempt] = []
 
     @property

@@ -83,7 +83,7 @@ class Subject(Child):
 
     def __init__(self, service: Service, folder: Path) -> None:
         self.service = service
-        self.port = free_port()
+        self.port: int = free_port()
         port = str(self.port)
         words = [word.replace("{port}", port) for word in shlex.split(service.command)]
         folder.mkdir(parents=True, exist_ok=True)
@@ -242,7 +242,7 @@ class HAProxy(Child):
         haproxy = program()
         if haproxy is None:
             raise RuntimeError("there is no haproxy: install the package")
-        self.port = free_port()
+        self.port: int = free_port()
         self._control = free_port()
         servers = "\n".join(
             f"  server s{number} {HOST}:{port}" for number, port in enumerate(ports)

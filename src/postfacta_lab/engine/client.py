@@ -106,8 +106,8 @@ class Connection:
         self._reader = reader
         self._writer = writer
         self._answers = 0
-        self.closing = writer is None
-        self.failure = reader.exception()
+        self.closing: bool = writer is None
+        self.failure: BaseException | None = reader.exception()
 
     @classmethod
     async def open(

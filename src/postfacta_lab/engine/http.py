@@ -128,7 +128,7 @@ class Collector:
 
     def __init__(self) -> None:
         self._got = bytearray()
-        self.port = 0
+        self.port: int = 0
 
     @asynccontextmanager
     async def listening(self) -> AsyncGenerator[None]:

@@ -145,7 +145,7 @@ class Proxy:
 
     def __init__(self, name: str, listen: str, upstream: str) -> None:
         self.name = name
-        self.listen = listen
+        self.listen: str = listen
         self.upstream = upstream
         self.toxics: dict[str, Toxic] = {}
         self._server: asyncio.Server | None = None
