@@ -58,15 +58,17 @@ class EventStream:
 
 
 def is_resumed(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether a request is that of a browser's EventSource, which reconnects.
+    """Return whether a request is an EventSource's or that of a listener of MCP: both reconnect.
 
-    It asks for events by name and for no stored response (HTML, section 9.2.2), or has come back.
+    It asks for events by name and for no stored response (HTML, section 9.2.2), or has come back,
+    or names its session of MCP, whose GET carries no answer to a call of a client.
     `Accept` alone is no sign: the page of Gradio reads the answer of one job so, and never comes
     back.
     """
     fields = {name: value.lower() for name, value in headers}
-    is_uncached = b"no-cache" in fields.get(b"cache-control", b"") or b"last-event-id" in fields
-    return is_uncached and MEDIA_TYPE in fields.get(b"accept", b"")
+    is_uncached = b"no-cache" in fields.get(b"cache-control", b"")
+    has_place = b"last-event-id" in fields or b"mcp-session-id" in fields
+    return (is_uncached or has_place) and MEDIA_TYPE in fields.get(b"accept", b"")
 
 
 def are_events(headers: Iterable[tuple[bytes, bytes]]) -> bool:

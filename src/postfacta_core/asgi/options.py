@@ -56,7 +56,8 @@ class RouteOptions:
             two of them, with a `retry:` of 1 to 5 seconds, and WebSockets with code 1012; all else
             finishes. `cut`: after the `drain_delay`. None is `farewell` for WebSockets and for the
             GET of an EventSource, which resumes by itself: with `Accept: text/event-stream`, and
-            `Cache-Control: no-cache` or `Last-Event-ID`. It is `finish` for all else.
+            `Cache-Control: no-cache`, `Last-Event-ID` or `Mcp-Session-Id`. It is `finish` for all
+            else.
         drain_timeout: Seconds after the `drain_delay` in which its requests may end; at most, and
             by default, `DrainLimits.drain_timeout`.
         priority: How much a request matters, if neither `priority_of` nor its caller says so.

@@ -90,6 +90,8 @@ async def test_only_a_stream_that_its_client_resumes_is_ended_after_the_delay() 
         "EventSource and more": (("GET", [(b"accept", b"a/b, Text/Event-Stream"), FRESH], RULES, 200, [EVENT_STREAM]), True),
         "in capitals": (("GET", [ACCEPT, FRESH], RULES, 200, [(b"Content-Type", b"text/event-stream")]), True),
         "one that came back": (("GET", [ACCEPT, (b"last-event-id", b"7")], RULES, 200, [EVENT_STREAM]), True),
+        "a listener of MCP": (("GET", [(b"accept", b"application/json, text/event-stream"), (b"mcp-session-id", b"7")], RULES, 200, [EVENT_STREAM]), True),
+        "a call of MCP": (("POST", [(b"accept", b"application/json, text/event-stream"), (b"mcp-session-id", b"7")], RULES, 200, [EVENT_STREAM]), False),
         "a page that reads one answer": (("GET", [ACCEPT], RULES, 200, [EVENT_STREAM]), False),
         "POST": (("POST", [ACCEPT, FRESH], RULES, 200, [EVENT_STREAM]), False),
         "GET of anything": (("GET", [(b"accept", b"*/*"), FRESH], RULES, 200, [EVENT_STREAM]), False),
