@@ -27,18 +27,18 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from benchmarks.lines import write_to_nowhere
-from benchmarks.peers import peers
+from benchmarks.peers import Make, peers
 from benchmarks.rounds import Work, cyclic_objects, marked, rounds_of
 from benchmarks.variants import sampling, variants
 from postfacta_core.asgi._types import ASGIApp, Message
 
-__all__ = ["KINDS", "applications", "main", "serve"]
+__all__ = ["KINDS", "applications", "main", "maker", "serve"]
 
-KINDS: Final = ("GET", "browser", "POST", "FastAPI")
+KINDS: Final = ("GET", "browser", "POST", "FastAPI", "origin")
 """A plain GET.
 
 One with the headers of a browser behind a proxy that traces; a POST of 1 KiB; a GET of a FastAPI
-service.
+service; a GET that a page of another origin sends.
 """
 
 _BODY: Final = json.dumps({"name": "bench", "text": "x" * 995}).encode()
@@ -88,6 +88,7 @@ def _scope(kind: str) -> dict[str, object]:
 
 
 _MORE: Final = {
+    "origin": [(b"origin", b"https://app.example")],
     "POST": [(b"content-type", b"application/json"), (b"content-length", str(len(_BODY)).encode())],
     "browser": [
         (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
@@ -120,6 +121,13 @@ async def serve(app: ASGIApp, requests: int, kind: str = "GET") -> None:
 
 def applications(kind: str = "GET") -> Mapping[str, ASGIApp]:
     """Name all that is compared, for a kind of `KINDS`; `bare` comes first."""
+    make = maker(kind)
+    bare = make()
+    return {"bare": bare, **variants(bare), **peers(make, sampling())}
+
+
+def maker(kind: str = "GET") -> Make:
+    """Return what makes the application that all wrap, with some middlewares inside it."""
 
     def make(*middleware: Middleware) -> Starlette:
         if kind == "FastAPI":
@@ -131,8 +139,7 @@ def applications(kind: str = "GET") -> Mapping[str, ASGIApp]:
         )
         return Starlette(routes=[route], middleware=middleware)
 
-    bare = make()
-    return {"bare": bare, **variants(bare), **peers(make, sampling())}
+    return make
 
 
 async def _measure(rounds: int, seconds: float, kind: str) -> dict[str, dict[str, float]]:

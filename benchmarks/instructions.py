@@ -20,21 +20,27 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.bench_asgi import KINDS, applications, serve
 from benchmarks.lines import write_to_nowhere
+from postfacta_core.asgi._types import ASGIApp
 
-__all__ = ["count", "main"]
+__all__ = ["count", "main", "serve_counted"]
 
 DEFAULT = ("bare", "harden, no SDK", "peers, cheapest", "peers, popular")
 _WARM = 120
 _COUNTED = 200
 
 
-def count(variants: Sequence[str], kind: str = "GET") -> Mapping[str, int]:
+def count(
+    variants: Sequence[str], kind: str = "GET", module: str = "benchmarks.instructions"
+) -> Mapping[str, int]:
     """Return the instructions of one request of each variant.
+
+    `module` serves them with `--serve`, by `serve_counted`.
 
     Raises:
         RuntimeError: If valgrind is missing, or did not say what it counted.
@@ -54,7 +60,7 @@ def count(variants: Sequence[str], kind: str = "GET") -> Mapping[str, int]:
             *command,
             sys.executable,
             "-m",
-            "benchmarks.instructions",
+            module,
             "--serve",
             "--request",
             kind,
@@ -79,8 +85,11 @@ def _total(dump: Path) -> int:
     return int(found[1])
 
 
-async def _serve(variants: Sequence[str], kind: str) -> None:
-    apps = applications(kind)
+async def serve_counted(
+    make: Callable[[], Mapping[str, ASGIApp]], variants: Sequence[str], kind: str
+) -> None:
+    """Serve each variant of what `make` makes inside a loop, with marks that callgrind sees."""
+    apps = make()
     for variant in variants:
         await serve(apps[variant], _WARM, kind)
         gc.collect()
@@ -105,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.serve:
         write_to_nowhere()
-        asyncio.run(_serve(options.variants, options.request))
+        made = partial(applications, options.request)
+        asyncio.run(serve_counted(made, options.variants, options.request))
         return
     figures = count(options.variants or DEFAULT, options.request)
     for variant, counted in figures.items():

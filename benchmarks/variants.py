@@ -24,11 +24,11 @@ from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 
-__all__ = ["sampling", "variants"]
+__all__ = ["LIKE_PEERS", "hardened", "sampling", "variants"]
 
 S = TypeVar("S", bound=Shedding)
 
-_LIKE_PEERS: Final = HardenOptions(
+LIKE_PEERS: Final = HardenOptions(
     shedding=Mode.OFF,
     rate_limits=["1000000000/minute per client"],
     response_headers=list(Secure.with_default_headers().headers.items()),
@@ -48,22 +48,22 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
         "metrics endpoint": MetricsEndpoint(bare, Metrics()),
         "health endpoint": HealthEndpoint(bare, HealthRegistry()),
         # What is left where each part that can be switched off is: the id, and records.
-        "harden, no part": _hardened(bare, Telemetry(), _NO_PART),
-        "harden, no SDK, no shedding": _hardened(
+        "harden, no part": hardened(bare, Telemetry(), _NO_PART),
+        "harden, no SDK, no shedding": hardened(
             bare, Telemetry(), HardenOptions(shedding=Mode.OFF)
         ),
-        "harden, SDK at 1 %, no shedding": _hardened(
+        "harden, SDK at 1 %, no shedding": hardened(
             bare, Telemetry(tracing=Tracing(sampling())), HardenOptions(shedding=Mode.OFF)
         ),
         # Like for like: the headers and the rate of the peers, and no shedding, which no peer has.
-        "harden, rate limit and headers": _hardened(bare, Telemetry(), _LIKE_PEERS),
-        "harden, no SDK": _hardened(bare, Telemetry()),
-        "harden, SDK at 1 %": _hardened(bare, Telemetry(tracing=Tracing(sampling()))),
+        "harden, rate limit and headers": hardened(bare, Telemetry(), LIKE_PEERS),
+        "harden, no SDK": hardened(bare, Telemetry()),
+        "harden, SDK at 1 %": hardened(bare, Telemetry(tracing=Tracing(sampling()))),
     }
 
 
-def _hardened(bare: ASGIApp, telemetry: Telemetry, policy: HardenOptions | None = None) -> ASGIApp:
-    # The peers write all their lines.
+def hardened(bare: ASGIApp, telemetry: Telemetry, policy: HardenOptions | None = None) -> ASGIApp:
+    """Wrap the application as if its service ran, was calm, and wrote all lines, as the peers do."""
     policy = replace(policy or HardenOptions(), access_lines=None)
     app = harden(bare, service="bench", telemetry=telemetry, options=policy)
     _sweep(app.running)
