@@ -39,7 +39,7 @@ READ = {
     "accept", "access-control-request-headers", "access-control-request-method", "authorization",
     "cache-control",
     "content-length", "content-type", "cookie", "forwarded", "host", "idempotency-key",
-    "if-match", "if-none-match", "last-event-id", "origin", "referer", "sec-fetch-site", "traceparent", "tracestate",
+    "if-match", "if-none-match", "last-event-id", "mcp-session-id", "origin", "referer", "sec-fetch-site", "traceparent", "tracestate",
     "transfer-encoding", "user-agent", "x-forwarded-for", "x-priority", "x-priority-key", "x-request-id",
     "via", "x-real-ip", "x-request-timeout", "x-traffic-class", "x-traffic-key",
 }  # fmt: skip
