@@ -57,6 +57,16 @@ def test_a_command_is_enough() -> None:
     assert (spec.read, spec.write, spec.database, spec.project) == (None, None, None, None)
 
 
+def test_only_a_file_that_says_so_has_no_database() -> None:
+    def without(**service: str) -> bool:
+        return read({"service": {"start": ["serve"], **service}}).has_no_database
+
+    assert without(keeps="nothing")
+    assert without(keeps="files")
+    assert not without(keeps="database")
+    assert not without()
+
+
 @pytest.mark.parametrize(
     ("table", "key", "value", "said"),
     [
